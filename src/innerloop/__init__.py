@@ -1,0 +1,45 @@
+"""Exact meta-learning with inner learning rates of any sign.
+
+Which inner learning rate should I meta-train with, with which should a new task adapt, and do I need the inner
+loop at all? `MetaRegressor` answers for a table of tasks; `MetaObjective`, `solve` and `solve_path` are the exact
+solver underneath.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from innerloop.objective import MetaObjective
+from innerloop.solve import IllConditionedWarning, MetaPath, MetaSolution, solve, solve_path
+from innerloop.tasks import Episodes, TaskSet
+
+if TYPE_CHECKING:
+    from innerloop.estimators import MetaRegressor
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Episodes",
+    "IllConditionedWarning",
+    "MetaObjective",
+    "MetaPath",
+    "MetaRegressor",
+    "MetaSolution",
+    "TaskSet",
+    "solve",
+    "solve_path",
+]
+
+# Names whose rooms need more than numpy and scipy are loaded on first use.
+_ON_FIRST_USE = {"MetaRegressor": "innerloop.estimators"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ON_FIRST_USE:
+        raise AttributeError(f"module 'innerloop' has no attribute {name!r}")
+    return getattr(importlib.import_module(_ON_FIRST_USE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_ON_FIRST_USE])

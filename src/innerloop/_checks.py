@@ -1,0 +1,129 @@
+"""Argument checks shared by all rooms: one place for each message.
+
+Every error names the argument in backticks, says what was expected, what came, where, and what to do.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.intp]
+
+
+def as_floats(value: ArrayLike, name: str) -> FloatArray:
+    """Return `value` as a float64 array, or say why it is not one."""
+    raw = np.asarray(value)
+    if raw.dtype.kind == "c":
+        raise TypeError(f"`{name}` must hold real numbers, got complex ones; take the real part.")
+    try:
+        return np.asarray(raw, dtype=np.float64, order="C")
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"`{name}` must hold numbers only, got dtype {raw.dtype} ({error}); "
+            "encode or drop what is not a number."
+        ) from error
+
+
+def check_finite(array: FloatArray, name: str, columns: Sequence[str] | None = None) -> None:
+    """Refuse NaN and infinity, naming the first place."""
+    if np.isfinite(array).all():
+        return
+    place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+    kind = "missing (NaN)" if np.isnan(array[place]) else "infinite"
+    where = f"row {place[0]}" if place else "the value given"
+    if len(place) > 1:
+        column = place[1]
+        where += f", column {columns[column]!r}" if columns is not None else f", column {column}"
+    raise ValueError(
+        f"`{name}` must be finite, got a value that is {kind} at {where} (counted from 0); "
+        "drop or fill such rows."
+    )
+
+
+def as_matrix(value: ArrayLike, name: str, columns: Sequence[str] | None = None) -> FloatArray:
+    """Return a finite float64 matrix (rows, columns)."""
+    matrix = as_floats(value, name)
+    if matrix.ndim != 2:
+        raise ValueError(
+            f"`{name}` must be 2-dimensional (rows, features), got {matrix.ndim} dimension(s); "
+            "use reshape(-1, 1) for one feature."
+        )
+    check_finite(matrix, name, columns)
+    return matrix
+
+
+def as_targets(value: ArrayLike, name: str, n_rows: int) -> FloatArray:
+    """Return finite targets, one per row: (n_rows,) or (n_rows, n_targets)."""
+    targets = as_floats(value, name)
+    if targets.ndim not in (1, 2) or (targets.ndim == 2 and targets.shape[1] == 0):
+        raise ValueError(f"`{name}` must have shape (rows,) or (rows, targets), got shape {targets.shape}.")
+    if len(targets) != n_rows:
+        raise ValueError(f"`{name}` must have one row per row of features ({n_rows}), got {len(targets)}.")
+    check_finite(targets, name)
+    return targets
+
+
+def as_count(value: SupportsIndex, name: str, minimum: int = 1) -> int:
+    """Return a whole number of at least `minimum`."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(f"`{name}` must be a whole number, got {value!r}.") from None
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"`{name}` must be a whole number, got {value!r}.")
+    if count < minimum:
+        raise ValueError(f"`{name}` must be at least {minimum}, got {count}.")
+    return count
+
+
+def as_rate(value: Any, name: str) -> float:
+    """Return a learning rate: any finite real number, of either sign."""
+    rate = as_floats(value, name)
+    if rate.ndim != 0:
+        raise ValueError(f"`{name}` must be a single number, got shape {rate.shape}.")
+    if not np.isfinite(rate):
+        raise ValueError(f"`{name}` must be a finite number (zero and negative are fine), got {float(rate)}.")
+    return float(rate)
+
+
+def as_nonnegative(value: ArrayLike, name: str) -> FloatArray:
+    """Return finite numbers that are zero or positive."""
+    array = as_floats(value, name)
+    check_finite(array, name)
+    if (array < 0).any():
+        raise ValueError(f"`{name}` must be zero or positive, got {float(array.min())}.")
+    return array
+
+
+def as_labels(value: Any, name: str, n_rows: int) -> NDArray[Any]:
+    """Return task ids, one per row, as an array of numbers or of text that can be sorted."""
+    labels = np.asarray(value)
+    if labels.ndim != 1 or len(labels) != n_rows:
+        raise ValueError(f"`{name}` must hold one task id per row ({n_rows}), got shape {labels.shape}.")
+    if labels.dtype.kind == "O":
+        labels = _labels_from_objects(labels, name)
+    if labels.dtype.kind in "fcmM" and (labels != labels).any():
+        raise ValueError(f"`{name}` has a missing task id at row {int(np.argmax(labels != labels))}.")
+    if labels.dtype.kind not in "iufbU":
+        raise TypeError(f"`{name}` must hold numbers or text, got dtype {labels.dtype}; convert it to text.")
+    return labels
+
+
+def _labels_from_objects(labels: NDArray[Any], name: str) -> NDArray[Any]:
+    for row, label in enumerate(labels):
+        if label is None or label != label:
+            raise ValueError(f"`{name}` has a missing task id at row {row}; drop the row or name its task.")
+    if all(isinstance(label, str) for label in labels):
+        return labels.astype(np.str_)
+    if any(isinstance(label, str) for label in labels):
+        raise TypeError(f"`{name}` mixes text and numbers; convert all task ids to text.")
+    try:
+        return np.array(labels.tolist())
+    except ValueError as error:
+        raise TypeError(f"`{name}` must hold numbers or text, got {type(labels[0]).__name__}.") from error

@@ -1,0 +1,69 @@
+"""Seeds to random numbers that do not depend on the order of work.
+
+Streams are addressed by index, never by the order in which they are asked for; the order of a task's
+rows is drawn from the rows themselves, so that it is the same however the file was sorted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from innerloop._checks import FloatArray, IntArray, as_count
+
+Words = NDArray[np.uint64]
+
+
+def stream(seed: int, *index: int) -> np.random.Generator:
+    """Return the random generator number `index` of `seed`."""
+    return np.random.default_rng(np.random.SeedSequence(as_count(seed, "seed", 0), spawn_key=index))
+
+
+def shuffled_order(columns: Iterable[FloatArray], task: IntArray, ids: NDArray[Any], seed: int) -> IntArray:
+    """Return an order of all rows: task by task, shuffled within each.
+
+    A row's place depends on its numbers, its task's id and the seed alone: neither the order of the rows
+    nor the other tasks of the table move it.
+
+    Parameters
+    ----------
+    columns
+        The numbers of the rows, column by column, each of shape (n_rows,).
+    task
+        Index of each row's task in `ids`.
+    ids
+        The task ids.
+    seed
+        Any whole number from 0.
+    """
+    key = _id_words(ids, as_count(seed, "seed", 0))[task]
+    for column in columns:
+        key = _mix(key ^ (column + 0.0).view(np.uint64))  # + 0.0 makes -0.0 and 0.0 the same number
+    # Equal rows would stay neighbours; their rank among themselves tells them apart.
+    order = np.lexsort((key, task))
+    fresh = np.ones(len(key), dtype=bool)
+    fresh[1:] = (key[order][1:] != key[order][:-1]) | (task[order][1:] != task[order][:-1])
+    position = np.arange(len(key))
+    rank = position - np.maximum.accumulate(np.where(fresh, position, 0))
+    key[order] = _mix(key[order] + rank.astype(np.uint64))
+    return np.lexsort((key, task))
+
+
+def _id_words(ids: NDArray[Any], seed: int) -> Words:
+    """Return one 64-bit word per task id, mixed with the seed."""
+    digests = (hashlib.blake2b(str(i).encode("utf-8", "surrogatepass"), digest_size=8) for i in ids.tolist())
+    words = np.frombuffer(b"".join(digest.digest() for digest in digests), dtype="<u8")
+    seed_word = hashlib.blake2b(str(seed).encode(), digest_size=8).digest()
+    return _mix(words.astype(np.uint64) ^ np.frombuffer(seed_word, dtype="<u8").astype(np.uint64))
+
+
+def _mix(words: Words) -> Words:
+    """Return the splitmix64 finaliser (Steele, Lea and Flood, 2014) of each word."""
+    words = words + np.uint64(0x9E3779B97F4A7C15)
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))

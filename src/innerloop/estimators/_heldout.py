@@ -1,0 +1,239 @@
+"""Held-out loss of every pair of rates, and the choice between them.
+
+After meta-training, a held-out task's loss is a polynomial of degree 2K in its adaptation rate (a parabola for
+one step). Its coefficients are all that is kept of a task: any adaptation rate can be scored, and the best one
+found exactly, without touching the data again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import comb
+from typing import Literal, final
+
+import numpy as np
+
+from innerloop._checks import FloatArray, IntArray
+from innerloop.objective import residual_columns
+from innerloop.tasks import Episodes
+
+# Multiples, of the unit or the best rate, at which losses are tabulated; the choice is not bound to them.
+ADAPT_GRID = np.arange(-10, 41) / 20
+
+Adapt = Literal["tuned", "tied", "none"] | float
+
+
+@final
+@dataclass(frozen=True)
+class Rates:
+    """One choice of rates and penalty."""
+
+    inner_lr: float
+    adapt_lr: float
+    l2: float
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """Rates with the held-out mean squared error of each task under them."""
+
+    rates: Rates
+    mse: FloatArray = field(repr=False)
+
+    def gain_over(self, other: Candidate) -> tuple[float, float]:
+        """Return by how much the mean error is below the other's, and the paired standard error of that."""
+        return mean_and_error(other.mse - self.mse)
+
+
+def mean_and_error(values: FloatArray) -> tuple[float, float]:
+    """Return the mean over tasks and its standard error (infinite for one task)."""
+    n = len(values)
+    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(n)) if n > 1 else np.inf
+
+
+def held_out_curves(
+    episodes: Episodes, coef: FloatArray, n_steps: int, unit: float
+) -> tuple[IntArray, FloatArray]:
+    """Return each task's mean squared query error as a polynomial in its adaptation rate.
+
+    Parameters
+    ----------
+    episodes
+        Of tasks that had no part in `coef`.
+    coef : (n_candidates, n_features, n_targets)
+        Meta-parameters to score.
+    n_steps
+        Adaptation steps K.
+    unit
+        The polynomial's variable is ``adapt_lr / unit``.
+
+    Returns
+    -------
+    tasks : (n_tasks,)
+        The values of `episodes.task` that occur.
+    curves : (n_tasks, n_candidates, 2K + 1)
+        Coefficients, the constant first; averaged over query rows and targets.
+    """
+    tasks, position = np.unique(episodes.task, return_inverse=True)
+    n_rows = np.bincount(position, weights=episodes.n_query)
+    curves = np.zeros((len(tasks), len(coef), 2 * n_steps + 1))
+    factors = [comb(n_steps, j) * (-unit) ** j for j in range(n_steps + 1)]
+    n_features, n_targets = coef.shape[1:]
+    for members, rows in residual_columns(episodes, n_steps):
+        first = (n_steps + 1) * n_features
+        for k in range(n_targets):
+            weights = coef[:, :, k].T
+            residuals = [
+                f
+                * (
+                    rows[..., first + j * n_targets + k, None]
+                    - rows[..., j * n_features : (j + 1) * n_features] @ weights
+                )
+                for j, f in enumerate(factors)
+            ]
+            block = np.zeros((len(members), len(coef), 2 * n_steps + 1))
+            for i, left in enumerate(residuals):
+                for j, right in enumerate(residuals):
+                    block[..., i + j] += np.einsum("bqc,bqc->bc", left, right)
+            np.add.at(curves, position[members], block)
+    return tasks, curves / (n_targets * n_rows[:, None, None])
+
+
+def lowest(curves: FloatArray) -> FloatArray:
+    """Return where polynomials that bound from below (the last axis, constant first) are lowest."""
+    n_roots = curves.shape[-1] - 2
+    slopes = curves[..., 1:] * np.arange(1, curves.shape[-1])
+    lead = slopes[..., -1:]
+    flat = lead <= np.finfo(float).eps * np.abs(slopes).max(axis=-1, keepdims=True)
+    companion = np.zeros((*curves.shape[:-1], n_roots, n_roots))
+    companion[..., np.arange(1, n_roots), np.arange(n_roots - 1)] = 1.0
+    companion[..., -1] = np.where(flat, 0.0, -slopes[..., :-1] / np.where(flat, 1.0, lead))
+    # The real parts of complex roots are harmless further candidates; 0 serves where the curve is flat.
+    places = np.linalg.eigvals(companion).real
+    places = np.concatenate((places, np.zeros((*places.shape[:-1], 1))), axis=-1)
+    best = np.argmin(_values(curves[..., None, :], places), axis=-1)
+    return np.take_along_axis(places, best[..., None], axis=-1)[..., 0]
+
+
+def _values(curves: FloatArray, t: FloatArray) -> FloatArray:
+    """Return the polynomials' values at t, by Horner's rule, broadcasting."""
+    value = np.zeros(())
+    for m in reversed(range(curves.shape[-1])):
+        value = value * t + curves[..., m]
+    return value
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Held-out loss of many tasks at every candidate of inner rate and penalty, for every adaptation rate.
+
+    Parameters
+    ----------
+    inner_lrs : (n_inner,)
+    l2s : (n_l2,)
+    unit
+        See `held_out_curves`.
+    curves : (n_tasks, n_inner, n_l2, 2K + 1)
+        See `held_out_curves`.
+    adapt_lr
+        The adaptation rate if it is given, None if it is to be tuned.
+    """
+
+    inner_lrs: FloatArray
+    l2s: FloatArray
+    unit: float
+    curves: FloatArray = field(repr=False)
+    adapt_lr: float | None
+
+    @cached_property
+    def mean(self) -> FloatArray:
+        """The mean curves over tasks: (n_inner, n_l2, 2K + 1)."""
+        return self.curves.mean(axis=0)
+
+    def best(self, adapt: Adapt = "tuned", inner_lr: float | None = None) -> Candidate:
+        """Return the candidate of lowest mean error.
+
+        Parameters
+        ----------
+        adapt
+            "tuned" for each inner rate, "tied" to it, "none" (zero), or one rate. A rate given to the whole
+            selection stands in for "tuned".
+        inner_lr
+            Only this inner rate of the grid; None for all.
+        """
+        t, loss = self._at_best(self.mean, adapt)
+        if inner_lr is not None:
+            loss = np.where(self.inner_lrs[:, None] == inner_lr, loss, np.inf)
+        i, j = np.unravel_index(np.argmin(loss), loss.shape)
+        rates = Rates(float(self.inner_lrs[i]), float(t[i, j] * self.unit), float(self.l2s[j]))
+        return Candidate(rates, _values(self.curves[:, i, j], t[i, j]))
+
+    def choose(self) -> Candidate:
+        """Return the simplest candidate within one standard error of the best.
+
+        From simple to rich: no inner loop at all; adaptation only; inner loop in training only; both. Errors
+        are those of paired differences over tasks.
+        """
+        adapts: list[Adapt] = ["none", "tuned"] if self.adapt_lr is None else ["tuned"]
+        inners = [0.0, None] if (self.inner_lrs == 0).any() else [None]
+        candidates = [self.best(adapt, inner) for inner in inners for adapt in adapts]
+        best = min(candidates, key=lambda c: float(c.mse.mean()))
+        return next(c for c in candidates if c is best or _within_one_error(best, c))
+
+    def standard_errors(self, seed: int, n_resamples: int = 200) -> tuple[float, float]:
+        """Return bootstrap standard errors of the best inner rate and the best adaptation rate.
+
+        Tasks are drawn again with replacement, and the pair of lowest loss is found anew.
+        """
+        rng = np.random.default_rng(seed)
+        n_tasks = len(self.curves)
+        weights = rng.multinomial(n_tasks, np.full(n_tasks, 1 / n_tasks), size=n_resamples) / n_tasks
+        means = np.tensordot(weights, self.curves, axes=1)
+        t, loss = self._at_best(means, "tuned")
+        best = np.argmin(loss.reshape(n_resamples, -1), axis=1)
+        inner = self.inner_lrs[best // len(self.l2s)]
+        adapt = t.reshape(n_resamples, -1)[np.arange(n_resamples), best] * self.unit
+        return float(inner.std(ddof=1)), float(adapt.std(ddof=1))
+
+    def table(self) -> dict[str, FloatArray]:
+        """Return held-out losses over the grid of (inner_lr, l2, adapt_lr), one array per column.
+
+        "difference" is to inner_lr = 0 at its own best adaptation rate and penalty, task by task, and
+        "difference_se" its standard error.
+        """
+        n_tasks, n_inner, n_l2, n_powers = self.curves.shape
+        scale = max(self.unit, abs(self.best().rates.adapt_lr))
+        adapt_lrs = scale * ADAPT_GRID if self.adapt_lr is None else np.array([self.adapt_lr])
+        powers = (adapt_lrs[:, None] / self.unit) ** np.arange(n_powers)
+        base = self.best("tuned", 0.0).mse if (self.inner_lrs == 0).any() else np.full(n_tasks, np.nan)
+        shifted = self.curves.copy()
+        shifted[..., 0] -= base[:, None, None]
+        grid = np.meshgrid(self.inner_lrs, self.l2s, adapt_lrs, indexing="ij")
+        columns = dict(zip(("inner_lr", "l2", "adapt_lr"), (g.ravel() for g in grid), strict=True))
+        for name, curves in (("mse", self.curves), ("difference", shifted)):
+            mean = curves.mean(axis=0)
+            centred = (curves - mean).reshape(n_tasks, -1, n_powers)
+            covariance = np.einsum("tcm,tcn->cmn", centred, centred) / max(n_tasks - 1, 1)
+            variance = np.einsum("rm,cmn,rn->cr", powers, covariance, powers)
+            columns[name] = np.einsum("ijm,rm->ijr", mean, powers).ravel()
+            columns[name + "_se"] = np.sqrt(np.maximum(variance, 0.0) / n_tasks).ravel()
+        return columns
+
+    def _at_best(self, curves: FloatArray, adapt: Adapt) -> tuple[FloatArray, FloatArray]:
+        """Return the adaptation rate (in units) of every candidate, and the mean error there."""
+        if adapt == "tuned" and self.adapt_lr is not None:
+            adapt = self.adapt_lr
+        if adapt == "tuned":
+            t = lowest(curves)
+        else:
+            rate = {"tied": self.inner_lrs, "none": np.zeros(1)}.get(str(adapt), np.array([adapt]))
+            t = np.broadcast_to((np.asarray(rate, float) / self.unit)[:, None], curves.shape[:-1])
+        return t, _values(curves, t)
+
+
+def _within_one_error(best: Candidate, other: Candidate) -> bool:
+    gain, error = best.gain_over(other)
+    return gain <= error
