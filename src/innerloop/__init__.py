@@ -10,12 +10,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from innerloop.episodes import Episodes
 from innerloop.objective import MetaObjective
 from innerloop.solve import IllConditionedWarning, MetaPath, MetaSolution, solve, solve_path
-from innerloop.tasks import Episodes, TaskSet
+from innerloop.tasks import TaskSet
 
 if TYPE_CHECKING:
+    from innerloop.distributions import MixedLinearRegression
     from innerloop.estimators import MetaRegressor
+    from innerloop.storage import load_model, save_model
 
 __version__ = "0.1.0"
 
@@ -26,13 +29,21 @@ __all__ = [
     "MetaPath",
     "MetaRegressor",
     "MetaSolution",
+    "MixedLinearRegression",
     "TaskSet",
+    "load_model",
+    "save_model",
     "solve",
     "solve_path",
 ]
 
 # Names whose rooms need more than numpy and scipy are loaded on first use.
-_ON_FIRST_USE = {"MetaRegressor": "innerloop.estimators"}
+_ON_FIRST_USE = {
+    "MetaRegressor": "innerloop.estimators",
+    "MixedLinearRegression": "innerloop.distributions",
+    "load_model": "innerloop.storage",
+    "save_model": "innerloop.storage",
+}
 
 
 def __getattr__(name: str) -> Any:

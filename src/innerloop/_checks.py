@@ -19,14 +19,13 @@ IntArray = NDArray[np.intp]
 def as_floats(value: ArrayLike, name: str) -> FloatArray:
     """Return `value` as a float64 array, or say why it is not one."""
     raw = np.asarray(value)
-    if raw.dtype.kind == "c":
-        raise TypeError(f"`{name}` must hold real numbers, got complex ones; take the real part.")
+    if raw.dtype.kind in "cmM":
+        raise TypeError(f"`{name}` must hold real numbers, got dtype {raw.dtype}; convert it first.")
     try:
         return np.asarray(raw, dtype=np.float64, order="C")
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"`{name}` must hold numbers only, got dtype {raw.dtype} ({error}); "
-            "encode or drop what is not a number."
+            f"`{name}` must hold numbers only, got dtype {raw.dtype} ({error}); encode or drop what is not a number."
         ) from error
 
 
@@ -36,13 +35,14 @@ def check_finite(array: FloatArray, name: str, columns: Sequence[str] | None = N
         return
     place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
     kind = "missing (NaN)" if np.isnan(array[place]) else "infinite"
-    where = f"row {place[0]}" if place else "the value given"
+    if not place:
+        raise ValueError(f"`{name}` must be finite, got {float(array)}.")
+    where = f"row {place[0]}"
     if len(place) > 1:
         column = place[1]
         where += f", column {columns[column]!r}" if columns is not None else f", column {column}"
     raise ValueError(
-        f"`{name}` must be finite, got a value that is {kind} at {where} (counted from 0); "
-        "drop or fill such rows."
+        f"`{name}` must be finite, got a value that is {kind} at {where} (counted from 0); drop or fill such rows."
     )
 
 
@@ -103,7 +103,8 @@ def as_nonnegative(value: ArrayLike, name: str) -> FloatArray:
 
 def as_labels(value: Any, name: str, n_rows: int) -> NDArray[Any]:
     """Return task ids, one per row, as an array of numbers or of text that can be sorted."""
-    labels = np.asarray(value)
+    # A list goes through the checks of its objects: numpy would turn [1, "a"] and [nan, "a"] into text.
+    labels = np.asarray(value, dtype=object if isinstance(value, list | tuple) else None)
     if labels.ndim != 1 or len(labels) != n_rows:
         raise ValueError(f"`{name}` must hold one task id per row ({n_rows}), got shape {labels.shape}.")
     if labels.dtype.kind == "O":
@@ -115,9 +116,15 @@ def as_labels(value: Any, name: str, n_rows: int) -> NDArray[Any]:
     return labels
 
 
+def _is_missing(label: Any) -> bool:
+    """Return whether a task id is None, NaN, NaT or NA, which alone are not equal to themselves."""
+    equal = label is not None and label == label
+    return not (isinstance(equal, bool | np.bool_) and equal)
+
+
 def _labels_from_objects(labels: NDArray[Any], name: str) -> NDArray[Any]:
     for row, label in enumerate(labels):
-        if label is None or label != label:
+        if _is_missing(label):
             raise ValueError(f"`{name}` has a missing task id at row {row}; drop the row or name its task.")
     if all(isinstance(label, str) for label in labels):
         return labels.astype(np.str_)

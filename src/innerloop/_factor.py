@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg import blas, lapack
 
-from innerloop._checks import FloatArray
+from innerloop._checks import FloatArray, IntArray
 
 # M holds no diagonal entry below this fraction of its column: beneath it lies rounding, which must not be
 # blown up. Far above the rounding of a sum over millions of rows, far below any direction of use.
@@ -32,29 +32,47 @@ class Factor:
     """A matrix R with R'R = the sum of D'D over all blocks D absorbed, of at most `most_rows` rows."""
 
     def __init__(self, n_columns: int) -> None:
+        self._n_columns = n_columns
+        self._R: FloatArray | None = None
         self._pending: list[FloatArray] = []
         self._n_pending = 0
-        self._R: FloatArray | None = None
-        self._n_columns = n_columns
-        self._most_rows = most_rows(n_columns)
 
     def absorb(self, block: FloatArray) -> None:
-        """Take in more rows: (n_rows, n_columns)."""
+        """Take in more rows: (n_rows, n_columns). They are kept for a while: do not change them."""
         if self._R is None:
-            head = block[: self._most_rows - self._n_pending]
-            self._pending.append(head.copy())
-            self._n_pending += len(head)
-            block = block[len(head) :]
-            if len(block) == 0:
-                return
-            self._R = np.linalg.qr(np.concatenate(self._pending), mode="r")
-        self._R = _update(self._R, block)
+            head = most_rows(self._n_columns) - self._n_pending
+            if len(block) > head:
+                self._take(block[:head])
+                self._R = triangle(self._rows())
+                block = block[head:]
+        self._take(block)
+        if self._R is not None and self._n_pending >= full_block(self._n_columns):
+            self._R = _update(self._R, self._rows())
 
     def result(self) -> FloatArray:
         """Return R: (at most `most_rows`, n_columns)."""
-        if self._R is not None:
-            return self._R
-        return np.concatenate([np.empty((0, self._n_columns)), *self._pending])
+        rows = self._rows() if self._n_pending else np.empty((0, self._n_columns))
+        if self._R is None:
+            self._take(rows)
+            return rows
+        if len(rows):
+            self._R = _update(self._R, rows)
+        return self._R
+
+    def _take(self, rows: FloatArray) -> None:
+        self._pending.append(rows)
+        self._n_pending += len(rows)
+
+    def _rows(self) -> FloatArray:
+        """Return the pending rows, and leave none pending."""
+        rows = self._pending[0] if len(self._pending) == 1 else np.concatenate(self._pending)
+        self._pending, self._n_pending = [], 0
+        return rows
+
+
+def full_block(n_columns: int) -> int:
+    """Return a good number of rows at once: enough for BLAS-3 to pay, few enough to stay in the cache."""
+    return max(8 * n_columns, 2**19 // n_columns)
 
 
 def most_rows(n_columns: int) -> int:
@@ -64,34 +82,41 @@ def most_rows(n_columns: int) -> int:
 
 def reduce_rows(matrix: FloatArray) -> FloatArray:
     """Return R with R'R = matrix'matrix and at most `most_rows` rows."""
-    return np.linalg.qr(matrix, mode="r") if len(matrix) > most_rows(matrix.shape[1]) else matrix
+    return triangle(matrix) if len(matrix) > most_rows(matrix.shape[1]) else matrix
 
 
 def _update(R: FloatArray, block: FloatArray) -> FloatArray:
     """Return the triangular factor of the rows of R and of `block` together."""
-    M, E = _divisor(R)
+    M, E, small = _divisor(R)
     Q = blas.dtrsm(1.0, M, block.T, trans_a=1)  # Q', column-major: the rows of block M^-1
     gram = blas.dsyrk(1.0, Q)
     if not gram.diagonal().max() <= _LARGEST_QUOTIENT:
-        return np.linalg.qr(np.concatenate((R, block)), mode="r")
+        return triangle(np.concatenate((R, block)))
     gram += np.eye(len(R)) if E is None else E.T @ E
-    # Far below rounding where R is well determined, this keeps empty columns from a zero pivot.
-    gram[np.diag_indices_from(gram)] += len(R) * np.finfo(float).eps
+    # Keeps columns that hold rounding only, or nothing, from a zero pivot; far below rounding for all others.
+    gram[small, small] += len(R) * np.finfo(float).eps
     C, info = lapack.dpotrf(gram, clean=1)
     if info:
-        return np.linalg.qr(np.concatenate((R, block)), mode="r")
-    return np.ascontiguousarray(blas.dtrmm(1.0, C, M))
+        return triangle(np.concatenate((R, block)))
+    result = np.ascontiguousarray(blas.dtrmm(1.0, C, M))
+    result[:, ~R.any(axis=0)] = 0.0
+    return result
 
 
-def _divisor(R: FloatArray) -> tuple[FloatArray, FloatArray | None]:
-    """Return M, which is R with no diagonal entry too small to divide by, and R M^-1 (None: identity)."""
+def triangle(matrix: FloatArray) -> FloatArray:
+    """Return the triangular factor of `matrix` by Householder reflections."""
+    return np.asarray(np.linalg.qr(matrix, mode="r"))
+
+
+def _divisor(R: FloatArray) -> tuple[FloatArray, FloatArray | None, IntArray]:
+    """Return M, which is R with no diagonal entry too small to divide by; R M^-1 (None: identity); and where."""
     diagonal = R.diagonal()
-    size = np.sqrt(np.einsum("ij,ij->j", R, R))
+    size = np.abs(R).max(axis=0)
     # An empty column gets a divisor so small that any entry sends the block to Householder QR.
     floor = np.where(size > 0, _FLOOR * size, 1e-150)
-    small = np.abs(diagonal) < floor
-    if not small.any():
-        return R, None
+    small = np.flatnonzero(np.abs(diagonal) < floor)
+    if len(small) == 0:
+        return R, None, small
     M = R.copy()
-    M[np.diag_indices_from(M)] = np.where(small, floor, diagonal)
-    return M, blas.dtrsm(1.0, M, R, side=1)
+    M[small, small] = floor[small]
+    return M, blas.dtrsm(1.0, M, R, side=1), small

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -10,6 +10,10 @@ import narwhals as nw
 import numpy as np
 
 from innerloop._checks import FloatArray
+
+
+def _row(row: int) -> str:
+    return f"row {row} (counted from 0)"
 
 
 def column_names(frame: nw.DataFrame[Any], wanted: Sequence[str], name: str = "frame") -> None:
@@ -23,44 +27,58 @@ def missing_column(column: str, columns: Sequence[str], name: str) -> str:
     """Return the message for a column that is not there."""
     close = get_close_matches(str(column), [str(c) for c in columns], n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(map(repr, columns[:30]))}."
-    return f"`{name}` has no column {column!r}; {hint}"
+    return f"{name} has no column {column!r}; {hint}"
 
 
-def numeric_columns(frame: nw.DataFrame[Any], columns: Sequence[str], name: str) -> FloatArray:
-    """Return these columns as a finite float64 matrix (rows, columns)."""
+def numeric_columns(
+    frame: nw.DataFrame[Any], columns: Sequence[str], name: str, place: Callable[[int], str] = _row
+) -> FloatArray:
+    """Return these columns as a finite float64 matrix (rows, columns).
+
+    `name` is what messages call the frame, and ``place(i)`` its row i.
+    """
     matrix = np.empty((len(frame), len(columns)))
     for j, column in enumerate(columns):
-        matrix[:, j] = _numbers(frame[column], column, name)
+        try:
+            matrix[:, j] = _numbers(frame[column])
+        except _BadCellError as bad:
+            raise bad.kind(f"`{name}` has {bad.what} in column {column!r}, {place(bad.row)}; {bad.remedy}.") from None
+        except TypeError as error:
+            raise TypeError(f"column {column!r} of `{name}` {error}") from None
     return matrix
 
 
-def _numbers(series: nw.Series[Any], column: str, name: str) -> FloatArray:
+class _BadCellError(Exception):
+    """A cell that is no finite number: what it is, where, and what to do."""
+
+    def __init__(self, kind: type[Exception], what: str, row: int, remedy: str) -> None:
+        super().__init__(what)
+        self.kind, self.what, self.row, self.remedy = kind, what, row, remedy
+
+
+def _numbers(series: nw.Series[Any]) -> FloatArray:
     """Return one column as finite floats."""
     if not (series.dtype.is_numeric() or series.dtype in (nw.Boolean, nw.Object, nw.String, nw.Unknown)):
-        raise TypeError(
-            f"column {column!r} of `{name}` must hold numbers, got {series.dtype}; drop or encode it."
-        )
-    missing = series.is_null().to_numpy()
-    if missing.any():
-        raise ValueError(_bad_cell("a missing value", int(np.argmax(missing)), column, name))
+        raise TypeError(f"must hold numbers, got {series.dtype}; drop or encode it.")
+    absent = series.is_null().to_numpy()
+    if absent.any():
+        raise _BadCellError(ValueError, "a missing value", int(np.argmax(absent)), "fill it in or drop the row")
     values = series.to_numpy()
+    if values.dtype.kind == "c":
+        raise TypeError("must hold real numbers, got complex ones; take the real part.")
     if values.dtype.kind not in "iufb":
-        values = np.array([_number(value, row, column, name) for row, value in enumerate(values)])
+        values = np.array([_number(value, row) for row, value in enumerate(values)])
     floats: FloatArray = values.astype(np.float64)
     if not np.isfinite(floats).all():
         row = int(np.argmin(np.isfinite(floats)))
-        kind = "a missing value" if np.isnan(floats[row]) else f"an infinite value ({floats[row]})"
-        raise ValueError(_bad_cell(kind, row, column, name))
+        what = "a missing value" if np.isnan(floats[row]) else f"an infinite value ({floats[row]})"
+        raise _BadCellError(ValueError, what, row, "fill it in or drop the row")
     return floats
 
 
-def _number(value: Any, row: int, column: str, name: str) -> float:
+def _number(value: Any, row: int) -> float:
     """Return one cell as a float."""
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise TypeError(_bad_cell(f"the text {value!r}", row, column, name, "drop or encode")) from None
-
-
-def _bad_cell(what: str, row: int, column: str, name: str, remedy: str = "fill in or drop") -> str:
-    return f"`{name}` has {what} in column {column!r}, row {row} (counted from 0); {remedy} it."
+        raise _BadCellError(TypeError, f"the text {str(value)!r}", row, "drop or encode the column") from None

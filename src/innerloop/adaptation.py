@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol, final
 
 import numpy as np
 
-from innerloop._checks import FloatArray, as_count, as_rate
-from innerloop.tasks import TaskSet, ragged_ranges
+from innerloop._checks import FloatArray, IntArray, as_count, as_rate
+from innerloop.episodes import ragged_ranges
+from innerloop.tasks import TaskSet
 
 # Rows handled at once; bounds the memory of one pass whatever the number of tasks.
 _ROWS_AT_ONCE = 2**17
@@ -35,9 +37,9 @@ class NoAdaptation:
 @final
 @dataclass(frozen=True)
 class GradientSteps:
-    """Gradient steps on half the mean squared error of the task's rows.
+    r"""Gradient steps on half the mean squared error of the task's rows.
 
-    .. math:: \\theta \\leftarrow \\theta - \\frac{lr}{n} X'(X \\theta - y), \\quad n\\_steps \\text{ times}
+    .. math:: \theta \leftarrow \theta - \frac{lr}{n} X'(X \theta - y), \quad n\_steps \text{ times}
 
     Parameters
     ----------
@@ -71,15 +73,13 @@ class GradientSteps:
         theta = np.repeat(coef.reshape(1, tasks.n_features, -1), len(tasks), axis=0)
         ends = np.searchsorted(tasks.starts, np.arange(0, tasks.n_rows, _ROWS_AT_ONCE))
         bounds = np.unique(np.append(ends, len(tasks)))
-        for first, end in zip(bounds[:-1], bounds[1:], strict=True):
+        for first, end in pairwise(bounds):
             for _ in range(self.n_steps):
                 theta[first:end] -= self.lr * _gradients(theta, tasks, np.arange(first, end))
         return theta.reshape(len(tasks), *coef.shape)
 
 
-def _gradients(
-    theta: FloatArray, tasks: TaskSet, chosen: np.ndarray[tuple[int], np.dtype[np.intp]]
-) -> FloatArray:
+def _gradients(theta: FloatArray, tasks: TaskSet, chosen: IntArray) -> FloatArray:
     """Return the gradients of half the mean squared error of the chosen tasks: (n_chosen, p, k)."""
     sizes = tasks.sizes[chosen]
     rows = ragged_ranges(tasks.starts[chosen], sizes)

@@ -15,8 +15,8 @@ from typing import final
 import numpy as np
 
 from innerloop._checks import FloatArray, IntArray, as_count, as_nonnegative
-from innerloop._factor import Factor, reduce_rows
-from innerloop.tasks import EpisodeBlock, Episodes
+from innerloop._factor import Factor, full_block, reduce_rows
+from innerloop.episodes import EpisodeBlock, Episodes
 
 
 @final
@@ -89,6 +89,8 @@ class MetaObjective:
         factor = Factor((K + 1) * (episodes.n_features + episodes.n_targets))
         for _, rows in residual_columns(episodes, K):
             factor.absorb(rows.reshape(-1, rows.shape[-1]))
+        if not np.isfinite(factor.result()).all():
+            raise ValueError("`episodes` hold numbers too large to square; rescale their features and targets.")
         return cls(
             factor.result(),
             episodes.n_features,
@@ -170,8 +172,7 @@ def residual_columns(episodes: Episodes, n_steps: int) -> Iterator[tuple[IntArra
     rows : (n_members, n_query, (K + 1)(p + k))
     """
     width = (n_steps + 1) * (episodes.n_features + episodes.n_targets)
-    # Enough rows for BLAS-3 to pay, few enough to stay in the cache.
-    for block in episodes.blocks(max_rows=max(8 * width, 2**19 // width)):
+    for block in episodes.blocks(max_rows=full_block(width)):
         yield block.members, _block_columns(block, n_steps)
 
 

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import lapack, solve_triangular
 
 from innerloop._checks import FloatArray, IntArray, as_floats, as_nonnegative, as_rate, check_finite
+from innerloop._factor import triangle
 from innerloop._refine import refine
 from innerloop.objective import MetaObjective
 
@@ -21,8 +22,10 @@ Status = Literal["unique", "nearest", "deficient"]
 _CLEAR_RANK = 1e12
 # Above this one, fewer than about 6 of 16 digits are left, and the user is told.
 _WARN_CONDITION = 1e10
+# Query rows count as fitted exactly where this fraction of them, or less, is left.
+_EXACT_FIT = 1e-10
 # Solutions whose relative error may exceed this are refined.
-_REFINE_ABOVE = 1e-12
+_REFINE_ABOVE = 1e-9
 
 
 class IllConditionedWarning(UserWarning):
@@ -49,9 +52,9 @@ class MetaSolution:
     condition
         Condition number (1-norm estimate) of that scaled matrix, ridge rows included.
     status
-        "unique": B has full column rank. "nearest": fewer query rows than features, all fitted exactly, and
-        of all such solutions this one is nearest to `init`. "deficient": columns of B depend on each other;
-        of all minimisers this one is nearest to `init`.
+        "unique": B has full column rank. "nearest": it has not (fewer query rows than features, say), all
+        query rows are fitted exactly, and of all such solutions this one is nearest to `init`. "deficient":
+        columns of B depend on each other; of all minimisers this one is nearest to `init`.
     """
 
     inner_lr: float
@@ -98,14 +101,12 @@ class MetaPath:
         )
 
 
-def solve(
-    objective: MetaObjective, inner_lr: float, init: ArrayLike | None = None, l2: float = 0.0
-) -> MetaSolution:
-    """Return the meta-parameters that minimise the meta-training loss at one inner rate.
+def solve(objective: MetaObjective, inner_lr: float, init: ArrayLike | None = None, l2: float = 0.0) -> MetaSolution:
+    r"""Return the meta-parameters that minimise the meta-training loss at one inner rate.
 
-    .. math:: \\min_\\omega \\frac{1}{2N} |g(a) - B(a) \\omega|^2 + \\frac{l2}{2} |\\omega - \\omega_0|^2
+    .. math:: \min_\omega \frac{1}{2N} |g(a) - B(a) \omega|^2 + \frac{l2}{2} |\omega - \omega_0|^2
 
-    and, where the minimiser is not unique, the one nearest to :math:`\\omega_0`.
+    and, where the minimiser is not unique, the one nearest to :math:`\omega_0`.
 
     Parameters
     ----------
@@ -133,7 +134,9 @@ def solve(
     docs/theory.md, section "Solving"; Bernacchia (2021), equation of the outer solution,
     omega* = omega_0 + B^+ (g - B omega_0).
     """
-    return solve_path(objective, [as_rate(inner_lr, "inner_lr")], init, l2)[0]
+    path = _solve_all(objective, [as_rate(inner_lr, "inner_lr")], init, l2)
+    _warn(path, objective.n_features)
+    return path[0]
 
 
 def solve_path(
@@ -160,6 +163,12 @@ def solve_path(
     IllConditionedWarning
         As in `solve`; once for all rates.
     """
+    path = _solve_all(objective, inner_lrs, init, l2)
+    _warn(path, objective.n_features)
+    return path
+
+
+def _solve_all(objective: MetaObjective, inner_lrs: ArrayLike, init: ArrayLike | None, l2: ArrayLike) -> MetaPath:
     rates, penalties = _broadcast(inner_lrs, l2)
     start = _check_init(init, objective)
     if objective.weight <= 0:
@@ -169,7 +178,7 @@ def solve_path(
         for rate, penalty in zip(rates.ravel().tolist(), penalties.ravel().tolist(), strict=True)
     ]
     coef = np.array([s.coef for s in solved]).reshape(*rates.shape, *start.shape)
-    path = MetaPath(
+    return MetaPath(
         rates,
         penalties,
         coef[..., 0] if objective.single_target else coef,
@@ -178,8 +187,6 @@ def solve_path(
         np.array([s.condition for s in solved]).reshape(rates.shape),
         np.array([s.status for s in solved], dtype=object).reshape(rates.shape),
     )
-    _warn(path, objective.n_features)
-    return path
 
 
 class _Solved(NamedTuple):
@@ -197,11 +204,13 @@ def _solve_one(objective: MetaObjective, rate: float, l2: float, init: FloatArra
     ridge = np.sqrt(objective.weight * l2) / scale
     residual = g - B @ init
     step, rank, condition = _least_squares(B, residual, ridge)
+    misfit = float(np.linalg.norm(residual - B @ step))
     with np.errstate(over="ignore"):
-        error = scale * np.linalg.norm(residual - B @ step)
-        loss = float(error * error / (2 * objective.weight * objective.n_targets))
-    p = objective.n_features
-    status: Status = "unique" if rank == p else "nearest" if rank == len(B) else "deficient"
+        error = scale * misfit if misfit > 0 else 0.0
+        loss = float(np.square(error) / (2 * objective.weight * objective.n_targets))
+    status: Status = "unique"
+    if rank < objective.n_features:
+        status = "nearest" if misfit <= _EXACT_FIT * np.linalg.norm(residual) else "deficient"
     return _Solved(init + step, loss, rank, condition, status)
 
 
@@ -221,7 +230,7 @@ def _least_squares(B: FloatArray, g: FloatArray, ridge: float) -> tuple[FloatArr
     A = B * unit
     if len(A) < p:
         return _shortest_solution(A, g, unit)
-    factor = np.linalg.qr(np.concatenate((A, g), axis=1), mode="r")
+    factor = triangle(np.concatenate((A, g), axis=1))
     T = factor[:p, :p]
     rcond = lapack.dtrcon(T)[0]
     if rcond * _CLEAR_RANK < 1:

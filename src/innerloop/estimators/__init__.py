@@ -1,5 +1,7 @@
 """The scikit-learn estimator."""
 
+from innerloop.estimators._heldout import Rates, mean_and_error
+from innerloop.estimators._training import MetaTraining, Settings
 from innerloop.estimators.meta_regressor import MetaRegressor
 
-__all__ = ["MetaRegressor"]
+__all__ = ["MetaRegressor", "MetaTraining", "Rates", "Settings", "mean_and_error"]

@@ -15,8 +15,8 @@ from typing import Literal, final
 import numpy as np
 
 from innerloop._checks import FloatArray, IntArray
+from innerloop.episodes import Episodes
 from innerloop.objective import residual_columns
-from innerloop.tasks import Episodes
 
 # Multiples, of the unit or the best rate, at which losses are tabulated; the choice is not bound to them.
 ADAPT_GRID = np.arange(-10, 41) / 20
@@ -53,9 +53,7 @@ def mean_and_error(values: FloatArray) -> tuple[float, float]:
     return float(values.mean()), float(values.std(ddof=1) / np.sqrt(n)) if n > 1 else np.inf
 
 
-def held_out_curves(
-    episodes: Episodes, coef: FloatArray, n_steps: int, unit: float
-) -> tuple[IntArray, FloatArray]:
+def held_out_curves(episodes: Episodes, coef: FloatArray, n_steps: int, unit: float) -> tuple[IntArray, FloatArray]:
     """Return each task's mean squared query error as a polynomial in its adaptation rate.
 
     Parameters
@@ -151,7 +149,7 @@ class HeldOut:
     @cached_property
     def mean(self) -> FloatArray:
         """The mean curves over tasks: (n_inner, n_l2, 2K + 1)."""
-        return self.curves.mean(axis=0)
+        return np.asarray(self.curves.mean(axis=0))
 
     def best(self, adapt: Adapt = "tuned", inner_lr: float | None = None) -> Candidate:
         """Return the candidate of lowest mean error.
@@ -204,7 +202,7 @@ class HeldOut:
         "difference" is to inner_lr = 0 at its own best adaptation rate and penalty, task by task, and
         "difference_se" its standard error.
         """
-        n_tasks, n_inner, n_l2, n_powers = self.curves.shape
+        n_tasks, n_powers = len(self.curves), self.curves.shape[-1]
         scale = max(self.unit, abs(self.best().rates.adapt_lr))
         adapt_lrs = scale * ADAPT_GRID if self.adapt_lr is None else np.array([self.adapt_lr])
         powers = (adapt_lrs[:, None] / self.unit) ** np.arange(n_powers)

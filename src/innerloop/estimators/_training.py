@@ -13,16 +13,17 @@ import numpy as np
 
 from innerloop._checks import FloatArray
 from innerloop._random import stream
-from innerloop.estimators._heldout import Candidate, HeldOut, Rates, held_out_curves
+from innerloop.episodes import Episodes
+from innerloop.estimators._heldout import HeldOut, Rates, held_out_curves
 from innerloop.estimators._scaling import Scaling
 from innerloop.objective import MetaObjective
 from innerloop.solve import IllConditionedWarning, solve_path
-from innerloop.tasks import Episodes, TaskSet
+from innerloop.tasks import TaskSet
 
 # Multiples of the natural rate that "auto" tries: dense near zero, out to 8 on either side, where the
 # isotropic theory puts the optimum of long supports.
 INNER_GRID = 8 * np.sinh(np.linspace(-4, 4, 41)) / np.sinh(4)
-L2_GRID = np.append(0.0, np.logspace(-4, 1, 6))
+L2_GRID = np.append(0.0, np.logspace(-4, 2, 7))
 # More held-out tasks than this do not sharpen a choice; they are sampled.
 _MOST_SCORED_TASKS = 10_000
 
@@ -40,6 +41,7 @@ class Settings:
     adapt_lr: float | None = None
     l2: float | None = None
     n_support: int | None = None
+    n_query: int | None = None
     n_steps: int = 1
     n_folds: int = 5
     standardize: bool = True
@@ -49,6 +51,10 @@ class Settings:
     def asks_for_choice(self) -> bool:
         """Return whether anything is left to choose."""
         return self.inner_lr is None or self.adapt_lr is None or self.l2 is None
+
+    def fixes_rates(self) -> bool:
+        """Return whether a rate is fixed."""
+        return self.inner_lr is not None or self.adapt_lr is not None
 
     def fixed_rates(self) -> Rates:
         """Return the rates where none is left to choose."""
@@ -93,33 +99,40 @@ class MetaTraining:
         n_support = tasks.default_support() if settings.n_support is None else settings.n_support
         scaled = scaling.tasks(tasks)
         episodes = scaled.deal(n_support, settings.seed)
+        shown = episodes
+        if settings.n_query is not None:
+            shown = scaled.split(n_support, settings.n_query, settings.seed)
         held_out = None
         if not settings.asks_for_choice():
-            objective = MetaObjective.from_tasks(episodes, settings.n_steps)
+            objective = MetaObjective.from_tasks(shown, settings.n_steps)
         elif len(tasks) == 1:
-            objective = MetaObjective.from_tasks(episodes, settings.n_steps)
+            objective = MetaObjective.from_tasks(shown, settings.n_steps)
             settings = settings.without_inner_loop()
-            scaled = _folds_as_tasks(scaled, settings.seed)
-            _, held_out = _cross_validate(scaled.deal(n_support, settings.seed), settings, tick)
+            episodes = _folds_as_tasks(scaled, settings.seed).deal(n_support, settings.seed)
+            _, held_out = _cross_validate(episodes, episodes, settings, tick)
         else:
-            objective, held_out = _cross_validate(episodes, settings, tick)
+            objective, held_out = _cross_validate(shown, episodes, settings, tick)
         return cls(settings, scaling, n_support, objective, held_out)
+
+    def chosen(self) -> Rates:
+        """Return the rates to use: those that are fixed, or the choice by held-out loss."""
+        return self.settings.fixed_rates() if self.held_out is None else self.held_out.choose().rates
 
     def coef(self, rates: Rates) -> FloatArray:
         """Return the meta-parameters at these rates, in scaled units: (n_columns, n_targets)."""
         path = _solve_quietly(self.objective, np.array([rates.inner_lr]), np.array([rates.l2]))
         return path.reshape(self.objective.n_features, -1)
 
-    def score(self, tasks: TaskSet, candidates: list[Candidate]) -> FloatArray:
-        """Return the mean squared error of new tasks under each candidate: (n_tasks, n_candidates).
+    def score(self, tasks: TaskSet, choices: list[Rates]) -> FloatArray:
+        """Return the mean squared error of new tasks under each choice: (n_tasks, n_choices).
 
         Tasks are dealt as in training: every row is scored once, after adaptation on `n_support` others.
         """
         episodes = self.scaling.tasks(tasks).deal(self.n_support, self.settings.seed)
-        coef = np.array([self.coef(c.rates) for c in candidates])
+        coef = np.array([self.coef(rates) for rates in choices])
         _, curves = held_out_curves(episodes, coef, self.settings.n_steps, 1.0)
-        powers = np.array([c.rates.adapt_lr for c in candidates])[:, None] ** np.arange(curves.shape[-1])
-        return np.einsum("tcm,cm->tc", curves, powers)
+        powers = np.array([rates.adapt_lr for rates in choices])[:, None] ** np.arange(curves.shape[-1])
+        return np.asarray(np.einsum("tcm,cm->tc", curves, powers))
 
 
 def natural_rate(episodes: Episodes) -> float:
@@ -146,25 +159,25 @@ def _folds_as_tasks(tasks: TaskSet, seed: int) -> TaskSet:
 
 
 def _cross_validate(
-    episodes: Episodes, settings: Settings, tick: Callable[[], None]
+    shown: Episodes, episodes: Episodes, settings: Settings, tick: Callable[[], None]
 ) -> tuple[MetaObjective, HeldOut]:
-    """Return the objective of all episodes, and the held-out losses of every candidate."""
+    """Return the objective of the episodes shown in training, and every candidate's losses on all rows."""
     n_tasks = int(episodes.task.max()) + 1
     unit = natural_rate(episodes)
     inner = unit * INNER_GRID if settings.inner_lr is None else np.array([settings.inner_lr])
     l2s = L2_GRID if settings.l2 is None else np.array([settings.l2])
     rng = stream(settings.seed, 1)
     fold = rng.permutation(np.arange(n_tasks) % min(settings.n_folds, n_tasks))
-    parts = [episodes.select(fold == f) for f in range(fold.max() + 1)]
-    objectives = [MetaObjective.from_tasks(part, settings.n_steps) for part in parts]
+    folds = [fold == f for f in range(fold.max() + 1)]
+    objectives = [MetaObjective.from_tasks(shown.select(part), settings.n_steps) for part in folds]
     scored = rng.permutation(n_tasks) < _MOST_SCORED_TASKS
     curves = []
-    for f, part in enumerate(parts):
+    for f, part in enumerate(folds):
         rest = [other for other in objectives if other is not objectives[f]] or objectives
         coef = _solve_quietly(reduce(add, rest), inner[:, None], l2s).reshape(
             -1, episodes.n_features, episodes.n_targets
         )
-        curves.append(held_out_curves(part.select(scored), coef, settings.n_steps, unit)[1])
+        curves.append(held_out_curves(episodes.select(part & scored), coef, settings.n_steps, unit)[1])
         tick()
     shape = (-1, len(inner), len(l2s), 2 * settings.n_steps + 1)
     held_out = HeldOut(inner, l2s, unit, np.concatenate(curves).reshape(shape), settings.adapt_lr)

@@ -15,11 +15,19 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from innerloop._checks import FloatArray, as_count, as_labels, as_nonnegative, as_rate
 from innerloop.adaptation import Adaptation, GradientSteps, NoAdaptation
+from innerloop.estimators._scaling import Scaling
 from innerloop.estimators._training import MetaTraining, Settings
 from innerloop.tasks import TaskSet
 
 # Rows predicted at once; bounds the memory that gathers each row's own coefficients.
 _ROWS_AT_ONCE = 2**16
+
+# What `to_state` keeps beside the parameters, the scaling and cv_results_.
+_SCALARS = ("inner_lr_", "adapt_lr_", "l2_", "n_support_", "n_features_in_", "_single_target")
+_ARRAYS = (
+    *("coef_", "intercept_", "groups_", "group_coef_", "group_intercept_", "_theta"),
+    *("inner_lr_se_", "adapt_lr_se_", "feature_names_in_"),
+)
 
 
 class MetaRegressor(RegressorMixin, BaseEstimator):
@@ -46,6 +54,10 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
     n_support : int, default=None
         Rows on which a task adapts. Rates are tuned for this number. None: half of the median task, at
         most 10. Smaller tasks adapt on all their rows but one.
+    n_query : int, default=None
+        None: every row of a training task is a query row once, its support drawn from the task's other rows. A
+        number: the usual MAML episodes, one per task, of `n_support` rows to adapt on and `n_query` others to
+        score; the task's further rows are not used in training.
     n_steps : int, default=1
         Gradient steps, in training and in adaptation.
     cv : int, default=5
@@ -81,8 +93,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
 
     Notes
     -----
-    Each row of a training task is a query row once; its support is drawn from the task's other rows. With
-    ``inner_lr=0`` this is pooled (ridge) regression, and one task with ``inner_lr=0, l2=0`` is ordinary least
+    With ``inner_lr=0`` this is pooled (ridge) regression, and one task with ``inner_lr=0, l2=0`` is ordinary least
     squares. The choice is the simplest within one standard error of the best: no inner loop, adaptation only,
     inner loop in training only, both. docs/theory.md, section "Choosing the rates".
 
@@ -97,6 +108,10 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
     >>> model.predict(X[:2], groups=groups[:2]).shape
     (2,)
     """
+
+    groups_: NDArray[Any]
+    group_coef_: FloatArray
+    group_intercept_: FloatArray
 
     # With metadata routing on, `groups` reaches the model as well as the splitter without further requests.
     __metadata_request__fit = {"groups": True}
@@ -113,6 +128,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         random_state: Any = 0,
         *,
         n_support: int | None = None,
+        n_query: int | None = None,
         n_steps: int = 1,
         cv: int = 5,
         standardize: bool = True,
@@ -125,6 +141,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         self.group = group
         self.random_state = random_state
         self.n_support = n_support
+        self.n_query = n_query
         self.n_steps = n_steps
         self.cv = cv
         self.standardize = standardize
@@ -167,7 +184,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
     def fit_from(self, training: MetaTraining, tasks: TaskSet, remember: bool = True) -> None:
         """Set the fitted attributes from tasks made ready; `remember` the tasks as seen groups."""
         settings, held_out = training.settings, training.held_out
-        rates = settings.fixed_rates() if held_out is None else held_out.choose().rates
+        rates = training.chosen()
         self.inner_lr_, self.adapt_lr_, self.l2_ = rates.inner_lr, rates.adapt_lr, rates.l2
         self.n_support_ = training.n_support
         self.inner_lr_se_, self.adapt_lr_se_, self.cv_results_ = np.nan, np.nan, None
@@ -191,6 +208,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
             adapt_lr=0.0 if self.adaptation == "none" else adapt_lr,
             l2=None if _is_auto(self.l2) else float(as_nonnegative(self.l2, "l2")),
             n_support=None if self.n_support is None else as_count(self.n_support, "n_support"),
+            n_query=None if self.n_query is None else as_count(self.n_query, "n_query"),
             n_steps=as_count(self.n_steps, "n_steps"),
             n_folds=as_count(self.cv, "cv", 2),
             standardize=bool(self.standardize),
@@ -224,7 +242,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
             for part in np.array_split(rows, -(-len(rows) // _ROWS_AT_ONCE) or 1):
                 own = np.einsum("ij,ikj->ik", X[part], group_coef[place[part]])
                 prediction[part] = own + group_intercept[place[part]]
-        return prediction[:, 0] if self._single_target else prediction
+        return np.asarray(prediction[:, 0] if self._single_target else prediction)
 
     def adapt(self, X: Any, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
         """Return a fitted estimator that also knows the groups of these rows; this one does not change.
@@ -256,6 +274,38 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
     ) -> float:
         """Return the coefficient of determination R2 of ``predict(X, groups)``."""
         return float(r2_score(y, self.predict(X, groups=groups), sample_weight=sample_weight))
+
+    def to_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Return all that a fitted estimator knows as plain values and arrays, for `from_state`."""
+        check_is_fitted(self)
+        params = {name: _plain(value) for name, value in self.get_params().items()}
+        arrays = {name: np.asarray(getattr(self, name)) for name in _ARRAYS if hasattr(self, name)}
+        if "feature_names_in_" in arrays:
+            arrays["feature_names_in_"] = arrays["feature_names_in_"].astype(np.str_)
+        arrays |= {f"scaling.{name}": np.asarray(value) for name, value in vars(self._scaling).items()}
+        arrays |= {f"cv_results_.{name}": column for name, column in (self.cv_results_ or {}).items()}
+        return {"params": params, **{name: _plain(getattr(self, name)) for name in _SCALARS}}, arrays
+
+    @classmethod
+    def from_state(cls, scalars: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Self:
+        """Return the fitted estimator that `to_state` described."""
+        model = cls(**scalars["params"])
+        for name in _SCALARS:
+            setattr(model, name, scalars[name])
+        for name in _ARRAYS:
+            if name in arrays:
+                setattr(model, name, arrays[name][()])
+        if "feature_names_in_" in arrays:
+            model.feature_names_in_ = arrays["feature_names_in_"].astype(object)
+        parts: dict[str, dict[str, Any]] = {"scaling": {}, "cv_results_": {}}
+        for name, array in arrays.items():
+            owner, _, key = name.partition(".")
+            if key:
+                parts[owner][key] = array
+        parts["scaling"]["intercept"] = bool(parts["scaling"]["intercept"])
+        model._scaling = Scaling(**parts["scaling"])
+        model.cv_results_ = parts["cv_results_"] or None
+        return model
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -321,6 +371,13 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
 
 def _is_auto(value: Any) -> bool:
     return isinstance(value, str) and value == "auto"
+
+
+def _plain(value: Any) -> Any:
+    """Return a value that JSON can hold; a random state that is an object has no plain form."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return value if value is None or isinstance(value, bool | int | float | str) else None
 
 
 def _as_seed(random_state: Any) -> int:

@@ -1,0 +1,65 @@
+"""What commands print: tables, verdicts and progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from innerloop.estimators import MetaRegressor
+from innerloop.evaluation import RECOMMENDED, Evaluation, Method
+
+console = Console(highlight=False)
+
+
+@contextmanager
+def progress(what: str, n_ticks: int) -> Iterator[Callable[[], None]]:
+    """Show a bar on standard error, where that is a terminal, and yield what advances it."""
+    errors = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"))
+    with Progress(
+        *columns, TimeRemainingColumn(), console=errors, transient=True, disable=not errors.is_terminal
+    ) as bar:
+        task = bar.add_task(what, total=n_ticks)
+        yield lambda: bar.advance(task)
+
+
+def show(model: MetaRegressor, evaluation: Evaluation) -> None:
+    """Print the rates, the errors of all methods and the verdict."""
+    console.print(_rates(model, evaluation))
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("on unseen tasks", no_wrap=True)
+    for name in ("inner_lr", "adapt_lr", "MSE", "± s.e.", "excess", "± s.e."):
+        table.add_column(name, justify="right", no_wrap=True)
+    for method in evaluation.methods:
+        table.add_row(*_cells(method), style="bold" if method.name == RECOMMENDED else "")
+    console.print(table)
+    console.print()
+    console.print(f"[bold]{evaluation.verdict}[/bold]", soft_wrap=not console.is_terminal)
+
+
+def _rates(model: MetaRegressor, evaluation: Evaluation) -> str:
+    steps = f"{evaluation.n_steps} gradient step{'s' if evaluation.n_steps > 1 else ''}"
+    return (
+        f"\ninner_lr [bold]{_pm(model.inner_lr_, model.inner_lr_se_)}[/bold]   "
+        f"adapt_lr [bold]{_pm(model.adapt_lr_, model.adapt_lr_se_)}[/bold]   l2 {model.l2_:g}\n"
+        f"(rates for {_scaled(model)}, {steps} on {evaluation.n_support} rows; ± bootstrap s.e.)\n"
+    )
+
+
+def _scaled(model: MetaRegressor) -> str:
+    return "standardised features" if model.standardize else "features as they are"
+
+
+def _pm(value: float, error: float) -> str:
+    return f"{value:.3g} ± {error:.2g}" if error == error else f"{value:.3g} (given)"
+
+
+def _cells(method: Method) -> list[str]:
+    rates = ["", ""] if method.rates is None else [f"{r:.3g}" for r in (method.rates.inner_lr, method.rates.adapt_lr)]
+    errors = [f"{method.mse:.4g}", f"{method.mse_se:.2g}"]
+    above = ["", ""] if method.name == RECOMMENDED else [f"{method.excess:+.3g}", f"{method.excess_se:.2g}"]
+    return [method.name, *rates, *errors, *above]

@@ -1,0 +1,195 @@
+"""`innerloop fit`: from a table to recommended rates, a model and a picture."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from innerloop.cli._output import console, progress, show
+from innerloop.estimators import MetaRegressor, MetaTraining
+from innerloop.evaluation import Evaluation, evaluate, n_ticks
+from innerloop.plotting import PICTURE, as_png, plot_held_out
+from innerloop.storage import check_writable, save_model
+from innerloop.tables import missing, numbers, read_table
+from innerloop.tasks import TaskSet
+
+Names = Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")]
+Rate = float | Literal["auto"]
+
+
+def fit(
+    table: Path,
+    /,
+    *,
+    group: str,
+    target: str,
+    out: Path | None = None,
+    features: Names = None,
+    drop: Names = None,
+    n_support: int | None = None,
+    n_query: int | None = None,
+    n_steps: int = 1,
+    inner_lr: Rate = "auto",
+    adapt_lr: Rate = "auto",
+    l2: Rate = "auto",
+    adaptation: Literal["auto", "gradient", "none"] = "auto",
+    cv: int = 5,
+    min_rows: int | None = None,
+    standardize: bool = True,
+    intercept: bool = True,
+    seed: int = 0,
+    delimiter: str | None = None,
+    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> None:
+    """Meta-train on a table of many small tasks and recommend learning rates.
+
+    Prints the rates with standard errors, the error on unseen tasks against four baselines, and a verdict.
+
+    Parameters
+    ----------
+    table
+        CSV or Parquet file, one row per observation.
+    group
+        Column with the task ids.
+    target
+        Column to predict.
+    out
+        Folder to save the model and a picture of held-out loss to.
+    features
+        Feature columns; all but group and target unless given.
+    drop
+        Columns to leave out.
+    n_support
+        Rows a new task will adapt on; half of the median task, at most 10, unless given.
+    n_query
+        Score training tasks on so many rows beside the support; each row once unless given.
+    n_steps
+        Gradient steps of adaptation.
+    inner_lr
+        Learning rate of the inner loop in meta-training; any sign.
+    adapt_lr
+        Learning rate with which a new task adapts.
+    l2
+        Ridge penalty on the meta-parameters.
+    adaptation
+        Whether tasks adapt at all.
+    cv
+        Folds of tasks in the cross-validation that chooses the rates.
+    min_rows
+        Leave out tasks with fewer rows.
+    standardize
+        Whether to bring features to unit standard deviation.
+    intercept
+        Whether to fit an intercept.
+    seed
+        Deals rows into support and query and tasks into folds.
+    delimiter
+        Between CSV cells.
+    json_
+        Print the results as JSON instead.
+    """
+    model = MetaRegressor(
+        inner_lr=inner_lr,
+        adapt_lr=adapt_lr,
+        adaptation=adaptation,
+        l2=l2,
+        group=group,
+        random_state=seed,
+        n_support=n_support,
+        n_query=n_query,
+        n_steps=n_steps,
+        cv=cv,
+        standardize=standardize,
+        fit_intercept=intercept,
+    )
+    settings = model.settings()
+    if out is not None:
+        check_writable(out)
+    tasks, left_out = _read_tasks(table, group, target, features, drop, delimiter, min_rows)
+    _check_sizes(tasks, table, 1 if n_support is None else n_support, n_query or 1)
+    with progress("Comparing rates", n_ticks(settings, len(tasks)) + settings.n_folds) as tick:
+        training = MetaTraining.prepare(tasks, settings, tick)
+        evaluation = evaluate(training, tasks, tick)
+        model.fit_from(training, tasks)
+    pictures = {} if out is None else _pictures(model, table.name)
+    if out is not None:
+        save_model(model, out, {"group": group, "target": target, "features": tasks.feature_names}, pictures)
+    if json_:
+        print(json.dumps(as_json(model, evaluation), indent=1))
+        return
+    console.print(f"{table}: {len(tasks)} tasks, {tasks.n_rows} rows, {tasks.n_features} features{left_out}")
+    show(model, evaluation)
+    if out is not None:
+        console.print(f"\nSaved the model to {out}" + (f", the picture to {out / PICTURE}" if pictures else ""))
+
+
+def as_json(model: MetaRegressor, evaluation: Evaluation) -> dict[str, Any]:
+    """Return the results as plain values."""
+    return {
+        "inner_lr": model.inner_lr_,
+        "inner_lr_se": None if model.inner_lr_se_ != model.inner_lr_se_ else float(model.inner_lr_se_),
+        "adapt_lr": model.adapt_lr_,
+        "adapt_lr_se": None if model.adapt_lr_se_ != model.adapt_lr_se_ else float(model.adapt_lr_se_),
+        "l2": model.l2_,
+        "n_support": evaluation.n_support,
+        "n_steps": evaluation.n_steps,
+        "methods": [asdict(method) for method in evaluation.methods],
+        "verdict": evaluation.verdict,
+    }
+
+
+def _read_tasks(
+    table: Path,
+    group: str,
+    target: str,
+    features: list[str] | None,
+    drop: list[str] | None,
+    delimiter: str | None,
+    min_rows: int | None,
+) -> tuple[TaskSet, str]:
+    """Return the tasks of a file, and in words what was left out."""
+    frame = read_table(table, group, delimiter)
+    missing(frame, [group, target, *(features or []), *(drop or [])], table)
+    if group == target:
+        raise ValueError(f"--group and --target must be different columns, got {group!r} for both.")
+    taken = {group, target, *(drop or [])}
+    chosen = [str(c) for c in (features or frame.columns) if c not in taken]
+    if not chosen:
+        raise ValueError(f"{table} has no feature column left beside {', '.join(sorted(taken))}.")
+    X, y = numbers(frame, chosen, table), numbers(frame, [target], table)[:, 0]
+    tasks = TaskSet.from_arrays(X, y, frame[group].to_numpy(dtype=str), chosen)
+    if min_rows is None or (tasks.sizes >= min_rows).all():
+        return tasks, ""
+    kept = tasks.select(tasks.sizes >= min_rows)
+    return kept, f" ({len(tasks) - len(kept)} tasks of fewer than {min_rows} rows left out)"
+
+
+def _check_sizes(tasks: TaskSet, table: Path, n_support: int, n_query: int) -> None:
+    """Refuse fewer than two tasks, and tasks too small to adapt and be scored."""
+    if len(tasks) < 2:
+        what = f"one task, {tasks.ids[0].item()!r}" if len(tasks) else "no task large enough"
+        raise ValueError(f"{table} holds {what}; rates are compared on unseen tasks, so at least two are needed.")
+    least = n_support + n_query
+    if (small := tasks.sizes < least).any():
+        first = int(small.argmax())
+        raise ValueError(
+            f"task {tasks.ids[first].item()!r} of {table} has {tasks.sizes[first]} row(s) and {int(small.sum())} "
+            f"task(s) have fewer than the {least} that a split into {n_support} support and {n_query} query rows "
+            f"needs; pass --min-rows {least} to leave such tasks out."
+        )
+
+
+def _pictures(model: MetaRegressor, title: str) -> dict[str, bytes]:
+    """Return the picture of held-out loss, where there is one to draw and matplotlib to draw it."""
+    if model.cv_results_ is None:
+        return {}
+    try:
+        picture = as_png(plot_held_out(model, title))
+    except ImportError:
+        console.print("No picture: drawing needs matplotlib (pip install 'innerloop[plot]').")
+        return {}
+    return {PICTURE: picture}

@@ -1,0 +1,221 @@
+"""How well a table's tasks can be predicted, unseen, against plain baselines, and what follows in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import final
+
+import numpy as np
+
+from innerloop._checks import FloatArray, IntArray
+from innerloop._random import stream
+from innerloop.episodes import Episodes
+from innerloop.estimators import MetaTraining, Rates, Settings, mean_and_error
+from innerloop.tasks import TaskSet
+
+RECOMMENDED = "recommended rates"
+NO_INNER_LOOP = "no inner loop in training"
+TIED = "tied rates (usual MAML)"
+POOLED = "one pooled ridge"
+PER_TASK = "one ridge per task"
+
+PER_TASK_L2_GRID = np.logspace(-3, 3, 13)
+N_FOLDS = 5
+
+
+@final
+@dataclass(frozen=True)
+class Method:
+    """A way to predict new tasks, with its error on unseen ones.
+
+    Parameters
+    ----------
+    name
+    rates
+        Its rates when all tasks are used; None where it has none.
+    mse, mse_se
+        Mean over tasks of the task's mean squared error, and the standard error of that mean.
+    excess, excess_se
+        By how much `mse` exceeds that of the recommended rates, paired over tasks.
+    """
+
+    name: str
+    rates: Rates | None
+    mse: float
+    mse_se: float
+    excess: float
+    excess_se: float
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Errors of all methods on unseen tasks, and the verdict.
+
+    Parameters
+    ----------
+    methods
+        The recommended rates first.
+    per_task : (n_tasks, n_methods)
+        Mean squared error of each task.
+    n_support, n_steps
+        Rows and steps of adaptation.
+    verdict
+        What to do, in words.
+    """
+
+    methods: list[Method]
+    per_task: FloatArray = field(repr=False)
+    n_support: int
+    n_steps: int
+    verdict: str
+
+    def __getitem__(self, name: str) -> Method:
+        """Return a method by its name."""
+        return next(method for method in self.methods if method.name == name)
+
+
+def evaluate(training: MetaTraining, tasks: TaskSet, tick: Callable[[], None] = lambda: None) -> Evaluation:
+    """Score the recommended rates and four baselines on tasks that took no part in any choice.
+
+    Whole tasks are held out in folds; within the others rates and penalties are chosen by cross-validation
+    anew, for each method in the same way, so that no number here has seen the tasks it is about.
+
+    Parameters
+    ----------
+    training
+        All tasks made ready; its settings, and the number of support rows, hold for every fold.
+    tasks
+        The same tasks.
+    tick
+        Called about `n_ticks` times on the way.
+    """
+    settings = replace(training.settings, n_support=training.n_support)
+    fold = stream(settings.seed, 2).permutation(np.arange(len(tasks)) % min(N_FOLDS, len(tasks)))
+    per_task = np.empty((len(tasks), 5))
+    for f in range(fold.max() + 1):
+        rest = tasks.select(fold != f)
+        fitted = MetaTraining.prepare(rest, settings, tick)
+        per_task[fold == f] = _errors(fitted, rest, tasks.select(fold == f), _choices(fitted, rest, tick))
+    return _summary(training, _choices(training, tasks, tick), per_task)
+
+
+def evaluate_on(training: MetaTraining, tasks: TaskSet, unseen: TaskSet) -> Evaluation:
+    """Score the same methods on given unseen tasks, with all choices made on the training tasks."""
+    choices = _choices(training, tasks, lambda: None)
+    return _summary(training, choices, _errors(training, tasks, unseen, choices))
+
+
+def _errors(fitted: MetaTraining, rest: TaskSet, unseen: TaskSet, choices: dict[str, Rates]) -> FloatArray:
+    """Return the unseen tasks' errors under each method, with everything chosen on the rest."""
+    best = np.argmin(ridge_per_task(fitted, rest).mean(axis=0))
+    own = ridge_per_task(fitted, unseen)[:, best]
+    return np.column_stack((fitted.score(unseen, list(choices.values())), own))
+
+
+def _summary(training: MetaTraining, choices: dict[str, Rates], per_task: FloatArray) -> Evaluation:
+    methods = [
+        Method(name, rates, *mean_and_error(mse), *mean_and_error(mse - per_task[:, 0]))
+        for (name, rates), mse in zip([*choices.items(), (PER_TASK, None)], per_task.T, strict=True)
+    ]
+    return Evaluation(methods, per_task, training.n_support, training.settings.n_steps, verdict(methods))
+
+
+def n_ticks(settings: Settings, n_tasks: int) -> int:
+    """Return about how often `evaluate` calls `tick`."""
+    folds = min(N_FOLDS, n_tasks)
+    again = 2 if settings.fixes_rates() else 1
+    return folds * min(settings.n_folds, n_tasks) * again
+
+
+def verdict(methods: list[Method]) -> str:
+    """Return in words what the errors say: rates to use, or that an inner loop does not earn its place.
+
+    A difference counts where it exceeds two standard errors; a method is as good as the recommended one where
+    it is within one.
+    """
+    by_name = {method.name: method for method in methods}
+    best, per_task, pooled = by_name[RECOMMENDED], by_name[PER_TASK], by_name[POOLED]
+    rates = best.rates
+    assert rates is not None
+    if per_task.excess < -per_task.excess_se:
+        return (
+            f"Do not use an inner loop: {PER_TASK} predicts unseen tasks better "
+            f"({_percent(-per_task.excess, per_task.excess_se, best.mse)} lower error). Tasks differ more than "
+            "gradient steps from a shared start can follow."
+        )
+    if (rates.inner_lr == 0 and rates.adapt_lr == 0) or pooled.excess <= pooled.excess_se:
+        return (
+            f"Do not use an inner loop: {POOLED} over all tasks, without adaptation, predicts unseen tasks no worse, "
+            "within a standard error, than the best pair of rates."
+        )
+    adapted = f"{_percent(pooled.excess, pooled.excess_se, pooled.mse)} lower error than {POOLED}"
+    if rates.inner_lr == 0:
+        return (
+            "Do not use an inner loop in training (inner_lr = 0 is as good as any); let a new task adapt with "
+            f"adapt_lr = {rates.adapt_lr:.3g}: {adapted}."
+        )
+    plain, tied = by_name[NO_INNER_LOOP], by_name[TIED]
+    use = f"Train with inner_lr = {rates.inner_lr:.3g}, adapt with adapt_lr = {rates.adapt_lr:.3g}: {adapted}"
+    gain = _percent(plain.excess, plain.excess_se, plain.mse)
+    if plain.excess <= 2 * plain.excess_se:
+        return f"{use}. Against training without an inner loop the gain, {gain}, is not beyond chance."
+    against_tied = _percent(tied.excess, tied.excess_se, tied.mse)
+    return f"{use}, {gain} lower than without an inner loop in training, {against_tied} lower than with tied rates."
+
+
+def _percent(difference: float, error: float, of: float) -> str:
+    return f"{100 * difference / of:.1f} ± {100 * error / of:.1f} %"
+
+
+def _choices(training: MetaTraining, tasks: TaskSet, tick: Callable[[], None]) -> dict[str, Rates]:
+    """Return the rates of the methods that share the meta-training, chosen on these tasks."""
+    free = training
+    if training.settings.fixes_rates():
+        free = MetaTraining.prepare(tasks, replace(training.settings, inner_lr=None, adapt_lr=None), tick)
+    held_out = free.held_out
+    assert held_out is not None  # rates are free, so they were scored
+    return {
+        RECOMMENDED: training.chosen(),
+        NO_INNER_LOOP: held_out.best("tuned", 0.0).rates,
+        TIED: held_out.best("tied").rates,
+        POOLED: held_out.best("none", 0.0).rates,
+    }
+
+
+def ridge_per_task(training: MetaTraining, tasks: TaskSet) -> FloatArray:
+    """Return each task's mean squared error when a ridge is fitted to its support rows alone.
+
+    Returns
+    -------
+    (n_tasks, len(PER_TASK_L2_GRID))
+    """
+    episodes = training.scaling.tasks(tasks).deal(training.n_support, training.settings.seed)
+    total = np.zeros((len(tasks), len(PER_TASK_L2_GRID)))
+    for members, errors in _ridge_errors(episodes, training.settings.fit_intercept):
+        np.add.at(total, episodes.task[members], errors)
+    return total / tasks.sizes[:, None]
+
+
+def _ridge_errors(episodes: Episodes, intercept: bool) -> Iterator[tuple[IntArray, FloatArray]]:
+    """Yield summed squared query errors of ridges on support rows: (n_members, n_penalties) a block."""
+    for block in episodes.blocks(max_rows=2**12):
+        X, y, X_query, error = block.X_support, block.y_support, block.X_query, block.y_query
+        n = X.shape[1]
+        if intercept and n:
+            error = error - y.mean(axis=1, keepdims=True)
+            X_query = X_query - X.mean(axis=1, keepdims=True)
+            y = y - y.mean(axis=1, keepdims=True)
+            X = X - X.mean(axis=1, keepdims=True)
+        Xt = X.transpose(0, 2, 1)
+        values, vectors = np.linalg.eigh(X @ Xt)
+        projected = vectors.transpose(0, 2, 1) @ y
+        query = (X_query @ Xt) @ vectors
+        scores = [
+            np.square(error - query @ (projected / (np.maximum(values, 0) + l2 * max(n, 1))[..., None]))
+            .mean(axis=2)
+            .sum(axis=1)
+            for l2 in PER_TASK_L2_GRID
+        ]
+        yield block.members, np.stack(scores, axis=1)

@@ -1,0 +1,171 @@
+"""Pictures of held-out loss against the two learning rates."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from innerloop._checks import FloatArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from innerloop.estimators import MetaRegressor
+
+PICTURE = "held_out_loss.png"
+# Okabe and Ito's palette, which the colour-blind can tell apart.
+_BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#555555"
+# The map shows losses up to this much above the lowest; all that is higher has one colour.
+_MAP_RANGE_PERCENT = 30.0
+
+
+def plot_held_out(model: MetaRegressor, title: str | None = None) -> Figure:
+    """Draw a fitted model's cross-validated loss: against each rate, and against both.
+
+    Parameters
+    ----------
+    model
+        A fitted `MetaRegressor` that has `cv_results_`.
+    title
+        Title of the figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        If nothing was chosen in `fit`, so that there is nothing to draw.
+    """
+    from matplotlib.figure import Figure
+
+    if model.cv_results_ is None:
+        raise ValueError("`model` has no cv_results_: all its rates were given, so none was compared.")
+    figure = Figure(figsize=(13, 4.3), layout="constrained")
+    if title:
+        figure.suptitle(title)
+    inner, adapt, both = figure.subplots(1, 3)
+    losses = _best_penalty(model.cv_results_)
+    plot_inner_lr(losses, model.inner_lr_, inner)
+    plot_adapt_lr(losses, model.inner_lr_, model.adapt_lr_, adapt)
+    plot_both(losses, model.inner_lr_, model.adapt_lr_, both)
+    return figure
+
+
+def as_png(figure: Figure) -> bytes:
+    """Return the figure as a PNG file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def plot_inner_lr(losses: Mapping[str, FloatArray], chosen: float, ax: Axes) -> None:
+    """Draw held-out loss against the inner rate, each at its best adaptation rate."""
+    best = losses["mse"].argmin(axis=1)
+    rows = np.arange(len(best))
+    x, y = losses["inner_lr"][:, 0], losses["mse"][rows, best]
+    error = losses["difference_se"][rows, best]
+    ax.plot(x, y, color=_BLUE, label="at the best adapt_lr")
+    if np.isfinite(error).all():
+        ax.fill_between(
+            x,
+            y - error,
+            y + error,
+            color=_BLUE,
+            alpha=0.2,
+            lw=0,
+            label="± 1 s.e. of the difference\nto inner_lr = 0",
+        )
+    if (x == 0).any():
+        ax.axhline(y[x == 0][0], color=_GREY, lw=1, ls="--", label="no inner loop in training")
+    _mark(ax, chosen, float(np.interp(chosen, x, y)), f"recommended: {chosen:.3g}")
+    _rate_axis(ax, x)
+    ax.set(xlabel="inner_lr (meta-training)", ylabel="held-out MSE", title="Which rate to train with")
+    _focus(ax, y, error, float(np.median(y)))
+    ax.legend(fontsize=8, loc="best")
+
+
+def plot_adapt_lr(losses: Mapping[str, FloatArray], inner_lr: float, adapt_lr: float, ax: Axes) -> None:
+    """Draw held-out loss against the adaptation rate, at the chosen inner rate."""
+    row = int(np.abs(losses["inner_lr"][:, 0] - inner_lr).argmin())
+    x, y, error = losses["adapt_lr"][row], losses["mse"][row], losses["difference_se"][row]
+    ax.plot(x, y, color=_BLUE, label=f"trained with inner_lr = {inner_lr:.3g}")
+    if np.isfinite(error).all():
+        ax.fill_between(x, y - error, y + error, color=_BLUE, alpha=0.2, lw=0)
+    if (np.abs(x) < 1e-12).any():
+        ax.axhline(y[np.abs(x).argmin()], color=_GREY, lw=1, ls="--", label="no adaptation")
+    _mark(ax, adapt_lr, float(np.interp(adapt_lr, x, y)), f"recommended: {adapt_lr:.3g}")
+    ax.set(xlabel="adapt_lr (new task)", ylabel="held-out MSE", title="Which rate to adapt with")
+    _focus(ax, y, np.zeros(1), float(y[np.abs(x).argmin()]))
+    ax.legend(fontsize=8, loc="best")
+
+
+def plot_both(losses: Mapping[str, FloatArray], inner_lr: float, adapt_lr: float, ax: Axes) -> None:
+    """Draw held-out loss as a map over both rates."""
+    excess = 100 * (losses["mse"] / losses["mse"].min() - 1)
+    x, y = losses["inner_lr"][:, 0], losses["adapt_lr"][0]
+    if len(x) > 1 and len(y) > 1:
+        image = ax.pcolormesh(
+            x,
+            y,
+            excess.T,
+            cmap="viridis_r",
+            vmin=0,
+            vmax=_MAP_RANGE_PERCENT,
+            shading="nearest",
+            rasterized=True,
+        )
+        bar = ax.figure.colorbar(image, ax=ax, extend="max")
+        bar.set_label("held-out MSE above the lowest (%)")
+    low = np.unravel_index(excess.argmin(), excess.shape)
+    ax.plot(x[low[0]], y[low[1]], "x", color="white", mec=_ORANGE, mew=2, ms=9, label="lowest")
+    ax.plot(inner_lr, adapt_lr, "o", color=_ORANGE, mec="white", ms=8, label="recommended")
+    inside = x[(x >= y.min()) & (x <= y.max())]
+    ax.plot(inside, inside, color="white", lw=1, ls=":")
+    _rate_axis(ax, x)
+    ax.set(
+        xlabel="inner_lr (meta-training)",
+        ylabel="adapt_lr (new task)",
+        title="Both (dotted: tied rates, usual MAML)",
+        ylim=(y.min(), y.max()),
+    )
+    ax.legend(fontsize=8, loc="lower right", framealpha=0.9)
+
+
+def _best_penalty(results: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    """Return the columns of `cv_results_` as (n_inner, n_adapt), each pair at its best penalty."""
+    sizes = [len(np.unique(results[name])) for name in ("inner_lr", "l2", "adapt_lr")]
+    cubes = {name: column.reshape(sizes) for name, column in results.items()}
+    best = cubes["mse"].argmin(axis=1, keepdims=True)
+    return {name: np.take_along_axis(cube, best, axis=1)[:, 0] for name, cube in cubes.items()}
+
+
+def _rate_axis(ax: Axes, rates: FloatArray) -> None:
+    """Spread an axis of signed rates as their grid is spread: dense around zero."""
+    largest = float(np.abs(rates).max())
+    if len(rates) > 2 and largest > 0:
+        ax.set_xscale("asinh", linear_width=largest / 25)
+        ticks = [float(f"{largest * part:.1g}") for part in (0.03, 0.15, 0.8)]
+        places = [-t for t in reversed(ticks)] + [0.0, *ticks]
+        ax.set_xticks(places, [f"{t:g}" for t in places])
+        ax.minorticks_off()
+    ax.axvline(0, color=_GREY, lw=0.6)
+
+
+def _mark(ax: Axes, x: float, y: float, label: str) -> None:
+    ax.plot(x, y, "o", color=_ORANGE, mec="white", ms=8, zorder=3, label=label)
+
+
+def _focus(ax: Axes, y: FloatArray, error: Any, reference: float) -> None:
+    """Keep runaway losses from flattening the part that matters: from the lowest to past the reference."""
+    low, high = float((y - error).min()), float((y + error).max())
+    top = min(high, low + max(3 * (reference - low), 0.02 * abs(low)))
+    ax.set_ylim(low - 0.05 * (top - low), top + 0.05 * (top - low))
