@@ -46,7 +46,7 @@ class Factor:
                 self._R = triangle(self._rows())
                 block = block[head:]
         self._take(block)
-        if self._R is not None and self._n_pending >= full_block(self._n_columns):
+        if self._R is not None and 2 * self._n_pending >= full_block(self._n_columns):
             self._R = _update(self._R, self._rows())
 
     def result(self) -> FloatArray:

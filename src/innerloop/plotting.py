@@ -21,6 +21,7 @@ PICTURE = "held_out_loss.png"
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#555555"
 # The map shows losses up to this much above the lowest; all that is higher has one colour.
 _MAP_RANGE_PERCENT = 30.0
+_BAND = "± 1 s.e. of the difference to inner_lr = 0"
 
 
 def plot_held_out(model: MetaRegressor, title: str | None = None) -> Figure:
@@ -46,7 +47,7 @@ def plot_held_out(model: MetaRegressor, title: str | None = None) -> Figure:
 
     if model.cv_results_ is None:
         raise ValueError("`model` has no cv_results_: all its rates were given, so none was compared.")
-    figure = Figure(figsize=(13, 4.3), layout="constrained")
+    figure = Figure(figsize=(13, 5.4), layout="constrained")
     if title:
         figure.suptitle(title)
     inner, adapt, both = figure.subplots(1, 3)
@@ -82,7 +83,7 @@ def plot_inner_lr(losses: Mapping[str, FloatArray], chosen: float, ax: Axes) -> 
             color=_BLUE,
             alpha=0.2,
             lw=0,
-            label="± 1 s.e. of the difference\nto inner_lr = 0",
+            label=_BAND,
         )
     if (x == 0).any():
         ax.axhline(y[x == 0][0], color=_GREY, lw=1, ls="--", label="no inner loop in training")
@@ -90,7 +91,7 @@ def plot_inner_lr(losses: Mapping[str, FloatArray], chosen: float, ax: Axes) -> 
     _rate_axis(ax, x)
     ax.set(xlabel="inner_lr (meta-training)", ylabel="held-out MSE", title="Which rate to train with")
     _focus(ax, y, error, float(np.median(y)))
-    ax.legend(fontsize=8, loc="best")
+    _legend_below(ax)
 
 
 def plot_adapt_lr(losses: Mapping[str, FloatArray], inner_lr: float, adapt_lr: float, ax: Axes) -> None:
@@ -99,13 +100,13 @@ def plot_adapt_lr(losses: Mapping[str, FloatArray], inner_lr: float, adapt_lr: f
     x, y, error = losses["adapt_lr"][row], losses["mse"][row], losses["difference_se"][row]
     ax.plot(x, y, color=_BLUE, label=f"trained with inner_lr = {inner_lr:.3g}")
     if np.isfinite(error).all():
-        ax.fill_between(x, y - error, y + error, color=_BLUE, alpha=0.2, lw=0)
+        ax.fill_between(x, y - error, y + error, color=_BLUE, alpha=0.2, lw=0, label=_BAND)
     if (np.abs(x) < 1e-12).any():
         ax.axhline(y[np.abs(x).argmin()], color=_GREY, lw=1, ls="--", label="no adaptation")
     _mark(ax, adapt_lr, float(np.interp(adapt_lr, x, y)), f"recommended: {adapt_lr:.3g}")
     ax.set(xlabel="adapt_lr (new task)", ylabel="held-out MSE", title="Which rate to adapt with")
     _focus(ax, y, np.zeros(1), float(y[np.abs(x).argmin()]))
-    ax.legend(fontsize=8, loc="best")
+    _legend_below(ax)
 
 
 def plot_both(losses: Mapping[str, FloatArray], inner_lr: float, adapt_lr: float, ax: Axes) -> None:
@@ -126,7 +127,7 @@ def plot_both(losses: Mapping[str, FloatArray], inner_lr: float, adapt_lr: float
         bar = ax.figure.colorbar(image, ax=ax, extend="max")
         bar.set_label("held-out MSE above the lowest (%)")
     low = np.unravel_index(excess.argmin(), excess.shape)
-    ax.plot(x[low[0]], y[low[1]], "x", color="white", mec=_ORANGE, mew=2, ms=9, label="lowest")
+    ax.plot(x[low[0]], y[low[1]], "x", color=_ORANGE, mec=_ORANGE, mew=2, ms=9, label="lowest")
     ax.plot(inner_lr, adapt_lr, "o", color=_ORANGE, mec="white", ms=8, label="recommended")
     inside = x[(x >= y.min()) & (x <= y.max())]
     ax.plot(inside, inside, color="white", lw=1, ls=":")
@@ -137,7 +138,7 @@ def plot_both(losses: Mapping[str, FloatArray], inner_lr: float, adapt_lr: float
         title="Both (dotted: tied rates, usual MAML)",
         ylim=(y.min(), y.max()),
     )
-    ax.legend(fontsize=8, loc="lower right", framealpha=0.9)
+    _legend_below(ax)
 
 
 def _best_penalty(results: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
@@ -153,11 +154,16 @@ def _rate_axis(ax: Axes, rates: FloatArray) -> None:
     largest = float(np.abs(rates).max())
     if len(rates) > 2 and largest > 0:
         ax.set_xscale("asinh", linear_width=largest / 25)
-        ticks = [float(f"{largest * part:.1g}") for part in (0.03, 0.15, 0.8)]
+        ticks = [float(f"{largest * part:.1g}") for part in (0.05, 0.2, 0.8)]
         places = [-t for t in reversed(ticks)] + [0.0, *ticks]
         ax.set_xticks(places, [f"{t:g}" for t in places])
         ax.minorticks_off()
     ax.axvline(0, color=_GREY, lw=0.6)
+
+
+def _legend_below(ax: Axes) -> None:
+    """Put the legend under the axis labels, off the data."""
+    ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=1, frameon=False)
 
 
 def _mark(ax: Axes, x: float, y: float, label: str) -> None:

@@ -43,7 +43,7 @@ def _digits(out: Path, seed: int) -> None:
     with progress("Comparing rates", 5) as tick:
         training = MetaTraining.prepare(train, model.settings(), tick)
     evaluation = evaluate_on(training, train, unseen)
-    _finish(model, training, train, evaluation, out)
+    _finish(model, training, train, evaluation, out, "Few-shot digits")
     console.print(f"Unseen digits told apart after 10 images: {100 * _accuracy(model, unseen, seed):.1f} %.")
 
 
@@ -70,7 +70,7 @@ def _paper(out: Path, seed: int) -> None:
     with progress("Comparing rates", n_ticks(settings, len(tasks)) + settings.n_folds) as tick:
         training = MetaTraining.prepare(tasks, settings, tick)
         evaluation = evaluate(training, tasks, tick)
-    _finish(model, training, tasks, evaluation, out)
+    _finish(model, training, tasks, evaluation, out, "The model of the paper, its protocol")
     dealt = MetaTraining.prepare(tasks, MetaRegressor(n_support=PAPER_N_SUPPORT, random_state=seed).settings())
     assert dealt.held_out is not None  # all rates are free
     console.print(
@@ -81,8 +81,10 @@ def _paper(out: Path, seed: int) -> None:
     )
 
 
-def _finish(model: MetaRegressor, training: MetaTraining, tasks: TaskSet, evaluation: Evaluation, out: Path) -> None:
+def _finish(
+    model: MetaRegressor, training: MetaTraining, tasks: TaskSet, evaluation: Evaluation, out: Path, title: str
+) -> None:
     """Print the results, and save the model and its picture."""
     model.fit_from(training, tasks)
     show(model, evaluation)
-    save_model(model, out, attachments={PICTURE: as_png(plot_held_out(model, out.name))})
+    save_model(model, out, attachments={PICTURE: as_png(plot_held_out(model, title))})
