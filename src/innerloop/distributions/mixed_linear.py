@@ -1,4 +1,4 @@
-"""Mixed linear regression: the task distribution of Bernacchia (2021)."""
+"""Mixed linear regression: the task distribution of Bernacchia (2021), and the sizes of an experiment."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ from innerloop._checks import FloatArray, as_count, as_floats, as_nonnegative, c
 from innerloop._random import stream
 from innerloop.tasks import TaskSet
 
+GAUSSIAN_FOURTH_MOMENT = 3.0
+
 
 @final
 @dataclass(frozen=True, eq=False)
 class MixedLinearRegression:
-    r"""Linear tasks around a common centre, with isotropic Gaussian features.
+    r"""Linear tasks around a common centre, in the eigenbasis of the feature covariance.
 
-    .. math:: w_i \sim N(w_0, (\nu^2 / p) I), \quad x \sim N(0, I_p), \quad y = w_i'x + z, \quad
+    .. math:: w_i \sim N(w_0, \mathrm{diag}(\tau^2)), \quad x \sim N(0, \mathrm{diag}(s)), \quad y = w_i'x + z, \quad
         z \sim N(0, \sigma^2)
+
+    Coordinates are those in which the covariance of the features is diagonal. Correlations of the tasks in that basis
+    do not change any expected loss (docs/theory.md, 16), so that the diagonals are all there is to give.
 
     Parameters
     ----------
@@ -27,31 +32,73 @@ class MixedLinearRegression:
         p.
     noise_std
         sigma, the standard deviation of the label noise.
-    task_std
-        nu, the root mean square distance of a task's coefficients from the centre.
+    task_std : float or (n_features,)
+        One number is nu, the root mean square distance of a task's coefficients from the centre: each coefficient
+        has standard deviation nu / sqrt(p). An array holds the standard deviation tau_j of each coefficient, so that
+        an array of nu / sqrt(p) is the same as nu.
     mean : (n_features,)
         The centre w_0; None is zero.
+    covariance : (n_features,)
+        Eigenvalues s of the feature covariance; None is ones.
+    fourth_moment
+        E x_j^4 / s_j^2, 3 for Gaussian features. Other values, from 1, are drawn as independent coordinates that are
+        zero or plus or minus sqrt(fourth_moment s_j).
 
     Notes
     -----
-    Bernacchia (2021), section 3.
+    Bernacchia (2021), section 3, where the covariance is the identity.
     """
 
     n_features: int
     noise_std: float = 1.0
-    task_std: float = 1.0
+    task_std: ArrayLike = 1.0
     mean: ArrayLike | None = field(default=None, repr=False)
+    covariance: ArrayLike | None = field(default=None, repr=False)
+    fourth_moment: float = GAUSSIAN_FOURTH_MOMENT
 
     def __post_init__(self) -> None:
         as_count(self.n_features, "n_features")
-        for name in ("noise_std", "task_std"):
+        for name in ("noise_std", "fourth_moment"):
             if as_nonnegative(getattr(self, name), name).ndim:
                 raise ValueError(f"`{name}` must be a single number.")
+        if self.fourth_moment < 1:
+            raise ValueError(f"`fourth_moment` must be at least 1 (3 is Gaussian), got {self.fourth_moment}.")
+        if as_nonnegative(self.task_std, "task_std").ndim:
+            self._check_shape("task_std")
         if self.mean is not None:
-            mean = as_floats(self.mean, "mean")
-            check_finite(mean, "mean")
-            if mean.shape != (self.n_features,):
-                raise ValueError(f"`mean` must have shape ({self.n_features},), got {mean.shape}.")
+            check_finite(as_floats(self.mean, "mean"), "mean")
+            self._check_shape("mean")
+        if self.covariance is not None:
+            self._check_shape("covariance")
+            if not (as_nonnegative(self.covariance, "covariance") > 0).all():
+                raise ValueError("`covariance` must hold positive eigenvalues; leave out features that never vary.")
+
+    def _check_shape(self, name: str) -> None:
+        shape = np.shape(getattr(self, name))
+        if shape != (self.n_features,):
+            raise ValueError(f"`{name}` must have shape ({self.n_features},), one per feature, got {shape}.")
+
+    @property
+    def is_isotropic(self) -> bool:
+        """Whether features and tasks are the same in every direction, with features of unit variance."""
+        unit = self.covariance is None or bool((np.asarray(self.covariance) == 1).all())
+        return unit and np.unique(np.asarray(self.task_std)).size == 1
+
+    @property
+    def centre(self) -> FloatArray:
+        """w_0, of shape (n_features,)."""
+        return np.zeros(self.n_features) if self.mean is None else np.asarray(self.mean, dtype=np.float64)
+
+    @property
+    def eigenvalues(self) -> FloatArray:
+        """Variances s of the features, of shape (n_features,)."""
+        return np.ones(self.n_features) if self.covariance is None else np.asarray(self.covariance, dtype=np.float64)
+
+    @property
+    def task_variances(self) -> FloatArray:
+        """Variances tau^2 of the coefficients, of shape (n_features,)."""
+        spread = np.asarray(self.task_std, dtype=np.float64)
+        return spread**2 if spread.ndim else np.full(self.n_features, spread**2 / self.n_features)
 
     def sample_tasks(self, n_tasks: int, n_rows: int, seed: int = 0) -> TaskSet:
         """Draw tasks of `n_rows` rows each; task i is the same whatever the number of tasks."""
@@ -61,7 +108,13 @@ class MixedLinearRegression:
         return TaskSet.from_arrays(X, y, np.repeat(np.arange(n_tasks), n_rows))
 
     def _sample(self, n_rows: int, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-        centre = np.zeros(self.n_features) if self.mean is None else np.asarray(self.mean, dtype=float)
-        w = centre + self.task_std / np.sqrt(self.n_features) * rng.standard_normal(self.n_features)
-        X = rng.standard_normal((n_rows, self.n_features))
+        w = self.centre + np.sqrt(self.task_variances) * rng.standard_normal(self.n_features)
+        X = self._sample_features((n_rows, self.n_features), rng) * np.sqrt(self.eigenvalues)
         return X, X @ w + self.noise_std * rng.standard_normal(n_rows)
+
+    def _sample_features(self, shape: tuple[int, int], rng: np.random.Generator) -> FloatArray:
+        """Return independent entries of unit variance and the given fourth moment."""
+        if self.fourth_moment == GAUSSIAN_FOURTH_MOMENT:
+            return rng.standard_normal(shape)
+        signs = np.where(rng.random(shape) < 0.5, -1.0, 1.0)
+        return np.where(rng.random(shape) < 1 / self.fourth_moment, signs * np.sqrt(self.fourth_moment), 0.0)

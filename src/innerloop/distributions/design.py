@@ -1,0 +1,95 @@
+"""The sizes of a meta-learning experiment."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, final
+
+from innerloop._checks import as_count, as_nonnegative
+
+InnerRule = Literal["gradient", "implicit"]
+Size = int | Sequence[int]
+
+
+class Group(NamedTuple):
+    """Training tasks of the same sizes."""
+
+    n_support: int
+    n_query: int
+    n_tasks: int
+
+
+@final
+@dataclass(frozen=True)
+class Design:
+    r"""How many tasks and rows there are, and how tasks adapt.
+
+    Parameters
+    ----------
+    n_tasks
+        m, training tasks.
+    n_support : int or (n_tasks,)
+        n_t, rows of each training task that the inner loop sees.
+    n_query : int or (n_tasks,)
+        n_v, rows of each training task that score it.
+    n_adapt
+        n_r, rows on which a new task adapts.
+    n_steps
+        K, inner steps in meta-training.
+    n_adapt_steps
+        Inner steps on a new task; None is `n_steps`.
+    l2
+        Penalty (l2 / 2) |coef - init|^2 beside half the mean squared error, as in `solve`.
+    inner_rule
+        "gradient" steps, or "implicit": the inner minimiser of
+        half the mean squared error + |coef - init|^2 / (2 inner_lr), as in implicit MAML, for rates from 0.
+    """
+
+    n_tasks: int
+    n_support: Size
+    n_query: Size
+    n_adapt: int
+    n_steps: int = 1
+    n_adapt_steps: int | None = None
+    l2: float = 0.0
+    inner_rule: InnerRule = "gradient"
+
+    def __post_init__(self) -> None:
+        for name in ("n_tasks", "n_adapt", "n_steps"):
+            as_count(getattr(self, name), name)
+        if self.n_adapt_steps is not None:
+            as_count(self.n_adapt_steps, "n_adapt_steps")
+        for name in ("n_support", "n_query"):
+            self._sizes(name)
+        if as_nonnegative(self.l2, "l2").ndim:
+            raise ValueError("`l2` must be a single number.")
+        if self.inner_rule not in ("gradient", "implicit"):
+            raise ValueError(f"`inner_rule` must be 'gradient' or 'implicit', got {self.inner_rule!r}.")
+        if self.inner_rule == "implicit" and (self.n_steps, self.adapt_steps) != (1, 1):
+            raise ValueError("`n_steps` must be 1 with inner_rule='implicit', which solves the inner problem exactly.")
+
+    def _sizes(self, name: str) -> list[int]:
+        value = getattr(self, name)
+        if not isinstance(value, Sequence) and not hasattr(value, "__len__"):
+            return [as_count(value, name)] * self.n_tasks
+        if len(value) != self.n_tasks:
+            raise ValueError(f"`{name}` must be one number or one per task ({self.n_tasks}), got {len(value)}.")
+        return [as_count(size, name) for size in value]
+
+    @property
+    def adapt_steps(self) -> int:
+        """Inner steps on a new task."""
+        return self.n_steps if self.n_adapt_steps is None else self.n_adapt_steps
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """Training tasks grouped by their sizes."""
+        counts = Counter(zip(self._sizes("n_support"), self._sizes("n_query"), strict=True))
+        return tuple(Group(n_support, n_query, n) for (n_support, n_query), n in sorted(counts.items()))
+
+    @property
+    def n_query_rows(self) -> int:
+        """N, query rows of all training tasks together."""
+        return sum(group.n_query * group.n_tasks for group in self.groups)

@@ -1,0 +1,15 @@
+"""The expected test loss before any training, and the best pair of rates."""
+
+from innerloop.theory.expected import MethodChoice, choose_method, expected_loss
+from innerloop.theory.optimum import RateOptimum, optimal_rates
+from innerloop.theory.wishart import wishart_trace_moment, wishart_word_moment
+
+__all__ = [
+    "MethodChoice",
+    "RateOptimum",
+    "choose_method",
+    "expected_loss",
+    "optimal_rates",
+    "wishart_trace_moment",
+    "wishart_word_moment",
+]

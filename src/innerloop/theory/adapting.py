@@ -1,0 +1,133 @@
+"""The test side: what a new task's adaptation makes of given meta-parameters, exactly (docs/theory.md, 7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import comb
+from typing import final
+
+import numpy as np
+from numpy.polynomial import polynomial
+
+from innerloop._checks import FloatArray
+from innerloop.distributions import Design, MixedLinearRegression
+from innerloop.distributions.mixed_linear import GAUSSIAN_FOURTH_MOMENT
+from innerloop.theory.spectrum import inner_filters, wishart_spectrum
+from innerloop.theory.wishart import wishart_diagonal, wishart_trace_moment, wishart_word_moment
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class AdaptedLoss:
+    r"""Half the mean squared error after adaptation, a function of the rate r and of E(omega* - w0)_j^2.
+
+    .. math:: L = \tfrac12 \{ \sigma^2 (1 + f(r)) + \sum_j \Omega_j(r) (\tau_j^2 + E(\omega^* - w_0)_j^2) \}
+
+    With isotropic features and tasks there is one direction that stands for all: tau^2 is nu^2, and the error the sum.
+
+    Parameters
+    ----------
+    noise
+        sigma^2.
+    spread : (directions,)
+        tau_j^2.
+    weights : (powers, directions)
+        Omega_j as coefficients of powers of r.
+    passed_noise : (powers,)
+        f as coefficients of powers of r.
+    implicit : Design or None
+        With an implicit inner rule, which is no polynomial: the design, and n_features in `n_features`.
+    """
+
+    noise: float
+    spread: FloatArray
+    weights: FloatArray
+    passed_noise: FloatArray
+    implicit: Design | None = None
+    n_features: int = 0
+
+    @classmethod
+    def build(cls, dist: MixedLinearRegression, design: Design) -> AdaptedLoss:
+        """Return the loss of a distribution and a design, or refuse by name what is not derived."""
+        noise = dist.noise_std**2
+        if dist.fourth_moment != GAUSSIAN_FOURTH_MOMENT and (design.adapt_steps > 1 or design.inner_rule != "gradient"):
+            raise ValueError(
+                "`fourth_moment` must be 3 (Gaussian) unless a new task adapts by one gradient step: no other "
+                "expectation is derived; use estimate_loss."
+            )
+        if not dist.is_isotropic:
+            weights, passed = _general(dist, design)
+            return cls(noise, dist.task_variances, weights, passed)
+        spread = np.array([dist.task_variances.sum()])
+        weights, passed = _isotropic(dist, design)
+        implicit = design if design.inner_rule == "implicit" else None
+        return cls(noise, spread, weights, passed, implicit, dist.n_features)
+
+    def __call__(self, adapt_lr: FloatArray, error: FloatArray) -> FloatArray:
+        """Return the loss at rates (...,) and errors (..., directions)."""
+        weights, passed = self._at(adapt_lr)
+        return 0.5 * (self.noise * (1 + passed) + (weights * (self.spread + error)).sum(axis=-1))
+
+    def best_rate(self, error: FloatArray) -> float:
+        """Return the rate of the lowest loss, for errors (directions,)."""
+        if self.implicit is not None:
+            return _scan_rates(self, error)
+        loss = self.noise * self.passed_noise + self.weights @ (self.spread + error)
+        if not np.isfinite(loss).all():
+            return float("nan")
+        slope = polynomial.polytrim(polynomial.polyder(loss), tol=0)
+        roots = polynomial.polyroots(slope)
+        real = roots.real[np.abs(roots.imag) < 1e-7 * (1 + np.abs(roots.real))]
+        return float(real[np.argmin(polynomial.polyval(real, loss))]) if len(real) else 0.0
+
+    def _at(self, adapt_lr: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the weights (..., directions) and the noise (...,) at rates."""
+        if self.implicit is None:
+            weights = np.moveaxis(polynomial.polyval(adapt_lr, self.weights), 0, -1)
+            return weights, polynomial.polyval(adapt_lr, self.passed_noise)
+        spectrum, p = wishart_spectrum(self.implicit.n_adapt, self.n_features), self.n_features
+        kept, taken = inner_filters(self.implicit, np.asarray(adapt_lr)[..., None], spectrum.nodes)
+        return (kept @ spectrum.weights)[..., None] / p, taken @ spectrum.weights / self.implicit.n_adapt
+
+
+def _isotropic(dist: MixedLinearRegression, design: Design) -> tuple[FloatArray, FloatArray]:
+    """Return E tr A^2K / p and E tr F / n_r (equations 7.2 and 7.3)."""
+    p, n, K = dist.n_features, design.n_adapt, design.adapt_steps
+    moments = [wishart_trace_moment([k], n, p) / n**k for k in range(2 * K + 1)]
+    moments[2] += (dist.fourth_moment - GAUSSIAN_FOURTH_MOMENT) * p / n
+    kept = np.array([comb(2 * K, j) * (-1) ** j * moments[j] / p for j in range(2 * K + 1)])
+    return kept[:, None], _noise_coefficients(moments, n, K)
+
+
+def _general(dist: MixedLinearRegression, design: Design) -> tuple[FloatArray, FloatArray]:
+    """Return the diagonal of E A^K Sigma A^K and E tr Sigma F / n_r, any covariance (equation 16.3)."""
+    if design.inner_rule == "implicit":
+        raise ValueError("`inner_rule` must be 'gradient' unless features are isotropic; use estimate_loss.")
+    s, n, K = dist.eigenvalues, design.n_adapt, design.adapt_steps
+    weights = np.zeros((2 * K + 1, len(s)))
+    for i in range(K + 1):
+        for j in range(K + 1):
+            sign = (-1) ** (i + j) * comb(K, i) * comb(K, j)
+            weights[i + j] += sign * wishart_diagonal(i, 1, j, n, s) / float(n) ** (i + j)
+    weights[2] += (dist.fourth_moment - GAUSSIAN_FOURTH_MOMENT) * s**3 / n
+    words = [wishart_word_moment([[0] * (k - 1) + [1]], n, s) / float(n) ** k if k else 0.0 for k in range(2 * K)]
+    return weights, _noise_coefficients(words, n, K)
+
+
+def _noise_coefficients(moments: list[float], n: int, K: int) -> FloatArray:
+    """Return E tr F(S / n) / n as coefficients of powers of the rate, F(s) = (1 - (1 - r s)^K)^2 / s."""
+    passed = np.zeros(2 * K + 1)
+    for i in range(1, K + 1):
+        for j in range(1, K + 1):
+            passed[i + j] += (-1) ** (i + j) * comb(K, i) * comb(K, j) * moments[i + j - 1] / n
+    return passed
+
+
+def _scan_rates(loss: AdaptedLoss, error: FloatArray) -> float:
+    """Return the best of implicit rates, which are positive."""
+    from scipy.optimize import minimize_scalar
+
+    found = minimize_scalar(
+        lambda log: float(loss(np.exp(np.array(log)), error)), bounds=(-20, 20), method="bounded", options={"xatol": 1e-9}
+    )
+    return float(np.exp(found.x))

@@ -1,0 +1,194 @@
+"""The expected test loss, and which method gives it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, final
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from innerloop._checks import FloatArray, as_floats, check_finite
+from innerloop.distributions import Design, MixedLinearRegression
+from innerloop.distributions.mixed_linear import GAUSSIAN_FOURTH_MOMENT
+from innerloop.theory.adapting import AdaptedLoss
+from innerloop.theory.covariance import general_error
+from innerloop.theory.deterministic import isotropic_parts
+from innerloop.theory.leading import leading_error
+
+Method = Literal["auto", "leading-order", "deterministic-equivalent"]
+METHODS = ("auto", "leading-order", "deterministic-equivalent")
+
+
+@final
+@dataclass(frozen=True)
+class MethodChoice:
+    """How an expected loss is computed.
+
+    Parameters
+    ----------
+    name
+        "leading-order" or "deterministic-equivalent".
+    trust
+        How far it can be trusted, in a sentence.
+    """
+
+    name: str
+    trust: str
+
+
+def expected_loss(
+    dist: MixedLinearRegression,
+    design: Design,
+    inner_lr: ArrayLike,
+    adapt_lr: ArrayLike,
+    init: ArrayLike | None = None,
+    method: Method = "auto",
+) -> FloatArray | float:
+    """Return the expected test loss: HALF the mean squared error on new tasks, label noise included.
+
+    Parameters
+    ----------
+    dist, design
+        The tasks, and the sizes.
+    inner_lr, adapt_lr
+        Rates, of shapes that broadcast; any finite numbers.
+    init : (n_features,)
+        Where meta-training starts; None is zero.
+    method
+        "deterministic-equivalent" holds at any ratio of query rows to features, "leading-order" is the paper's limit
+        of very few or very many. "auto" takes the first. `choose_method` says how far to trust it.
+
+    Returns
+    -------
+    float or array
+        Of the shape that the rates broadcast to. Infinite for one task with more query rows than features and a
+        positive inner rate; NaN within one query row of `n_features` without a penalty, where no mean exists.
+
+    Raises
+    ------
+    ValueError
+        If a rate is not finite, sizes contradict each other, or the method does not cover the design.
+
+    Notes
+    -----
+    Equations 7.1, 9.4, 10.1, 12.2, 13.2, 14.3 and 16.1 of docs/theory.md.
+    """
+    rates = [as_floats(rate, name) for rate, name in ((inner_lr, "inner_lr"), (adapt_lr, "adapt_lr"))]
+    for rate, name in zip(rates, ("inner_lr", "adapt_lr"), strict=True):
+        _check_rates(rate, name, design)
+    try:
+        inner, adapt = np.broadcast_arrays(*rates)
+    except ValueError:
+        shapes = " and ".join(str(rate.shape) for rate in rates)
+        raise ValueError(f"`inner_lr` and `adapt_lr` must have shapes that broadcast, got {shapes}.") from None
+    error = training_error(dist, design, inner, init, method)
+    loss = AdaptedLoss.build(dist, design)(adapt, error)
+    return float(loss) if loss.ndim == 0 else loss
+
+
+def training_error(
+    dist: MixedLinearRegression,
+    design: Design,
+    inner_lr: FloatArray,
+    init: ArrayLike | None = None,
+    method: Method = "auto",
+) -> FloatArray:
+    """Return E(omega* - w0)_j^2, of shape (..., directions): with isotropic features and tasks the sum, alone."""
+    offset = _offset(dist, init)
+    name = choose_method(dist, design, method).name
+    if name == "leading-order":
+        return leading_error(dist, design, inner_lr, float(offset @ offset))[..., None]
+    rates, place = np.unique(inner_lr, return_inverse=True)
+    if dist.is_isotropic:
+        start, noise = float(offset @ offset), dist.noise_std**2
+        spread = float(dist.task_variances.sum())
+        parts = (isotropic_parts(design, dist.n_features, float(rate)) for rate in rates)
+        errors = np.array([[_total(part, (noise, spread, start))] for part in parts])
+    else:
+        errors = np.array([general_error(dist, design, float(rate), offset**2) for rate in rates])
+    return errors[place.reshape(inner_lr.shape)]
+
+
+def choose_method(dist: MixedLinearRegression, design: Design, method: Method = "auto") -> MethodChoice:
+    """Return which method `expected_loss` uses, and how far it is trusted.
+
+    Raises
+    ------
+    ValueError
+        If the method does not cover the distribution and the design; `estimate_loss` covers all.
+    """
+    if method not in METHODS:
+        raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {method!r}.")
+    if method == "leading-order":
+        _check_leading(dist, design)
+        over = design.n_query_rows < dist.n_features
+        limit = "fewer query rows than features by far" if over else "far more query rows than features, and many tasks"
+        return MethodChoice(
+            method,
+            f"Leading order for {limit}: within 5 % only for N/p below 0.05, or above 20 with many tasks (here N/p = "
+            f"{design.n_query_rows / dist.n_features:.3g}, {design.n_tasks} tasks).",
+        )
+    return MethodChoice("deterministic-equivalent", _trust(dist, design))
+
+
+def _trust(dist: MixedLinearRegression, design: Design) -> str:
+    n_rows, p = design.n_query_rows, dist.n_features
+    gap = abs(p - n_rows)
+    if design.l2 == 0 and gap <= 1:
+        return f"{n_rows} query rows and {p} features, without a penalty: the expected loss does not exist (NaN)."
+    if design.l2 == 0 and design.n_tasks == 1 and n_rows > p and design.inner_rule == "gradient":
+        return "One task with more query rows than features: infinite for positive inner rates, exact at zero."
+    if dist.fourth_moment != GAUSSIAN_FOURTH_MOMENT:
+        return "Features are not Gaussian: the test side is exact, meta-training holds to leading order in p."
+    if design.l2 == 0 and gap <= max(4, 0.07 * p):
+        return f"{n_rows} query rows and {p} features: near the peak at N = p, expect errors of some percent."
+    if not dist.is_isotropic:
+        return "Correlated features: within about 1.6 % of the error of the meta-parameters at p = 60."
+    if design.l2 > 0:
+        return "Ridge outer loop: within about 1 % of the error of the meta-parameters at p = 60."
+    if n_rows < p:
+        return "Exact in the numbers of tasks and in the task spread; label noise to second order in 1/p."
+    return "Exact without an inner loop; within about 1 % of the error of the meta-parameters otherwise, at p = 60."
+
+
+def _check_leading(dist: MixedLinearRegression, design: Design) -> None:
+    """Refuse what the paper's formulas do not cover."""
+    reasons = {
+        "isotropic features and tasks": dist.is_isotropic,
+        "tasks of one size": len(design.groups) == 1,
+        "one gradient step": design.n_steps == 1 and design.inner_rule == "gradient",
+        "no penalty": design.l2 == 0,
+        "another number of query rows than features": design.n_query_rows != dist.n_features,
+        "Gaussian features where query rows outnumber them": dist.fourth_moment == GAUSSIAN_FOURTH_MOMENT
+        or design.n_query_rows < dist.n_features,
+    }
+    missing = [reason for reason, holds in reasons.items() if not holds]
+    if missing:
+        raise ValueError(
+            f"`method` 'leading-order' needs {', '.join(missing)}; use 'deterministic-equivalent' or estimate_loss."
+        )
+
+
+def _check_rates(rates: FloatArray, name: str, design: Design) -> None:
+    if not np.isfinite(rates).all():
+        first = rates[~np.isfinite(rates)].flat[0]
+        raise ValueError(f"`{name}` must be finite (zero and negative are fine), got {first}.")
+    if design.inner_rule == "implicit" and (rates < 0).any():
+        raise ValueError(f"`{name}` must be zero or positive with inner_rule='implicit', got {rates.min()}.")
+
+
+def _total(parts: tuple[float, float, float], scales: tuple[float, float, float]) -> float:
+    """Return the sum of parts, without those that are scaled by zero."""
+    return sum(part * scale for part, scale in zip(parts, scales, strict=True) if scale)
+
+
+def _offset(dist: MixedLinearRegression, init: ArrayLike | None) -> FloatArray:
+    """Return omega_0 - w0."""
+    if init is None:
+        return -dist.centre
+    start = as_floats(init, "init")
+    check_finite(start, "init")
+    if start.shape != (dist.n_features,):
+        raise ValueError(f"`init` must have shape ({dist.n_features},), one per feature, got {start.shape}.")
+    return start - dist.centre
