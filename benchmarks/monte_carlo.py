@@ -32,8 +32,7 @@ def estimate(
     weight = weights.mean(axis=0)
     errors: list[np.ndarray] = []
     while True:
-        for _ in range(4):
-            errors.append(squared_error(rng, sizes, s, sw, d0, sigma2, inner_lr))
+        errors.extend(squared_error(rng, sizes, s, sw, d0, sigma2, inner_lr) for _ in range(4))
         M = np.array(errors)
         per_run = M @ weight
         loss = 0.5 * (sigma2 * (1 + noise.mean()) + weight @ sw + per_run.mean())
@@ -71,9 +70,7 @@ def test_side(rng: Any, s: Any, n: int, K: int, r: float, n_samples: int) -> tup
 def squared_error(rng: Any, sizes: dict[str, Any], s: Any, sw: Any, d0: Any, sigma2: float, a: float) -> Any:
     """Return E[(omega* - w0)^2 | X] per direction for one draw of all features."""
     p, K = len(s), sizes["K"]
-    tasks = zip(
-        np.broadcast_to(sizes["n_t"], sizes["m"]), np.broadcast_to(sizes["n_v"], sizes["m"]), strict=True
-    )
+    tasks = zip(np.broadcast_to(sizes["n_t"], sizes["m"]), np.broadcast_to(sizes["n_v"], sizes["m"]), strict=True)
     rows, noises = [], []
     for n_t, n_v in tasks:
         X, B = (rng.standard_normal((n, p)) * np.sqrt(s) for n in (n_t, n_v))

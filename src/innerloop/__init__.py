@@ -16,13 +16,15 @@ from innerloop.solve import IllConditionedWarning, MetaPath, MetaSolution, solve
 from innerloop.tasks import TaskSet
 
 if TYPE_CHECKING:
-    from innerloop.distributions import MixedLinearRegression
+    from innerloop.distributions import Design, MixedLinearRegression
     from innerloop.estimators import MetaRegressor
     from innerloop.storage import load_model, save_model
+    from innerloop.theory import RateOptimum, choose_method, expected_loss, optimal_rates
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Design",
     "Episodes",
     "IllConditionedWarning",
     "MetaObjective",
@@ -30,8 +32,12 @@ __all__ = [
     "MetaRegressor",
     "MetaSolution",
     "MixedLinearRegression",
+    "RateOptimum",
     "TaskSet",
+    "choose_method",
+    "expected_loss",
     "load_model",
+    "optimal_rates",
     "save_model",
     "solve",
     "solve_path",
@@ -39,9 +45,14 @@ __all__ = [
 
 # Names whose rooms need more than numpy and scipy are loaded on first use.
 _ON_FIRST_USE = {
+    "Design": "innerloop.distributions",
     "MetaRegressor": "innerloop.estimators",
     "MixedLinearRegression": "innerloop.distributions",
+    "RateOptimum": "innerloop.theory",
+    "choose_method": "innerloop.theory",
+    "expected_loss": "innerloop.theory",
     "load_model": "innerloop.storage",
+    "optimal_rates": "innerloop.theory",
     "save_model": "innerloop.storage",
 }
 

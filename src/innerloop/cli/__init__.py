@@ -1,4 +1,4 @@
-"""The command line: `innerloop fit`, `innerloop predict`, `innerloop demo`."""
+"""The command line: `innerloop fit`, `innerloop predict`, `innerloop demo`, `innerloop theory`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ app = App(
 app.command("innerloop.cli.fit:fit")
 app.command("innerloop.cli.predict:predict")
 app.command("innerloop.cli.demo:demo")
+app.command("innerloop.cli.theory:theory")
 
 
 def main() -> NoReturn:

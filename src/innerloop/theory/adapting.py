@@ -66,7 +66,8 @@ class AdaptedLoss:
     def __call__(self, adapt_lr: FloatArray, error: FloatArray) -> FloatArray:
         """Return the loss at rates (...,) and errors (..., directions)."""
         weights, passed = self._at(adapt_lr)
-        return 0.5 * (self.noise * (1 + passed) + (weights * (self.spread + error)).sum(axis=-1))
+        loss: FloatArray = 0.5 * (self.noise * (1 + passed) + (weights * (self.spread + error)).sum(axis=-1))
+        return loss
 
     def best_rate(self, error: FloatArray) -> float:
         """Return the rate of the lowest loss, for errors (directions,)."""
@@ -83,8 +84,8 @@ class AdaptedLoss:
     def _at(self, adapt_lr: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return the weights (..., directions) and the noise (...,) at rates."""
         if self.implicit is None:
-            weights = np.moveaxis(polynomial.polyval(adapt_lr, self.weights), 0, -1)
-            return weights, polynomial.polyval(adapt_lr, self.passed_noise)
+            powers = np.asarray(adapt_lr, dtype=np.float64)[..., None] ** np.arange(len(self.weights))
+            return powers @ self.weights, powers @ self.passed_noise
         spectrum, p = wishart_spectrum(self.implicit.n_adapt, self.n_features), self.n_features
         kept, taken = inner_filters(self.implicit, np.asarray(adapt_lr)[..., None], spectrum.nodes)
         return (kept @ spectrum.weights)[..., None] / p, taken @ spectrum.weights / self.implicit.n_adapt
@@ -128,6 +129,9 @@ def _scan_rates(loss: AdaptedLoss, error: FloatArray) -> float:
     from scipy.optimize import minimize_scalar
 
     found = minimize_scalar(
-        lambda log: float(loss(np.exp(np.array(log)), error)), bounds=(-20, 20), method="bounded", options={"xatol": 1e-9}
+        lambda log: float(loss(np.exp(np.array(log)), error)),
+        bounds=(-20, 20),
+        method="bounded",
+        options={"xatol": 1e-9},
     )
     return float(np.exp(found.x))

@@ -98,9 +98,7 @@ def _penalty_of(spectrum: Spectrum, dimension: float) -> float:
     return float(np.exp(brentq(excess, -_LOG_RANGE, _LOG_RANGE, xtol=1e-10)))
 
 
-def _ridge_task_part(
-    n_query: int, n_rows: int, n_features: int, ridge: tuple[Spectrum, float], exact: bool
-) -> float:
+def _ridge_task_part(n_query: int, n_rows: int, n_features: int, ridge: tuple[Spectrum, float], exact: bool) -> float:
     """Return E tr R W^2 R, R = (H + lam)^-1, from E U X U = (x + y) X + y tr X and the spectrum of H / N."""
     (s, weights), penalty = ridge
     resolvent = 1 / (s + penalty)

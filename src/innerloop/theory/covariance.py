@@ -91,7 +91,8 @@ def _finite_size_ratios(design: Design, p: int, inner_lr: float, scale: float) -
 class _Equations:
     """The fixed point of equation 16.4 in log kappa and T, one of each for every group of tasks.
 
-    A source (sigma^2, tau^2, eps) is a direction in which to differentiate: noise, task variances, a weight of the start.
+    A source (sigma^2, tau^2, eps) is a direction in which to differentiate: noise, task variances, a weight of the
+    start.
     """
 
     groups: tuple[Group, ...]
@@ -129,7 +130,9 @@ class _Equations:
         steps = x + 1j * _COMPLEX_STEP * np.eye(len(x))
         return np.array([self.residual(step).imag / _COMPLEX_STEP for step in steps]).T
 
-    def derivative(self, x: FloatArray, jacobian: FloatArray, source: tuple[float, FloatArray, FloatArray]) -> FloatArray:
+    def derivative(
+        self, x: FloatArray, jacobian: FloatArray, source: tuple[float, FloatArray, FloatArray]
+    ) -> FloatArray:
         """Return minus the derivative of the resolvent's diagonal in the direction of a source."""
         sigma2, spread, weight = source
         step = 1j * _COMPLEX_STEP
@@ -153,8 +156,10 @@ class _Equations:
             self._stiffness(group, np.exp(log_kappa), T, source)
             for group, (log_kappa, T) in zip(self.groups, parts, strict=True)
         ]
-        total = self.penalty + source[2] + sum(
-            group.n_tasks * stiffness for group, (stiffness, _) in zip(self.groups, local, strict=True)
+        total = (
+            self.penalty
+            + source[2]
+            + sum(group.n_tasks * stiffness for group, (stiffness, _) in zip(self.groups, local, strict=True))
         )
         changes = []
         for group, (log_kappa, T), (stiffness, H) in zip(self.groups, parts, local, strict=True):
@@ -175,7 +180,7 @@ class _Equations:
         M[fields, K + fields] = M[K + fields, fields] = -self.inner_lr / n
         M[K:, K:] += source[0] * self.inner_lr**2 / n**2
         delta = n * M @ np.linalg.inv(np.eye(2 * K) + T @ M)
-        H = self.s[:, None, None] * delta
+        H: Values = self.s[:, None, None] * delta
         H[:, K + fields, fields] += 1
         H[:, fields, K + fields] += 1
         H[:, K + fields[:-1], fields[1:]] -= 1
@@ -183,7 +188,8 @@ class _Equations:
         H[:, -1, -1] -= 1 / (kappa * self.s)
         rest = np.linalg.solve(H[:, 1:, 1:], H[:, 1:, :1])
         h = H[:, 0, 0] - (H[:, :1, 1:] @ rest)[:, 0, 0]
-        return h / (1 - source[1] * h), H
+        stiffness: Values = h / (1 - source[1] * h)
+        return stiffness, H
 
     def _start(self) -> FloatArray:
         size = 2 * self.n_steps

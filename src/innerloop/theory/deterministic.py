@@ -211,4 +211,6 @@ def _variances(fields: list[_Field], ks: list[float], gamma: float, n_tasks: int
 
 def _root(function: Callable[[float], float], upper: float = _LOG_RANGE) -> float:
     """Solve an increasing function of a positive number, up to exp(upper)."""
-    return float(np.exp(brentq(lambda log: function(np.exp(log)), -max(upper, _LOG_RANGE), upper, xtol=1e-13, rtol=1e-14)))
+    return float(
+        np.exp(brentq(lambda log: function(np.exp(log)), -max(upper, _LOG_RANGE), upper, xtol=1e-13, rtol=1e-14))
+    )

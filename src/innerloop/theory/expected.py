@@ -135,21 +135,30 @@ def choose_method(dist: MixedLinearRegression, design: Design, method: Method = 
 def _trust(dist: MixedLinearRegression, design: Design) -> str:
     n_rows, p = design.n_query_rows, dist.n_features
     gap = abs(p - n_rows)
-    if design.l2 == 0 and gap <= 1:
-        return f"{n_rows} query rows and {p} features, without a penalty: the expected loss does not exist (NaN)."
-    if design.l2 == 0 and design.n_tasks == 1 and n_rows > p and design.inner_rule == "gradient":
-        return "One task with more query rows than features: infinite for positive inner rates, exact at zero."
-    if dist.fourth_moment != GAUSSIAN_FOURTH_MOMENT:
-        return "Features are not Gaussian: the test side is exact, meta-training holds to leading order in p."
-    if design.l2 == 0 and gap <= max(4, 0.07 * p):
-        return f"{n_rows} query rows and {p} features: near the peak at N = p, expect errors of some percent."
-    if not dist.is_isotropic:
-        return "Correlated features: within about 1.6 % of the error of the meta-parameters at p = 60."
-    if design.l2 > 0:
-        return "Ridge outer loop: within about 1 % of the error of the meta-parameters at p = 60."
-    if n_rows < p:
-        return "Exact in the numbers of tasks and in the task spread; label noise to second order in 1/p."
-    return "Exact without an inner loop; within about 1 % of the error of the meta-parameters otherwise, at p = 60."
+    one_task = design.n_tasks == 1 and n_rows > p and design.inner_rule == "gradient"
+    cases = (
+        (
+            design.l2 == 0 and gap <= 1,
+            f"{n_rows} query rows and {p} features, without a penalty: the expected loss does not exist (NaN).",
+        ),
+        (
+            design.l2 == 0 and one_task,
+            "One task with more query rows than features: infinite for positive inner rates, exact at zero.",
+        ),
+        (
+            dist.fourth_moment != GAUSSIAN_FOURTH_MOMENT,
+            "Features are not Gaussian: the test side is exact, meta-training holds to leading order in p.",
+        ),
+        (
+            design.l2 == 0 and gap <= max(4, 0.07 * p),
+            f"{n_rows} query rows and {p} features: near the peak at N = p, expect errors of some percent.",
+        ),
+        (not dist.is_isotropic, "Correlated features: within about 1 % of the loss at p = 60."),
+        (design.l2 > 0, "Ridge outer loop: within about 1 % of the loss at p = 60."),
+        (n_rows < p, "Exact in the number of tasks and in the task spread; label noise to second order in 1/p."),
+    )
+    otherwise = "Exact without an inner loop, and within about 1 % of the loss otherwise, at p = 60."
+    return next((sentence for applies, sentence in cases if applies), otherwise)
 
 
 def _check_leading(dist: MixedLinearRegression, design: Design) -> None:

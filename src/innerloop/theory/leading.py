@@ -38,7 +38,7 @@ def leading_error(
 def leading_optimum(n_features: int, n_support: int) -> float:
     r"""Return the best inner rate for N << p, :math:`-(n_t + 1 + \sqrt{(n_t + 1)^2 + 4 n_t p}) / (2 p)` (9.5)."""
     half = n_support + 1
-    return -(half + np.sqrt(half**2 + 4 * n_support * n_features)) / (2 * n_features)
+    return float(-(half + np.sqrt(half**2 + 4 * n_support * n_features)) / (2 * n_features))
 
 
 def _sizes(dist: MixedLinearRegression, design: Design) -> tuple[int, int, int, float, float]:
@@ -47,9 +47,7 @@ def _sizes(dist: MixedLinearRegression, design: Design) -> tuple[int, int, int, 
     return dist.n_features, group.n_support, group.n_query, dist.noise_std**2, float(spread)
 
 
-def _overparameterised(
-    dist: MixedLinearRegression, design: Design, a: FloatArray, start_squared: float
-) -> FloatArray:
+def _overparameterised(dist: MixedLinearRegression, design: Design, a: FloatArray, start_squared: float) -> FloatArray:
     p, n, _, noise, spread = _sizes(dist, design)
     x = design.n_query_rows / p
     kept = (1 - a) ** 2 + a**2 * (p + dist.fourth_moment - 2) / n
@@ -70,7 +68,7 @@ def _polynomials(n: int, p: int) -> tuple[list[float], list[float], list[float],
     """Return g1 to g4 of equation 10.2 as coefficients of powers of the rate, from exact moments."""
 
     def moment(*powers: int) -> float:
-        return wishart_trace_moment(powers, n, p) / n ** sum(powers)
+        return wishart_trace_moment(powers, n, p) / float(n) ** sum(powers)
 
     g1 = [comb(4, j) * (-1) ** j * moment(j) / p for j in range(5)]
     g2, g4 = [0.0] * 5, [0.0] * 3

@@ -106,7 +106,7 @@ def optimal_rates(
     else:
         inner = _minimise(adapted, grid)
     tied = _minimise(lambda rate: float(loss(np.array(rate), error(rate))), grid)
-    limits = [adapted(side * _FAR * natural) if side >= grid[0] else np.nan for side in (-1.0, 1.0)]
+    limits = [adapted(side * _FAR * natural) if grid[0] < 0 or side > 0 else np.nan for side in (-1.0, 1.0)]
     best = adapted(inner)
     for side, limit in zip((-np.inf, np.inf), limits, strict=True):
         if limit < best - 1e-12 * abs(best):
@@ -150,7 +150,7 @@ def _n_candidates(dist: MixedLinearRegression) -> int:
 
 def _grid(natural: float, design: Design, n: int) -> FloatArray:
     sizes = natural * np.geomspace(_FINEST, _WIDEST, n)
-    below = [] if design.inner_rule == "implicit" else -sizes[::-1]
+    below = sizes[:0] if design.inner_rule == "implicit" else -sizes[::-1]
     return np.concatenate([below, [0.0], sizes])
 
 

@@ -57,7 +57,7 @@ def wishart_spectrum(n_rows: int, n_features: int, first_order: bool = True) -> 
     return Spectrum(nodes, weights)
 
 
-def inner_filters(design: Design, inner_lr: float, nodes: FloatArray) -> tuple[FloatArray, FloatArray]:
+def inner_filters(design: Design, inner_lr: float | FloatArray, nodes: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return A(s)^2 and F(s) = (1 - A(s))^2 / s, what an inner rule keeps of the start and takes of the noise (9.2)."""
     if design.inner_rule == "implicit":
         kept = 1 / (1 + inner_lr * nodes)

@@ -52,13 +52,13 @@ def wishart_trace_moment(exponents: Sequence[int], n_rows: int, n_features: int)
 def _moment(powers: tuple[int, ...], n: int, p: int) -> int:
     zeros = powers.count(0)
     if zeros == len(powers):
-        return p**zeros
+        return int(p**zeros)
     k, *rest = powers[: len(powers) - zeros]
     total = (n + k - 1) * _sorted_moment((k - 1, *rest), n, p)
     total += sum(_sorted_moment((i, k - 1 - i, *rest), n, p) for i in range(1, k))
     for j, other in enumerate(rest):
         total += 2 * other * _sorted_moment((k + other - 1, *rest[:j], *rest[j + 1 :]), n, p)
-    return total * p**zeros
+    return int(total * p**zeros)
 
 
 def _sorted_moment(powers: tuple[int, ...], n: int, p: int) -> int:
