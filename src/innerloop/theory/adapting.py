@@ -84,11 +84,18 @@ class AdaptedLoss:
     def _at(self, adapt_lr: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return the weights (..., directions) and the noise (...,) at rates."""
         if self.implicit is None:
-            powers = np.asarray(adapt_lr, dtype=np.float64)[..., None] ** np.arange(len(self.weights))
-            return powers @ self.weights, powers @ self.passed_noise
+            return _evaluate(self.weights, adapt_lr[..., None]), _evaluate(self.passed_noise, adapt_lr)
         spectrum, p = wishart_spectrum(self.implicit.n_adapt, self.n_features), self.n_features
         kept, taken = inner_filters(self.implicit, np.asarray(adapt_lr)[..., None], spectrum.nodes)
         return (kept @ spectrum.weights)[..., None] / p, taken @ spectrum.weights / self.implicit.n_adapt
+
+
+def _evaluate(coefficients: FloatArray, rates: FloatArray) -> FloatArray:
+    """Return polynomials by Horner's rule: coefficients (powers, ...), lowest first, at rates that broadcast."""
+    total = np.zeros_like(rates) + coefficients[-1]
+    for coefficient in coefficients[-2::-1]:
+        total = total * rates + coefficient
+    return total
 
 
 def _isotropic(dist: MixedLinearRegression, design: Design) -> tuple[FloatArray, FloatArray]:

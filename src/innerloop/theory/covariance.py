@@ -188,7 +188,7 @@ class _Equations:
         H[:, -1, -1] -= 1 / (kappa * self.s)
         rest = np.linalg.solve(H[:, 1:, 1:], H[:, 1:, :1])
         h = H[:, 0, 0] - (H[:, :1, 1:] @ rest)[:, 0, 0]
-        stiffness: Values = h / (1 - source[1] * h)
+        stiffness: Values = np.asarray(h / (1 - source[1] * h))
         return stiffness, H
 
     def _start(self) -> FloatArray:

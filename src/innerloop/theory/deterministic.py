@@ -39,6 +39,10 @@ class _Field(NamedTuple):
     def effective_dimension(self, k: float) -> float:
         return self.trace(k * self.kept / (1 + k * self.kept))
 
+    def free_dimension(self, k: float) -> float:
+        """p - effective_dimension, without cancellation."""
+        return self.trace(1 / (1 + k * self.kept))
+
 
 def isotropic_parts(design: Design, n_features: int, inner_lr: float, finite: bool = True) -> Parts:
     """Return the parts of E|omega* - w0|^2 at one inner rate.
@@ -122,8 +126,8 @@ def _large_p_under(fields: list[_Field], n_tasks: int, p: int) -> Parts:
         k = _root(lambda k: fields[0].effective_dimension(k) - share)
         gamma, ks = (fields[0].group.n_query - share) / (k * (p - share)), [k]
     else:
-        gamma = _root(lambda gamma: p - _dimension(fields, gamma, p))
-        ks = [_local(field, gamma, p) for field in fields]
+        gamma = _root(lambda gamma: p - _dimension(fields, gamma))
+        ks = [_local(field, gamma) for field in fields]
     return _variances(fields, ks, gamma, n_tasks, p)
 
 
@@ -146,8 +150,8 @@ def _ridge(fields: list[_Field], design: Design, p: int, finite: bool) -> Parts:
         k, gamma = _uniform_ridge(fields[0], design.n_tasks, penalty, p)
         ks = [k]
     else:
-        gamma = _root(lambda gamma: gamma * (p - _dimension(fields, gamma, p)) - penalty)
-        ks = [_local(field, gamma, p) for field in fields]
+        gamma = _root(lambda gamma: gamma * (p - _dimension(fields, gamma)) - penalty)
+        ks = [_local(field, gamma) for field in fields]
     parts = _variances(fields, ks, gamma, design.n_tasks, p)
     noise, tasks, start = pooled_ridge_ratios(design.groups, p, p - penalty / gamma) if finite else (1.0, 1.0, 1.0)
     return Parts(parts.noise * noise, parts.tasks * tasks, parts.start * penalty**2 * start)
@@ -160,24 +164,23 @@ def _uniform_ridge(field: _Field, n_tasks: int, penalty: float, p: int) -> tuple
 
     def excess(k: float) -> float:
         e = field.effective_dimension(k)
-        return penalty - (n - e) * (p - n_tasks * e) / (k * (p - e))
+        return penalty - (n - e) * (p - n_tasks * e) / (k * field.free_dimension(k))
 
     k = _root(excess, np.log(bound))
     e = field.effective_dimension(k)
-    return k, (n - e) / (k * (p - e))
+    return k, (n - e) / (k * field.free_dimension(k))
 
 
-def _dimension(fields: list[_Field], gamma: float, p: int) -> float:
+def _dimension(fields: list[_Field], gamma: float) -> float:
     """Return the sum of the effective dimensions of all tasks."""
-    return sum(f.group.n_tasks * f.effective_dimension(_local(f, gamma, p)) for f in fields)
+    return sum(f.group.n_tasks * f.effective_dimension(_local(f, gamma)) for f in fields)
 
 
-def _local(field: _Field, gamma: float, p: int) -> float:
+def _local(field: _Field, gamma: float) -> float:
     """Solve k gamma (p - e(k)) + e(k) = n_v for k: the largest where gamma is too small for a root."""
 
     def excess(k: float) -> float:
-        e = field.effective_dimension(k)
-        return k * gamma * (p - e) + e - field.group.n_query
+        return k * gamma * field.free_dimension(k) + field.effective_dimension(k) - field.group.n_query
 
     return _root(excess, 2 * _LOG_RANGE) if excess(np.exp(2 * _LOG_RANGE)) > 0 else float(np.exp(2 * _LOG_RANGE))
 
@@ -187,7 +190,7 @@ def _variances(fields: list[_Field], ks: list[float], gamma: float, n_tasks: int
     noise = tasks = total = 0.0
     for field, k in zip(fields, ks, strict=True):
         below = 1 / (1 + k * field.kept)
-        free = p - field.effective_dimension(k)
+        free = field.free_dimension(k)
         theta = gamma * free
         square = field.trace(field.kept * below**2)
         slope = k * square / (theta + square)

@@ -1,0 +1,126 @@
+"""The best pair of rates, the planner and the command."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import innerloop as il
+from innerloop.theory.planner import plan_design
+
+# theory_beyond.md, 6.5: p m nv nt nr s nu D0 | a* r* L* L(a=0).
+TABLE = [
+    (60, 3, 2, 30, 20, 1, 0.5, 0, -1.04, 0.077, 0.6541, 0.6786),
+    (60, 15, 2, 30, 20, 1, 0.5, 0, -1.04, 0.143, 0.9357, 1.1395),
+    (60, 3, 10, 60, 20, 1, 1, 1, -1.90, 0.194, 1.606, 1.854),
+    (60, 3, 18, 60, 60, 1, 1, 0, -2.20, 0.477, 3.763, 5.500),
+    (60, 3, 22, 60, 60, 1, 1, 0, -1.67, 0.479, 4.254, 6.014),
+    (60, 3, 30, 60, 60, 1, 1, 0, -0.84, 0.440, 1.590, 1.820),
+    (60, 10, 30, 30, 30, 1, 1, 0, -0.18, 0.231, 1.0915, 1.1053),
+    (60, 60, 20, 20, 20, 1, 2, 0, -0.05, 0.211, 2.2062, 2.2072),
+    (200, 20, 5, 10, 10, 0.5, 1, 1, -0.26, 0.044, 1.4125, 1.4340),
+]
+
+
+@pytest.mark.parametrize("case", TABLE, ids=str)
+def test_table_of_optima(case):
+    p, m, n_query, n_support, n_adapt, sigma, nu, d0, inner, adapt, loss, no_inner = case
+    dist, design = il.MixedLinearRegression(p, sigma, nu), il.Design(m, n_support, n_query, n_adapt)
+    best = il.optimal_rates(dist, design, init=np.full(p, np.sqrt(d0 / p)))
+    assert best.inner_lr == pytest.approx(inner, rel=0.04, abs=0.005)
+    assert best.adapt_lr == pytest.approx(adapt, rel=0.01, abs=6e-4)
+    assert best.loss == pytest.approx(loss, rel=0.015)
+    assert best.loss_no_inner == pytest.approx(no_inner, rel=0.015)
+    assert best.sign == -1
+    assert best.loss < best.loss_no_inner < best.loss_tied
+
+
+@pytest.mark.parametrize(("nu", "sign"), [(1.0, -1), (3.0, 1)])
+def test_sign_with_correlated_features(nu, sign):
+    # 6.4 (b): positive where nu^2 (1 - 1/m) (tr Sigma^2 / p - 1) > sigma^2.
+    dist = il.MixedLinearRegression(P := 60, 1.0, nu, covariance=np.repeat([0.4, 1.6], P // 2))
+    best = il.optimal_rates(dist, il.Design(3, 60, 40, 20))
+    assert best.sign == sign == -np.sign(best.slope_at_zero)
+
+
+@pytest.mark.parametrize(("nu", "l2", "best"), [(3.0, 0.5, 0.42), (1.0, 5.0, 0.09), (0.3, 0.5, -0.55)])
+def test_sign_with_a_penalty(nu, l2, best):
+    found = il.optimal_rates(il.MixedLinearRegression(60, 1.0, nu), il.Design(3, 60, 20, 20, l2=l2 / 60))
+    assert round(found.inner_lr, 2) == best
+
+
+def test_the_pair_is_a_minimum():
+    dist = il.MixedLinearRegression(40, 1.0, 0.7, covariance=np.repeat([0.4, 1.6], 20))
+    design = il.Design(3, 40, 20, 20)
+    best = il.optimal_rates(dist, design)
+    near = np.array([-0.02, 0, 0.02])
+    grid = il.expected_loss(dist, design, best.inner_lr + near[:, None], best.adapt_lr + near)
+    assert np.unravel_index(grid.argmin(), (3, 3)) == (1, 1)
+    assert best.loss == pytest.approx(grid[1, 1], rel=1e-12)
+
+
+def test_rates_decouple():
+    dist = il.MixedLinearRegression(60, 1.0, 0.5)
+    rates = [il.optimal_rates(dist, il.Design(3, 30, 2, n)).inner_lr for n in (5, 20, 100)]
+    assert np.ptp(rates) < 1e-4
+
+
+def test_limits_of_the_inner_rate():
+    dist, design = il.MixedLinearRegression(60, 1.0, 0.5), il.Design(3, 30, 2, 20)
+    best = il.optimal_rates(dist, design)
+    assert best.loss_minus_infinity == pytest.approx(best.loss_plus_infinity, rel=1e-4)
+    assert best.loss < best.loss_minus_infinity < best.loss_tied
+    far = il.expected_loss(dist, design, -1e4, best.adapt_lr)
+    assert far == pytest.approx(best.loss_minus_infinity, rel=1e-2)
+
+
+def test_plans_keep_the_budget():
+    dist = il.MixedLinearRegression(20, 1.0, 0.5)
+    plans = plan_design(dist, il.Design(2, 1, 1, 10), 120)
+    losses = [plan.best.loss for plan in plans]
+    assert losses == sorted(losses)
+    for plan in plans:
+        group = plan.design.groups[0]
+        assert group.n_tasks * (group.n_support + group.n_query) <= 120
+
+
+SIZES = "--n-tasks 3 --n-features 60 --n-support 30 --n-query 2 --n-adapt 20 --noise-std 1 --task-std 0.5".split()
+
+
+def run(*arguments):
+    code = "from innerloop.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, "theory", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_command_prints_the_table():
+    done = run(*SIZES)
+    assert done.returncode == 0
+    for word in ("both free", "tied rates", "no inner loop", "-1.058", "negative", "deterministic-equivalent"):
+        assert word in done.stdout
+
+
+def test_command_writes_json_and_the_same_picture_twice(tmp_path):
+    paths = [tmp_path / name for name in ("a.svg", "b.svg")]
+    done = [run(*SIZES, "--json", "--plot", str(path)) for path in paths]
+    assert json.loads(done[0].stdout)["sign"] == -1
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--n-tasks", "60", "--n-query", "1"], "no best rates to find"),
+        (["--n-tasks", "0"], "`n_tasks` must be at least 1"),
+        (["--noise-std", "nan"], "`noise_std` must be finite"),
+        (["--plot", "picture.gif"], "must end in .png or .svg"),
+    ],
+)
+def test_command_refuses_in_a_sentence(arguments, message):
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
