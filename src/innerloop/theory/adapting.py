@@ -92,7 +92,7 @@ class AdaptedLoss:
 
 def _evaluate(coefficients: FloatArray, rates: FloatArray) -> FloatArray:
     """Return polynomials by Horner's rule: coefficients (powers, ...), lowest first, at rates that broadcast."""
-    total = np.zeros_like(rates) + coefficients[-1]
+    total: FloatArray = np.zeros_like(rates) + coefficients[-1]
     for coefficient in coefficients[-2::-1]:
         total = total * rates + coefficient
     return total

@@ -53,8 +53,8 @@ def _beta(n_query: int, n_rows: int, n_features: int) -> tuple[float, float]:
     return float(x), float(y)
 
 
-def pooled_ridge_ratios(groups: tuple[Group, ...], n_features: int, dimension: float) -> tuple[float, float, float]:
-    """Return finite-size over large-p values of pooled ridge regression, inner_lr = 0 (equations 14.4 to 14.6).
+def pooled_ridge_parts(groups: tuple[Group, ...], n_features: int, dimension: float) -> tuple[float, float, float]:
+    """Return the parts of E|omega* - w0|^2 of pooled ridge regression, inner_lr = 0 (equations 14.4 to 14.6).
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def pooled_ridge_ratios(groups: tuple[Group, ...], n_features: int, dimension: f
     Returns
     -------
     noise, tasks, start
-        Ratios of the three parts of E|omega* - w0|^2.
+        As in `Parts`.
     """
     n_rows = sum(group.n_query * group.n_tasks for group in groups)
     large = wishart_spectrum(n_rows, n_features, first_order=False)
@@ -81,8 +81,11 @@ def pooled_ridge_ratios(groups: tuple[Group, ...], n_features: int, dimension: f
         sum(g.n_tasks * _ridge_task_part(g.n_query, n_rows, n_features, (spectrum, penalty), exact) for g in groups)
         for spectrum, exact in ((finite, True), (large, False))
     ]
-    ratios = [float(finite.weights @ values) / float(large.weights @ values) for values in (noise, start)]
-    return _resummed(ratios[0]), _resummed(tasks[0] / tasks[1]), _resummed(ratios[1])
+    return (
+        _resummed(float(finite.weights @ noise), float(large.weights @ noise)) / n_rows,
+        _resummed(*tasks) / n_features,
+        _resummed(float(finite.weights @ start), float(large.weights @ start)) * penalty**2 / n_features,
+    )
 
 
 def _penalty_of(spectrum: Spectrum, dimension: float) -> float:
@@ -121,5 +124,6 @@ def _projection(n_query: int, n_rows: int, n_features: int) -> tuple[float, floa
     return float(x), float(y)
 
 
-def _resummed(ratio: float) -> float:
-    return 1 / (1 - min(ratio - 1, _LARGEST_TERM))
+def _resummed(finite: float, large: float) -> float:
+    """Return large (1 + x) as large / (1 - x)."""
+    return large / (1 - min(finite / large - 1, _LARGEST_TERM))

@@ -147,7 +147,8 @@ class _Equations:
         total = self.penalty + source[2]
         for group, (log_kappa, T) in zip(self.groups, self._split(x), strict=True):
             total = total + group.n_tasks * self._stiffness(group, np.exp(log_kappa), T, source)[0]
-        return 1 / total
+        inverse: Values = 1 / total
+        return inverse
 
     def residual(self, x: Values, source: tuple[Any, Any, Any] = (0.0, 0.0, 0.0)) -> Values:
         """Return x minus what the equations make of it."""
@@ -188,7 +189,7 @@ class _Equations:
         H[:, -1, -1] -= 1 / (kappa * self.s)
         rest = np.linalg.solve(H[:, 1:, 1:], H[:, 1:, :1])
         h = H[:, 0, 0] - (H[:, :1, 1:] @ rest)[:, 0, 0]
-        stiffness: Values = np.asarray(h / (1 - source[1] * h))
+        stiffness: Values = h / (1 - source[1] * h)
         return stiffness, H
 
     def _start(self) -> FloatArray:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import brentq
 
 from innerloop._checks import FloatArray
 from innerloop.distributions import Design, Group
-from innerloop.theory.anchors import overparameterised_task_part, pooled_ridge_ratios, pooled_task_part
+from innerloop.theory.anchors import overparameterised_task_part, pooled_ridge_parts, pooled_task_part
+from innerloop.theory.one_task import OneTask, root
 from innerloop.theory.spectrum import inner_filters, wishart_spectrum
-
-_LOG_RANGE = 70.0
+from innerloop.theory.sum_of_tasks import Source, first_order_terms
 
 
 class Parts(NamedTuple):
@@ -35,13 +33,6 @@ class _Field(NamedTuple):
 
     def trace(self, values: FloatArray) -> float:
         return float(self.weights @ values)
-
-    def effective_dimension(self, k: float) -> float:
-        return self.trace(k * self.kept / (1 + k * self.kept))
-
-    def free_dimension(self, k: float) -> float:
-        """p - effective_dimension, without cancellation."""
-        return self.trace(1 / (1 + k * self.kept))
 
 
 def isotropic_parts(design: Design, n_features: int, inner_lr: float, finite: bool = True) -> Parts:
@@ -74,9 +65,7 @@ def isotropic_parts(design: Design, n_features: int, inner_lr: float, finite: bo
         return _overparameterised(fields, p, n_rows, finite)
     if design.n_tasks == 1:
         return _one_task(fields[0], p, inner_lr, design.inner_rule == "implicit", finite)
-    parts = _large_p_under(fields, design.n_tasks, p)
-    noise, tasks = _ratios_at_zero(design.groups, p) if finite else (1.0, 1.0)
-    return Parts(parts.noise * noise, parts.tasks * tasks, 0.0)
+    return _underparameterised(fields, design, p, finite)
 
 
 def _field(design: Design, group: Group, p: int, inner_lr: float, finite: bool) -> _Field:
@@ -91,24 +80,20 @@ def _overparameterised(fields: list[_Field], p: int, n_rows: int, finite: bool) 
     for field in fields:
         n = field.group.n_query
         share = overparameterised_task_part(n, n_rows, p) if finite else n / p * (p - n) / (p - n_rows)
-        noise += field.group.n_tasks * share * p / n * _one_task_noise(field, p, finite)
+        noise += field.group.n_tasks * share * p / n * _one_task_noise(field, finite)
         tasks += field.group.n_tasks * share
     return Parts(noise, tasks, 1 - n_rows / p)
 
 
-def _one_task_noise(field: _Field, p: int, finite: bool) -> float:
-    """Return E tr (X_v A^2 X_v')^-1 (I + X_v F X_v' / n_t) of one task, to first order in 1/p (equation 12.4)."""
-    n, weights = field.group.n_query, field.weights
-    k = _root(lambda k: field.effective_dimension(k) - n)
-    u = k * field.kept / (1 + k * field.kept)
-    forced = k * field.taken / (1 + k * field.kept)
+def _one_task_noise(field: _Field, finite: bool) -> float:
+    """Return E tr (X_v A^2 X_v')^-1 (I + X_v F X_v' / n_t) of one task (equation 12.4)."""
+    task = OneTask(field.group.n_query, field.kept, field.weights)
+    k = task.largest
+    leading = float(k + task.forced(k, field.taken))
     if not finite:
-        return k + field.trace(forced)
-    second, third = field.trace(u**2), field.trace(u**3)
-    slack = n - second
-    inverse = k * (1 + (second - third) / slack**2 * (p - n) / (p - n - 1))
-    first, mixed = float(weights @ (forced * (1 - u))), float(weights @ (forced * u * (1 - u)))
-    return inverse + field.trace(forced) + (first * (second - third) / slack - mixed) / slack
+        return leading
+    inverse, forced = task.first_order(k, field.taken)
+    return leading + float(inverse + forced)
 
 
 def _one_task(field: _Field, p: int, inner_lr: float, implicit: bool, finite: bool) -> Parts:
@@ -120,100 +105,109 @@ def _one_task(field: _Field, p: int, inner_lr: float, implicit: bool, finite: bo
     return Parts(noise, 1.0, 0.0)
 
 
-def _large_p_under(fields: list[_Field], n_tasks: int, p: int) -> Parts:
-    if len(fields) == 1:
-        share = p / n_tasks
-        k = _root(lambda k: fields[0].effective_dimension(k) - share)
-        gamma, ks = (fields[0].group.n_query - share) / (k * (p - share)), [k]
-    else:
-        gamma = _root(lambda gamma: p - _dimension(fields, gamma))
-        ks = [_local(field, gamma) for field in fields]
-    return _variances(fields, ks, gamma, n_tasks, p)
+class _Sum(NamedTuple):
+    """A saddle point of the sum of all tasks: its parts (`start` without the squared penalty), 1 / (p g), dimension."""
+
+    parts: Parts
+    gamma: float
+    dimension: float
+
+
+def _underparameterised(fields: list[_Field], design: Design, p: int, finite: bool) -> Parts:
+    """Equation 13.2, brought to the exact value without an inner loop."""
+    parts = _sum_of_tasks(fields, 0.0, p, finite).parts
+    if not finite:
+        return Parts(parts.noise, parts.tasks, 0.0)
+    noise, tasks = _ratios_at_zero(design.groups, p)
+    return Parts(parts.noise * noise, parts.tasks * tasks, 0.0)
 
 
 @lru_cache(maxsize=1024)
 def _ratios_at_zero(groups: tuple[Group, ...], p: int) -> tuple[float, float]:
-    """Return exact over large-p values at inner_lr = 0, of the noise and of the task part, for N > p + 1 (13.4)."""
+    """Return exact over approximate values at inner_lr = 0, of the noise and of the task part, N > p + 1 (13.4)."""
     n_rows = sum(group.n_query * group.n_tasks for group in groups)
-    n_tasks = sum(group.n_tasks for group in groups)
-    noise = (n_rows - p) / (n_rows - p - 1)
     exact = sum(g.n_tasks * pooled_task_part(g.n_query, n_rows, p) for g in groups)
+    parts = _sum_of_tasks(_fields_at_zero(groups, p), 0.0, p, True).parts
+    return p / (n_rows - p - 1) / parts.noise, exact / parts.tasks
+
+
+def _fields_at_zero(groups: tuple[Group, ...], p: int) -> list[_Field]:
     one = np.ones(1)
-    fields = [_Field(group, one, 0 * one, p * one) for group in groups]
-    return noise, exact / _large_p_under(fields, n_tasks, p).tasks
+    return [_Field(group, one, 0 * one, p * one) for group in groups]
 
 
 def _ridge(fields: list[_Field], design: Design, p: int, finite: bool) -> Parts:
-    """Equations 14.1 to 14.3, with the finite-size ratios of 14.4."""
+    """Equations 14.1 to 14.3, brought to ridge regression's value without an inner loop (14.4)."""
     penalty = design.l2 * design.n_query_rows
+    found = _sum_of_tasks(fields, penalty, p, finite)
+    noise, tasks, start = found.parts
+    if finite:
+        ratios = _ridge_ratios_at_zero(design.groups, p, found.dimension)
+        noise, tasks, start = (part * ratio for part, ratio in zip(found.parts, ratios, strict=True))
+    return Parts(noise, tasks, start * penalty**2)
+
+
+def _ridge_ratios_at_zero(groups: tuple[Group, ...], p: int, dimension: float) -> Parts:
+    """Return ridge regression's parts over those of the same equations, at equal degrees of freedom (14.4)."""
+    fields = _fields_at_zero(groups, p)
+    found = _sum_at(fields, *_saddle_of_dimension(_tasks(fields), fields, dimension), True)
+    noise, tasks, start = pooled_ridge_parts(groups, p, dimension)
+    penalty = found.gamma * (p - dimension)
+    return Parts(noise / found.parts.noise, tasks / found.parts.tasks, start / (found.parts.start * penalty**2))
+
+
+def _tasks(fields: list[_Field]) -> list[OneTask]:
+    return [OneTask(field.group.n_query, field.kept, field.weights) for field in fields]
+
+
+def _sum_of_tasks(fields: list[_Field], penalty: float, p: int, finite: bool) -> _Sum:
+    tasks = _tasks(fields)
+    if len(fields) > 1:
+        counts = [field.group.n_tasks for field in fields]
+        gamma = root(lambda gamma: gamma * (p - _dimension(tasks, counts, gamma)) - penalty)
+        return _sum_at(fields, gamma, [task.solve(gamma) for task in tasks], finite)
+    task, n_tasks = tasks[0], fields[0].group.n_tasks
+    k = task.largest
+    if p / n_tasks < task.n_query:
+        k = root(lambda k: task.dimension(k) - p / n_tasks, k)
+    if penalty > 0:
+        k = root(lambda k: penalty - task.theta(k) * (p - n_tasks * task.dimension(k)) / task.free_dimension(k), k)
+    gamma = task.theta(k) / task.free_dimension(k)
+    if penalty > 0 and n_tasks * task.n_query < p:  # the same, without cancellation for small penalties
+        gamma = penalty / (p - n_tasks * task.dimension(k))
+    return _sum_at(fields, gamma, [k], finite)
+
+
+def _saddle_of_dimension(tasks: list[OneTask], fields: list[_Field], dimension: float) -> tuple[float, list[float]]:
+    """Return gamma and the k of all tasks at given degrees of freedom."""
     if len(fields) == 1:
-        k, gamma = _uniform_ridge(fields[0], design.n_tasks, penalty, p)
-        ks = [k]
-    else:
-        gamma = _root(lambda gamma: gamma * (p - _dimension(fields, gamma)) - penalty)
-        ks = [_local(field, gamma) for field in fields]
-    parts = _variances(fields, ks, gamma, design.n_tasks, p)
-    noise, tasks, start = pooled_ridge_ratios(design.groups, p, p - penalty / gamma) if finite else (1.0, 1.0, 1.0)
-    return Parts(parts.noise * noise, parts.tasks * tasks, parts.start * penalty**2 * start)
+        k = root(lambda k: tasks[0].dimension(k) - dimension / fields[0].group.n_tasks, tasks[0].largest)
+        return tasks[0].theta(k) / tasks[0].free_dimension(k), [k]
+    counts = [field.group.n_tasks for field in fields]
+    gamma = root(lambda gamma: dimension - _dimension(tasks, counts, gamma))
+    return gamma, [task.solve(gamma) for task in tasks]
 
 
-def _uniform_ridge(field: _Field, n_tasks: int, penalty: float, p: int) -> tuple[float, float]:
-    n = field.group.n_query
-    largest = min(n, p / n_tasks)
-    bound = _root(lambda k: field.effective_dimension(k) - largest) if largest < p else np.exp(_LOG_RANGE)
-
-    def excess(k: float) -> float:
-        e = field.effective_dimension(k)
-        return penalty - (n - e) * (p - n_tasks * e) / (k * field.free_dimension(k))
-
-    k = _root(excess, np.log(bound))
-    e = field.effective_dimension(k)
-    return k, (n - e) / (k * field.free_dimension(k))
-
-
-def _dimension(fields: list[_Field], gamma: float) -> float:
+def _dimension(tasks: list[OneTask], counts: list[int], gamma: float) -> float:
     """Return the sum of the effective dimensions of all tasks."""
-    return sum(f.group.n_tasks * f.effective_dimension(_local(f, gamma)) for f in fields)
+    return sum(n * task.dimension(task.solve(gamma)) for task, n in zip(tasks, counts, strict=True))
 
 
-def _local(field: _Field, gamma: float) -> float:
-    """Solve k gamma (p - e(k)) + e(k) = n_v for k: the largest where gamma is too small for a root."""
-
-    def excess(k: float) -> float:
-        return k * gamma * field.free_dimension(k) + field.effective_dimension(k) - field.group.n_query
-
-    return _root(excess, 2 * _LOG_RANGE) if excess(np.exp(2 * _LOG_RANGE)) > 0 else float(np.exp(2 * _LOG_RANGE))
-
-
-def _variances(fields: list[_Field], ks: list[float], gamma: float, n_tasks: int, p: int) -> Parts:
-    """Equation 14.3 for given roots; `start` still lacks the squared penalty."""
-    noise = tasks = total = 0.0
-    for field, k in zip(fields, ks, strict=True):
-        below = 1 / (1 + k * field.kept)
-        free = field.free_dimension(k)
-        theta = gamma * free
-        square = field.trace(field.kept * below**2)
-        slope = k * square / (theta + square)
-        weight = field.group.n_tasks * theta**2 / (free - theta * slope)
-
-        def passed(
-            source: FloatArray,
-            field: _Field = field,
-            k: float = k,
-            below: FloatArray = below,
-            share: float = theta / (theta + square),
-        ) -> float:
-            return k * (field.trace(source * below) - share * field.trace(source * below**2))
-
-        noise += weight * (passed(field.taken) + slope)
-        tasks += weight * passed(field.kept / p)
+def _sum_at(fields: list[_Field], gamma: float, ks: list[float], finite: bool) -> _Sum:
+    """Equation 14.3 for given roots, with its first-order terms (14.8) where asked for."""
+    noise = spread = total = dimension = 0.0
+    p = float(fields[0].weights.sum())
+    sources = []
+    for field, task, k in zip(fields, _tasks(fields), ks, strict=True):
+        source = Source(task, field.group.n_tasks, field.taken, field.kept / p, k)
+        slope, from_noise, from_tasks = task.slopes(k, gamma, (source.noise, source.spread))
+        weight = source.n_tasks / slope
+        noise += weight * from_noise
+        spread += weight * from_tasks
         total += weight
-    remaining = total - (n_tasks - 1) * p * gamma**2
-    return Parts(noise / remaining, tasks / remaining, 1 / (p * remaining))
-
-
-def _root(function: Callable[[float], float], upper: float = _LOG_RANGE) -> float:
-    """Solve an increasing function of a positive number, up to exp(upper)."""
-    return float(
-        np.exp(brentq(lambda log: function(np.exp(log)), -max(upper, _LOG_RANGE), upper, xtol=1e-13, rtol=1e-14))
-    )
+        dimension += source.n_tasks * task.dimension(k)
+        sources.append(source)
+    remaining = total - (sum(source.n_tasks for source in sources) - 1) * p * gamma**2
+    terms = first_order_terms(sources, gamma) if finite else (0.0, 0.0, 0.0)
+    leading = (noise / remaining, spread / remaining, 1 / (p * remaining))
+    return _Sum(Parts(*(part * (1 + term) for part, term in zip(leading, terms, strict=True))), gamma, dimension)

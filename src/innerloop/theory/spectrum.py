@@ -10,7 +10,7 @@ import numpy as np
 from innerloop._checks import FloatArray
 from innerloop.distributions import Design
 
-_N_NODES = 1500
+_N_NODES = 1000
 
 
 class Spectrum(NamedTuple):

@@ -1,0 +1,132 @@
+"""One task's query rows: what tr (X D X' + theta)^-1 is for Gaussian X, to first order in 1/p (docs/theory.md, 11)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, final
+
+import numpy as np
+from scipy.optimize import brentq
+
+from innerloop._checks import FloatArray
+
+_LOG_RANGE = 70.0
+_COMPLEX_STEP = 1e-30
+_N_NEWTON = 6
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class OneTask:
+    r"""The rows X of one task, their metric D = A^2, and the pair (k, theta) with theta k + tr kD / (1 + kD) = n_v.
+
+    To leading order E tr (XDX' + theta)^-1 = k. The first-order term is the derivative in theta of
+    log(1 - tr u^2 / n_v) / 2, u = kD / (1 + kD), which a real matrix adds to E log det (equation 11.3).
+
+    Parameters
+    ----------
+    n_query
+        n_v.
+    kept, weights : (nodes,)
+        D on the spectrum of the supports, and its weights.
+    """
+
+    n_query: int
+    kept: FloatArray
+    weights: FloatArray
+
+    @cached_property
+    def largest(self) -> float:
+        """The k of theta = 0; exp of a large number where that is infinite, for n_v >= p."""
+        if self.n_query >= self.weights.sum():
+            return float(np.exp(_LOG_RANGE))
+        return root(lambda k: -float(self._unused(k)))
+
+    def theta(self, k: Any) -> Any:
+        """Return the theta of a k."""
+        return self._unused(k) / k
+
+    def dimension(self, k: float) -> float:
+        """Return e = tr XDX' (XDX' + theta)^-1, the directions that the task determines."""
+        return float(self.weights @ self._shares(k)[0])
+
+    def free_dimension(self, k: float) -> float:
+        """Return p - e, without cancellation."""
+        return float(self.weights @ self._shares(k)[1])
+
+    def forced(self, k: Any, source: FloatArray) -> Any:
+        """E tr (XDX' + theta)^-1 X source X' to leading order."""
+        return self.weights @ (k * source * self._shares(k)[1])
+
+    def first_order(self, k: float, source: FloatArray) -> tuple[float, float]:
+        """Return the first-order terms of E tr (XDX')^-1 and of `forced`, at theta = 0 (equation 11.4)."""
+        u, below = self._shares(k)
+        slack, curve = self._slack(k), self.weights @ (u**2 * below)
+        n, p = self.n_query, float(self.weights.sum())
+        # The last factor, 1 to first order, makes the sum exact for D = I.
+        inverse = k * curve / slack**2 * max((p - n) / (p - n - 1), 1.0)
+        passed = k * source * below
+        first, mixed = self.weights @ (passed * below), self.weights @ (passed * u * below)
+        return float(inverse), float((first * curve / slack - mixed) / slack)
+
+    def solve(self, gamma: float) -> float:
+        """Return the k with theta = gamma (p - e); the largest where gamma is too small for one."""
+        found = self.theta(self.largest) - gamma * self.free_dimension(self.largest)
+        if found > 0:
+            return self.largest
+        return root(lambda k: gamma * self.free_dimension(k) - self.theta(k), self.largest)
+
+    def follow(self, gammas: FloatArray, k: float) -> FloatArray:
+        """Return the k of gammas near that of a known k, by Newton's steps in log k."""
+        logs = np.full(len(gammas), np.log(k))
+        for _ in range(_N_NEWTON):
+            ks = np.exp(logs)
+            below = 1 / (1 + ks[:, None] * self.kept)
+            free = below @ self.weights
+            sensitive = free - (below**2) @ self.weights
+            theta = (self.n_query - float(self.weights.sum()) + free) / ks
+            logs = logs - (gammas * free - theta) / (theta + sensitive / ks - gammas * sensitive)
+        found: FloatArray = np.exp(logs)
+        return found
+
+    def slopes(self, k: float, gamma: float, sources: tuple[FloatArray, FloatArray]) -> tuple[float, float, float]:
+        """Return the derivatives in theta = gamma (p - e), at k, that equation 14.3 is made of.
+
+        Returns
+        -------
+        resolvent
+            Minus that of (p - e) / theta.
+        noise
+            Of theta times (k + `forced` by the first source).
+        tasks
+            Of theta times `forced` by the second source.
+        """
+        moved = k - 1j * _COMPLEX_STEP * k**2 / self._slack(k)
+        theta = gamma * self.free_dimension(k) + 1j * _COMPLEX_STEP
+        free = float(self.weights.sum()) - self.n_query + theta * moved
+        resolvent = -(free / theta).imag / _COMPLEX_STEP
+        noise = (theta * (moved + self.forced(moved, sources[0]))).imag / _COMPLEX_STEP
+        tasks = (theta * self.forced(moved, sources[1])).imag / _COMPLEX_STEP
+        return float(resolvent), float(noise), float(tasks)
+
+    def _shares(self, k: Any) -> tuple[Any, Any]:
+        """Return u = kD / (1 + kD) and 1 - u on the nodes."""
+        below = 1 / (1 + k * self.kept)
+        return k * self.kept * below, below
+
+    def _unused(self, k: Any) -> Any:
+        """n_v - tr u = theta k."""
+        return self.n_query - float(self.weights.sum()) + self.weights @ self._shares(k)[1]
+
+    def _slack(self, k: Any) -> Any:
+        """n_v - tr u^2."""
+        u, below = self._shares(k)
+        return self._unused(k) + self.weights @ (u * below)
+
+
+def root(function: Callable[[float], float], upper: float | None = None) -> float:
+    """Solve a function of a positive number that increases through zero, up to `upper`."""
+    top = _LOG_RANGE if upper is None else float(np.log(upper))
+    return float(np.exp(brentq(lambda log: function(np.exp(log)), -1.5 * _LOG_RANGE, top, xtol=1e-13, rtol=1e-14)))
