@@ -32,10 +32,7 @@ def features_only(sizes, s, sw, d0, sigma2, rate, n_runs, seed=0):
                 rows.append(B)
                 noises.append(passed)
         B = np.concatenate(rows)
-        if sizes.l2:
-            Z = np.linalg.solve(B.T @ B + sizes.l2 * len(B) * np.eye(p), B.T)
-        else:
-            Z = np.linalg.pinv(B)
+        Z = np.linalg.solve(B.T @ B + sizes.l2 * len(B) * np.eye(p), B.T) if sizes.l2 else np.linalg.pinv(B)
         total = (np.eye(p) - Z @ B) ** 2 @ d0 + sigma2 * (Z**2).sum(axis=1)
         low = 0
         for B_i, passed in zip(rows, noises, strict=True):
@@ -61,8 +58,9 @@ SETTINGS = {
 }
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", SETTINGS)
-def test_against_monte_carlo(name, one_thread):
+def test_against_monte_carlo(name):
     design, s, rate = SETTINGS[name]
     p, covariance = len(s), None if (s == 1).all() else s
     dist = il.MixedLinearRegression(p, 1.0, 0.7, covariance=covariance)
@@ -152,7 +150,8 @@ def test_leading_order_is_the_limit():
     assert error == pytest.approx(il.expected_loss(dist, many, 0.4, 0.0, method="leading-order") - 0.625, rel=0.01)
 
 
-def test_task_parts_without_inner_loop_are_exact(one_thread):
+@pytest.mark.usefixtures("one_thread")
+def test_task_parts_without_inner_loop_are_exact():
     p, rng = 8, np.random.default_rng(0)
     for n_query, n_tasks in ((2, 2), (8, 3)):
         draws = []
@@ -198,10 +197,13 @@ def test_in_context_learning_is_one_step_at_the_best_rate():
     for alpha, rho, known in ((1, 0.1, 0.62381), (2, 0.25, 0.63462)):
         loss = AdaptedLoss(rho, np.ones(1), np.array([[1.0], [-2.0], [1 + 1 / alpha]]), np.array([0, 0, 1 / alpha]))
         rate = loss.best_rate(np.zeros(1))
-        assert round(2 * float(loss(np.array(rate), np.zeros(1))) - 0 * rho, 5) in (known, round(known + rho, 5))
+        twice = 2 * float(loss(np.array(rate), np.zeros(1)))
+        assert round(twice, 5) == known
+        assert twice == pytest.approx(rho + 1 - 1 / (1 + (1 + rho) / alpha), rel=1e-14)
 
 
-def test_adaptation_with_several_steps_against_monte_carlo(one_thread):
+@pytest.mark.usefixtures("one_thread")
+def test_adaptation_with_several_steps_against_monte_carlo():
     p, n, K, r = 10, 15, 3, 0.4
     s = np.linspace(0.3, 1.7, p)
     rng, draws = np.random.default_rng(0), []
@@ -219,7 +221,8 @@ def test_adaptation_with_several_steps_against_monte_carlo(one_thread):
     assert abs(noise.mean() - passed) < 4 * noise.std() / 200
 
 
-def test_fourth_moment_of_the_features(one_thread):
+@pytest.mark.usefixtures("one_thread")
+def test_fourth_moment_of_the_features():
     p, n, r = 12, 6, 0.3
     for fourth_moment in (1.0, 9.0):
         dist = il.MixedLinearRegression(p, 1.0, 0.5, fourth_moment=fourth_moment)

@@ -86,7 +86,22 @@ def test_plans_keep_the_budget():
         assert group.n_tasks * (group.n_support + group.n_query) <= 120
 
 
-SIZES = "--n-tasks 3 --n-features 60 --n-support 30 --n-query 2 --n-adapt 20 --noise-std 1 --task-std 0.5".split()
+SIZES = [
+    "--n-tasks",
+    "3",
+    "--n-features",
+    "60",
+    "--n-support",
+    "30",
+    "--n-query",
+    "2",
+    "--n-adapt",
+    "20",
+    "--noise-std",
+    "1",
+    "--task-std",
+    "0.5",
+]
 
 
 def run(*arguments):

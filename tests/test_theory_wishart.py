@@ -8,8 +8,8 @@ from innerloop.theory.spectrum import wishart_spectrum
 from innerloop.theory.wishart import wishart_diagonal
 
 SYMBOLS = {
-    (): lambda n, p: 1,
-    (0,): lambda n, p: p,
+    (): lambda n, p: 1,  # noqa: ARG005
+    (0,): lambda n, p: p,  # noqa: ARG005
     (1,): lambda n, p: n * p,
     (2,): lambda n, p: n * p * (n + p + 1),
     (3,): lambda n, p: n * p * (n**2 + p**2 + 3 * n * p + 3 * n + 3 * p + 4),
