@@ -1,30 +1,15 @@
-"""What commands print: tables, verdicts and progress."""
+"""What commands print: tables and verdicts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from innerloop.estimators import MetaRegressor
 from innerloop.evaluation import RECOMMENDED, Evaluation, Method
 
 console = Console(highlight=False)
-
-
-@contextmanager
-def progress(what: str, n_ticks: int) -> Iterator[Callable[[], None]]:
-    """Show a bar on standard error, where that is a terminal, and yield what advances it."""
-    errors = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"))
-    with Progress(
-        *columns, TimeRemainingColumn(), console=errors, transient=True, disable=not errors.is_terminal
-    ) as bar:
-        task = bar.add_task(what, total=n_ticks)
-        yield lambda: bar.advance(task)
+messages = Console(highlight=False, soft_wrap=True, stderr=True)
 
 
 def show(model: MetaRegressor, evaluation: Evaluation) -> None:
@@ -36,7 +21,8 @@ def show(model: MetaRegressor, evaluation: Evaluation) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for method in evaluation.methods:
         table.add_row(*_cells(method), style="bold" if method.name == RECOMMENDED else "")
-    console.print(table)
+    wide = Console(highlight=False, width=max(console.width, 120))  # a narrow one would cut numbers off
+    wide.print(table, crop=False)
     console.print()
     console.print(f"[bold]{evaluation.verdict}[/bold]", soft_wrap=not console.is_terminal)
 
