@@ -29,11 +29,22 @@ def show(model: MetaRegressor, evaluation: Evaluation) -> None:
 
 def _rates(model: MetaRegressor, evaluation: Evaluation) -> str:
     steps = f"{evaluation.n_steps} gradient step{'s' if evaluation.n_steps > 1 else ''}"
+    edge = ""
+    if at_the_end(model):
+        edge = "\n(inner_lr is the last of those compared: rates beyond it may do as well)"
     return (
         f"\ninner_lr [bold]{_pm(model.inner_lr_, model.inner_lr_se_)}[/bold]   "
         f"adapt_lr [bold]{_pm(model.adapt_lr_, model.adapt_lr_se_)}[/bold]   l2 {model.l2_:g}\n"
-        f"(rates for {_scaled(model)}, {steps} on {evaluation.n_support} rows; ± bootstrap s.e.)\n"
+        f"(rates for {_scaled(model)}, {steps} on {evaluation.n_support} rows; ± bootstrap s.e.){edge}\n"
     )
+
+
+def at_the_end(model: MetaRegressor) -> bool:
+    """Return whether the inner rate is the first or last of several that were compared."""
+    if model.cv_results_ is None:
+        return False
+    compared = model.cv_results_["inner_lr"]
+    return compared.min() < compared.max() and model.inner_lr_ in (compared.min(), compared.max())
 
 
 def _scaled(model: MetaRegressor) -> str:
