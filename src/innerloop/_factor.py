@@ -34,6 +34,8 @@ class Factor:
     def __init__(self, n_columns: int) -> None:
         self._n_columns = n_columns
         self._R: FloatArray | None = None
+        # The sum of Q'Q over blocks absorbed since R was last brought up to date; None: there were none.
+        self._gram: FloatArray | None = None
         self._pending: list[FloatArray] = []
         self._n_pending = 0
 
@@ -47,7 +49,7 @@ class Factor:
                 block = block[head:]
         self._take(block)
         if self._R is not None and 2 * self._n_pending >= full_block(self._n_columns):
-            self._R = _update(self._R, self._rows())
+            self._reduce(self._rows())
 
     def result(self) -> FloatArray:
         """Return R: (at most `most_rows`, n_columns)."""
@@ -56,8 +58,8 @@ class Factor:
             self._take(rows)
             return rows
         if len(rows):
-            self._R = _update(self._R, rows)
-        return self._R
+            self._reduce(rows)
+        return self._up_to_date()
 
     def _take(self, rows: FloatArray) -> None:
         self._pending.append(rows)
@@ -69,10 +71,34 @@ class Factor:
         self._pending, self._n_pending = [], 0
         return rows
 
+    def _reduce(self, block: FloatArray) -> None:
+        """Bring a block into R, or into the sum of Q'Q that R will be brought up to date with."""
+        assert self._R is not None
+        M, E, small = _divisor(self._R)
+        Q = blas.dtrsm(1.0, M, block.T, trans_a=1)  # Q', column-major: the rows of block M^-1
+        gram = blas.dsyrk(1.0, Q)
+        if not gram.diagonal().max() <= _LARGEST_QUOTIENT:
+            self._R = triangle(np.concatenate((self._up_to_date(), block)))
+        elif E is not None:
+            self._R = _patched_update(self._R, M, E, small, gram, block)
+        else:
+            self._gram = gram if self._gram is None else np.add(self._gram, gram, out=self._gram)
+            if self._gram.diagonal().max() > _LARGEST_QUOTIENT:
+                self._R = self._up_to_date()
+
+    def _up_to_date(self) -> FloatArray:
+        """Return R with the sum of Q'Q worked in: chol(I + sum Q'Q) R."""
+        assert self._R is not None
+        if self._gram is not None:
+            self._gram[np.diag_indices_from(self._gram)] += 1.0
+            C, _ = lapack.dpotrf(self._gram, clean=1)  # all its eigenvalues are at least 1
+            self._R, self._gram = np.ascontiguousarray(blas.dtrmm(1.0, C, self._R)), None
+        return self._R
+
 
 def full_block(n_columns: int) -> int:
     """Return a good number of rows at once: enough for BLAS-3 to pay, few enough to stay in the cache."""
-    return max(8 * n_columns, 2**19 // n_columns)
+    return max(4 * n_columns, 2**19 // n_columns)
 
 
 def most_rows(n_columns: int) -> int:
@@ -85,15 +111,12 @@ def reduce_rows(matrix: FloatArray) -> FloatArray:
     return triangle(matrix) if len(matrix) > most_rows(matrix.shape[1]) else matrix
 
 
-def _update(R: FloatArray, block: FloatArray) -> FloatArray:
-    """Return the triangular factor of the rows of R and of `block` together."""
-    M, E, small = _divisor(R)
-    Q = blas.dtrsm(1.0, M, block.T, trans_a=1)  # Q', column-major: the rows of block M^-1
-    gram = blas.dsyrk(1.0, Q)
-    if not gram.diagonal().max() <= _LARGEST_QUOTIENT:
-        return triangle(np.concatenate((R, block)))
-    gram += np.eye(len(R)) if E is None else E.T @ E
-    # Keeps columns that hold rounding only, or nothing, from a zero pivot; far below rounding for all others.
+def _patched_update(
+    R: FloatArray, M: FloatArray, E: FloatArray, small: IntArray, gram: FloatArray, block: FloatArray
+) -> FloatArray:
+    """Return the factor of R and one block where some columns of R hold rounding only, or nothing."""
+    gram += E.T @ E
+    # Keeps those columns from a zero pivot; far below rounding for them, and untouched are all others.
     gram[small, small] += len(R) * np.finfo(float).eps
     C, info = lapack.dpotrf(gram, clean=1)
     if info:

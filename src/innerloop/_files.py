@@ -9,6 +9,14 @@ from pathlib import Path
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file under a temporary name beside it, then rename it, so that no reader sees half of it."""
+    try:
+        _write_then_rename(path, content)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None  # not the temporary name, which means nothing to the user
+        raise
+
+
+def _write_then_rename(path: Path, content: bytes) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:

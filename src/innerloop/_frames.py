@@ -16,7 +16,7 @@ def _row(row: int) -> str:
     return f"row {row} (counted from 0)"
 
 
-def column_names(frame: nw.DataFrame[Any], wanted: Sequence[str], name: str = "frame") -> None:
+def column_names(frame: nw.DataFrame[Any], wanted: Sequence[str], name: str) -> None:
     """Refuse columns that `frame` does not have."""
     for column in wanted:
         if column not in frame.columns:
@@ -42,9 +42,9 @@ def numeric_columns(
         try:
             matrix[:, j] = _numbers(frame[column])
         except _BadCellError as bad:
-            raise bad.kind(f"`{name}` has {bad.what} in column {column!r}, {place(bad.row)}; {bad.remedy}.") from None
+            raise bad.kind(f"{name} has {bad.what} in column {column!r}, {place(bad.row)}; {bad.remedy}.") from None
         except TypeError as error:
-            raise TypeError(f"column {column!r} of `{name}` {error}") from None
+            raise TypeError(f"column {column!r} of {name} {error}") from None
     return matrix
 
 

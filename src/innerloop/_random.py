@@ -26,31 +26,42 @@ def stream(seed: int, *index: int) -> np.random.Generator:
 def shuffled_order(columns: Iterable[FloatArray], task: IntArray, ids: NDArray[Any], seed: int) -> IntArray:
     """Return an order of all rows: task by task, shuffled within each.
 
-    A row's place depends on its numbers, its task's id and the seed alone: neither the order of the rows
-    nor the other tasks of the table move it.
+    A row's place depends on the order of the task's numbers, its id and the seed alone: neither the order of the
+    rows in a file, nor the units of a column, nor the other tasks move it.
 
     Parameters
     ----------
     columns
         The numbers of the rows, column by column, each of shape (n_rows,).
     task
-        Index of each row's task in `ids`.
+        Index of each row's task in `ids`, increasing.
     ids
         The task ids.
     seed
         Any whole number from 0.
     """
-    key = _id_words(ids, as_count(seed, "seed", 0))[task]
-    for column in columns:
-        key = _mix(key ^ (column + 0.0).view(np.uint64))  # + 0.0 makes -0.0 and 0.0 the same number
-    # Equal rows would stay neighbours; their rank among themselves tells them apart.
-    order = np.lexsort((key, task))
-    fresh = np.ones(len(key), dtype=bool)
-    fresh[1:] = (key[order][1:] != key[order][:-1]) | (task[order][1:] != task[order][:-1])
-    position = np.arange(len(key))
-    rank = position - np.maximum.accumulate(np.where(fresh, position, 0))
-    key[order] = _mix(key[order] + rank.astype(np.uint64))
+    place = _sorted_place(columns, task)
+    key = _mix(_id_words(ids, as_count(seed, "seed", 0))[task] + place.astype(np.uint64))
     return np.lexsort((key, task))
+
+
+def _sorted_place(columns: Iterable[FloatArray], task: IntArray) -> IntArray:
+    """Return each row's place when rows are sorted by task, then by the columns; equal rows in any order.
+
+    Columns are taken in turn for as long as some rows of a task are equal in all those before.
+    """
+    label, n_labels = task, 0
+    for column in columns:
+        order = np.lexsort((column, label))
+        fresh = (np.diff(label[order]) != 0) | (np.diff(column[order]) != 0)
+        label = np.empty_like(task)
+        label[order] = np.concatenate(([0], np.cumsum(fresh)))
+        n_labels = int(fresh.sum()) + 1
+        if n_labels == len(task):
+            break
+    place = np.empty_like(task)
+    place[np.argsort(label, kind="stable")] = np.arange(len(task))
+    return place - np.searchsorted(task, task)
 
 
 def _id_words(ids: NDArray[Any], seed: int) -> Words:

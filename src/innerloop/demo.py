@@ -13,8 +13,8 @@ from innerloop.tasks import TaskSet
 IMAGES_PER_CLASS = 15
 TASKS_PER_PAIR = 6
 
-# Query rows in all are about twice the features, where support rows that are not scored are missed most.
-PAPER_N_FEATURES, PAPER_N_TASKS, PAPER_N_SUPPORT, PAPER_N_QUERY = 60, 40, 30, 4
+# So few query rows, four times the features, that support rows which are not scored are missed.
+PAPER_N_FEATURES, PAPER_N_TASKS, PAPER_N_SUPPORT, PAPER_N_QUERY = 60, 60, 30, 4
 
 
 def digit_pairs(digits: range, seed: int = 0) -> TaskSet:

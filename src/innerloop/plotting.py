@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -45,17 +45,30 @@ def plot_held_out(model: MetaRegressor, title: str | None = None) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    if model.cv_results_ is None:
-        raise ValueError("`model` has no cv_results_: all its rates were given, so none was compared.")
-    figure = Figure(figsize=(13, 5.4), layout="constrained")
+    if not has_picture(model):
+        raise ValueError("`model` compared no rates: they were given, or there was one task, so nothing can be drawn.")
+    losses = _best_penalty(model.cv_results_ or {})
+    inner, adapt = model.inner_lr_, model.adapt_lr_
+    n_inner, n_adapt = losses["mse"].shape
+    panels: list[Callable[[Axes], None]] = []
+    if n_inner > 1:
+        panels.append(lambda ax: plot_inner_lr(losses, inner, ax))
+    if n_adapt > 1:
+        panels.append(lambda ax: plot_adapt_lr(losses, inner, adapt, ax))
+    if len(panels) == 2:
+        panels.append(lambda ax: plot_both(losses, inner, adapt, ax))
+    figure = Figure(figsize=(1 + 4 * len(panels), 5.4), layout="constrained")
     if title:
         figure.suptitle(title)
-    inner, adapt, both = figure.subplots(1, 3)
-    losses = _best_penalty(model.cv_results_)
-    plot_inner_lr(losses, model.inner_lr_, inner)
-    plot_adapt_lr(losses, model.inner_lr_, model.adapt_lr_, adapt)
-    plot_both(losses, model.inner_lr_, model.adapt_lr_, both)
+    for draw, ax in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
+        draw(ax)
     return figure
+
+
+def has_picture(model: MetaRegressor) -> bool:
+    """Return whether `fit` compared several inner rates or several adaptation rates."""
+    results = model.cv_results_
+    return results is not None and any(len(np.unique(results[name])) > 1 for name in ("inner_lr", "adapt_lr"))
 
 
 def as_png(figure: Figure) -> bytes:
@@ -105,7 +118,7 @@ def plot_adapt_lr(losses: Mapping[str, FloatArray], inner_lr: float, adapt_lr: f
         ax.axhline(y[np.abs(x).argmin()], color=_GREY, lw=1, ls="--", label="no adaptation")
     _mark(ax, adapt_lr, float(np.interp(adapt_lr, x, y)), f"recommended: {adapt_lr:.3g}")
     ax.set(xlabel="adapt_lr (new task)", ylabel="held-out MSE", title="Which rate to adapt with")
-    _focus(ax, y, np.zeros(1), float(y[np.abs(x).argmin()]))
+    _focus(ax, y, error, float(y[np.abs(x).argmin()]))
     _legend_below(ax)
 
 
@@ -127,8 +140,8 @@ def plot_both(losses: Mapping[str, FloatArray], inner_lr: float, adapt_lr: float
         bar = ax.figure.colorbar(image, ax=ax, extend="max")
         bar.set_label("held-out MSE above the lowest (%)")
     low = np.unravel_index(excess.argmin(), excess.shape)
-    ax.plot(x[low[0]], y[low[1]], "x", color=_ORANGE, mec=_ORANGE, mew=2, ms=9, label="lowest")
-    ax.plot(inner_lr, adapt_lr, "o", color=_ORANGE, mec="white", ms=8, label="recommended")
+    ax.plot(x[low[0]], y[low[1]], "x", color=_ORANGE, mec=_ORANGE, mew=2, ms=9, zorder=3, label="lowest")
+    ax.plot(inner_lr, adapt_lr, "o", color=_ORANGE, mec="white", ms=8, zorder=4, label="recommended")
     inside = x[(x >= y.min()) & (x <= y.max())]
     ax.plot(inside, inside, color="white", lw=1, ls=":")
     _rate_axis(ax, x)
@@ -154,11 +167,11 @@ def _rate_axis(ax: Axes, rates: FloatArray) -> None:
     largest = float(np.abs(rates).max())
     if len(rates) > 2 and largest > 0:
         ax.set_xscale("asinh", linear_width=largest / 25)
-        ticks = [float(f"{largest * part:.1g}") for part in (0.05, 0.2, 0.8)]
+        ticks = [float(f"{largest * part:.1g}") for part in (0.12, 0.8)]
         places = [-t for t in reversed(ticks)] + [0.0, *ticks]
-        ax.set_xticks(places, [f"{t:g}" for t in places])
+        ax.set_xticks(places, [f"{t:g}".replace("-", "\N{MINUS SIGN}") for t in places])
         ax.minorticks_off()
-    ax.axvline(0, color=_GREY, lw=0.6)
+    ax.axvline(0, color=_GREY, lw=0.6, zorder=1.5)
 
 
 def _legend_below(ax: Axes) -> None:
@@ -170,8 +183,11 @@ def _mark(ax: Axes, x: float, y: float, label: str) -> None:
     ax.plot(x, y, "o", color=_ORANGE, mec="white", ms=8, zorder=3, label=label)
 
 
-def _focus(ax: Axes, y: FloatArray, error: Any, reference: float) -> None:
+def _focus(ax: Axes, y: FloatArray, error: FloatArray, reference: float) -> None:
     """Keep runaway losses from flattening the part that matters: from the lowest to past the reference."""
-    low, high = float((y - error).min()), float((y + error).max())
+    error = np.nan_to_num(error)  # without inner_lr = 0 in the grid there is no difference to it
+    lowest = int(y.argmin())
+    low, high = float(y[lowest] - error[lowest]), float((y + error).max())
     top = min(high, low + max(3 * (reference - low), 0.02 * abs(low)))
-    ax.set_ylim(low - 0.05 * (top - low), top + 0.05 * (top - low))
+    if top > low:
+        ax.set_ylim(low - 0.05 * (top - low), top + 0.05 * (top - low))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, final
 
@@ -13,10 +14,13 @@ from scipy.linalg import lapack, solve_triangular
 from innerloop._checks import FloatArray, IntArray, as_floats, as_nonnegative, as_rate, check_finite
 from innerloop._factor import triangle
 from innerloop._refine import refine
+from innerloop._threads import one_thread
 from innerloop.objective import MetaObjective
 
 Status = Literal["unique", "nearest", "deficient"]
 
+# So many problems with so few features are solved on one thread.
+_MANY, _SMALL = 4, 400
 # Above this condition number a triangular factor is no longer trusted to have full rank without a look at
 # its singular values.
 _CLEAR_RANK = 1e12
@@ -173,10 +177,10 @@ def _solve_all(objective: MetaObjective, inner_lrs: ArrayLike, init: ArrayLike |
     start = _check_init(init, objective)
     if objective.weight <= 0:
         raise ValueError("`objective` must have query rows of positive weight, got none.")
-    solved = [
-        _solve_one(objective, rate, penalty, start)
-        for rate, penalty in zip(rates.ravel().tolist(), penalties.ravel().tolist(), strict=True)
-    ]
+    pairs = zip(rates.ravel().tolist(), penalties.ravel().tolist(), strict=True)
+    many_small = rates.size >= _MANY and objective.n_features <= _SMALL
+    with one_thread() if many_small else nullcontext():
+        solved = [_solve_one(objective, rate, penalty, start) for rate, penalty in pairs]
     coef = np.array([s.coef for s in solved]).reshape(*rates.shape, *start.shape)
     return MetaPath(
         rates,

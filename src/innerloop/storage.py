@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,18 +73,28 @@ def save_model(
         write_whole(folder / name, content)
     manifest = {"format": _FORMAT, "version": _VERSION, "files": files}
     write_whole(folder / _MANIFEST, json.dumps(manifest, indent=1).encode())
-    for part, (suffix, _) in contents.items():
-        for old in folder.glob(f"{part}-????????????{suffix}"):
-            if old.name != files[part]["name"]:
-                old.unlink()
+    current = {entry["name"] for entry in files.values()}
+    for old in folder.iterdir():
+        if _is_ours(old) and old.name not in current:
+            old.unlink(missing_ok=True)
+
+
+def _is_ours(path: Path) -> bool:
+    """Return whether a file is one that a save, maybe an interrupted one, leaves beside the manifest."""
+    return re.fullmatch(r"(model-[0-9a-f]{12}\.json|arrays-[0-9a-f]{12}\.npz|\..*\.tmp)", path.name) is not None
 
 
 def check_writable(folder: str | Path) -> None:
     """Refuse a place where `save_model` would overwrite something that is no model."""
     folder = Path(folder)
+    above = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if above != folder and not above.is_dir():
+        raise NotADirectoryError(f"{above} is a file, so {folder} cannot be made; name another place.")
+    if not os.access(above, os.W_OK):
+        raise PermissionError(f"there is no permission to write to {above}; name another place.")
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; a model is saved to a folder, so name another place.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / _MANIFEST).exists():
+    if folder.is_dir() and not (folder / _MANIFEST).exists() and any(not _is_ours(f) for f in folder.iterdir()):
         raise FileExistsError(f"{folder} holds files that are no innerloop model; name a new or empty folder.")
 
 
@@ -113,7 +125,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         manifest = json.loads((folder / _MANIFEST).read_bytes())
         is_ours = manifest["format"] == _FORMAT
-    except (NotADirectoryError, FileNotFoundError, ValueError, KeyError, TypeError):
+    except (NotADirectoryError, FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         is_ours = False
     if not is_ours:
         raise ValueError(f"{folder} is not an innerloop model folder: it has no readable {_MANIFEST}.")
@@ -135,8 +147,8 @@ def _checked(folder: Path, entry: dict[str, str]) -> bytes:
     name = Path(entry["name"]).name  # a manifest cannot reach outside its folder
     try:
         content = (folder / name).read_bytes()
-    except FileNotFoundError:
-        raise ValueError(f"{name} is missing") from None
+    except (FileNotFoundError, IsADirectoryError):
+        raise ValueError(f"{name or 'a file'} is missing") from None
     if hashlib.sha256(content).hexdigest() != entry["sha256"]:
         raise ValueError(f"{name} does not have the checksum in the manifest")
     return content

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import gzip
+import warnings
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import narwhals as nw
 import numpy as np
@@ -14,7 +17,8 @@ import pandas as pd
 from innerloop._checks import FloatArray
 from innerloop._frames import column_names, numeric_columns
 
-_PARQUET = {".parquet", ".pq"}
+# Cells that stand for a missing number. A task id may be any of these but the empty one.
+_MISSING = ["", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "-nan", "null", "NULL", "None", "<NA>"]
 
 
 def read_table(path: Path, text: str, delimiter: str | None = None) -> pd.DataFrame:
@@ -40,10 +44,8 @@ def read_table(path: Path, text: str, delimiter: str | None = None) -> pd.DataFr
         raise IsADirectoryError(f"{path} is a directory; name a CSV or Parquet file.")
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}.")
-    if path.suffix.lower() in _PARQUET:
-        table = _read_parquet(path)
-    else:
-        table = _read_csv(path, text, delimiter or ("\t" if path.suffix.lower() == ".tsv" else ","))
+    csv_delimiter = delimiter or _usual_delimiter(path)
+    table = _read_parquet(path) if _is_parquet(path) else _read_csv(path, text, csv_delimiter)
     column_names(nw.from_native(table, eager_only=True), [text], str(path))
     if len(table) == 0:
         raise ValueError(f"{path} has a header but no rows.")
@@ -51,23 +53,33 @@ def read_table(path: Path, text: str, delimiter: str | None = None) -> pd.DataFr
     if ids.isna().any() or (ids.astype(str).str.strip() == "").any():
         row = int(np.argmax(ids.isna() | (ids.astype(str).str.strip() == "")))
         raise ValueError(
-            f"{path} has no task id in column {text!r}, {line_of(path)(row)}; name the task or drop the row."
+            f"{path} has no task id in column {text!r}, {line_of(path, delimiter)(row)}; name the task or drop the row."
         )
     if not pd.api.types.is_string_dtype(ids):
         table[text] = ids.astype(str)
     return table
 
 
-def line_of(path: Path) -> Callable[[int], str]:
-    """Return how to call row i of the table in words: by its line in a CSV file, by its number in Parquet."""
-    if path.suffix.lower() in _PARQUET:
-        return lambda row: f"row {row} (counted from 0)"
-    return lambda row: f"line {row + 2}"
+def line_of(path: Path, delimiter: str | None = None) -> Callable[[int], str]:
+    """Return what calls row i of the table by its line in a CSV file, or by its number in Parquet."""
+    return lambda row: f"row {row} (counted from 0)" if _is_parquet(path) else f"line {_line(path, delimiter, row)}"
 
 
-def numbers(table: pd.DataFrame, columns: Sequence[str], path: Path) -> FloatArray:
+def _line(path: Path, delimiter: str | None, row: int) -> int:
+    """Return the line on which row i of a CSV file begins: cells may hold line breaks, and lines be empty."""
+    with _open_text(path) as file:
+        reader = csv.reader(file, delimiter=delimiter or _usual_delimiter(path))
+        record, begins = -1, 0  # the header is record 0
+        while record <= row:
+            begins = reader.line_num + 1
+            if next(reader):
+                record += 1
+    return begins
+
+
+def numbers(table: pd.DataFrame, columns: Sequence[str], path: Path, delimiter: str | None = None) -> FloatArray:
     """Return columns as a finite matrix, or name the file, line and column where a cell is no number."""
-    return numeric_columns(nw.from_native(table, eager_only=True), columns, str(path), line_of(path))
+    return numeric_columns(nw.from_native(table, eager_only=True), columns, str(path), line_of(path, delimiter))
 
 
 def missing(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
@@ -75,23 +87,42 @@ def missing(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
     column_names(nw.from_native(table, eager_only=True), columns, str(path))
 
 
+def _is_parquet(path: Path) -> bool:
+    return path.suffix.lower() in {".parquet", ".pq"}
+
+
+def _usual_delimiter(path: Path) -> str:
+    return "\t" if ".tsv" in [suffix.lower() for suffix in path.suffixes] else ","
+
+
 def _read_csv(path: Path, text: str, delimiter: str) -> pd.DataFrame:
     options: dict[str, Any] = {"sep": delimiter, "encoding": "utf-8-sig", "skipinitialspace": True}
+    if int(pd.__version__.split(".")[0]) < 3:
+        options["float_precision"] = "round_trip"  # from pandas 3 on, the default and deprecated
     try:
         header = _header(path, delimiter)
         if text not in header and len(header) == 1 and len(header[0].split(";")) > 1:
             raise ValueError(f"{path} seems to be separated by semicolons; pass --delimiter ';'.")
-        table: pd.DataFrame = pd.read_csv(
-            path,
-            **options,
-            converters={text: str} if text in header else None,
-            float_precision="round_trip",
-            low_memory=False,
-            index_col=False,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # cells beyond the header would be dropped
+            table: pd.DataFrame = pd.read_csv(
+                path,
+                **options,
+                dtype={text: str} if text in header else None,
+                keep_default_na=False,
+                na_values={column: _MISSING for column in header if column != text},
+                low_memory=False,
+                index_col=False,
+            )
         return table
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is not a whole gzip file: {_first_line(error)}.") from None
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not a CSV file in UTF-8; save it as UTF-8, or as Parquet.") from None
+    except pd.errors.ParserWarning:
+        raise ValueError(
+            f"{path} is not a regular CSV file: line 2 has more cells than the header has names."
+        ) from None
     except pd.errors.ParserError as error:
         raise ValueError(f"{path} is not a regular CSV file: {_first_line(error)}.") from None
     except pd.errors.EmptyDataError:
@@ -99,7 +130,7 @@ def _read_csv(path: Path, text: str, delimiter: str) -> pd.DataFrame:
 
 
 def _header(path: Path, delimiter: str) -> list[str]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with _open_text(path) as file:
         names = next(csv.reader(file, delimiter=delimiter, skipinitialspace=True), None)
     if not names:
         raise ValueError(f"{path} is empty; it needs a header and rows.")
@@ -109,6 +140,12 @@ def _header(path: Path, delimiter: str) -> list[str]:
     return names
 
 
+def _open_text(path: Path) -> IO[str]:
+    """Open a CSV file, compressed or not, as text."""
+    opener = gzip.open if path.suffix.lower() == ".gz" else open
+    return opener(path, "rt", encoding="utf-8-sig", newline="")
+
+
 def _read_parquet(path: Path) -> pd.DataFrame:
     try:
         import pyarrow as pa
@@ -116,8 +153,10 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     except ImportError:
         raise ValueError(f"{path} is Parquet, which needs pyarrow: pip install 'innerloop[table]'.") from None
     try:
-        table: pd.DataFrame = pq.read_table(path).to_pandas()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, EOFError) as error:
+        table: pd.DataFrame = pq.read_table(path).to_pandas(ignore_metadata=True)
+    except (pa.ArrowException, OSError, EOFError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise ValueError(f"{path} is not a whole Parquet file: {_first_line(error)}.") from None
     return table
 

@@ -116,14 +116,14 @@ class TaskSet:
         targets = [target] if isinstance(target, str) else list(target)
         taken = {group, *targets}
         chosen = [c for c in table.columns if c not in taken] if features is None else list(features)
-        column_names(table, [group, *targets, *chosen])
+        column_names(table, [group, *targets, *chosen], "`frame`")
         if not targets or not chosen:
             raise ValueError("`frame` must have at least one target and one feature column beside the group.")
         if overlap := taken.intersection(chosen):
             raise ValueError(f"`features` must leave out the group and target columns, got {sorted(overlap)}.")
-        y = numeric_columns(table, targets, "frame")
+        y = numeric_columns(table, targets, "`frame`")
         return cls.from_arrays(
-            numeric_columns(table, chosen, "frame"),
+            numeric_columns(table, chosen, "`frame`"),
             y[:, 0] if isinstance(target, str) else y,
             table[group].to_numpy(),
             feature_names=chosen,
@@ -175,7 +175,7 @@ class TaskSet:
         """Draw one episode per task: support rows to adapt on, and other rows to score.
 
         Which rows are drawn depends on the seed, the task's id and its rows only: not on the order of the
-        rows in the file, nor on the other tasks.
+        rows in the file, nor on the units of a column, nor on the other tasks.
 
         Parameters
         ----------
@@ -254,5 +254,5 @@ class TaskSet:
         return int(np.clip(np.median(self.sizes) // 2, 1, 10))
 
     def _shuffled(self, seed: int) -> IntArray:
-        columns = [*self.X.T, *np.atleast_2d(self.y.T)]
+        columns = [*np.atleast_2d(self.y.T), *self.X.T]
         return shuffled_order(columns, self.task_of_row, self.ids, seed)

@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import NoReturn
 
-from cyclopts import App
+from cyclopts import App, CycloptsError
 
 from innerloop import __version__
 
 app = App(
     name="innerloop",
     version=__version__,
+    suppress_keyboard_interrupt=False,
     help="Which inner learning rate to meta-train with, which to adapt with, and whether to use an inner loop.",
 )
-app.command("innerloop.cli.fit:fit")
-app.command("innerloop.cli.predict:predict")
-app.command("innerloop.cli.demo:demo")
-app.command("innerloop.cli.theory:theory")
+_HELP = {
+    "fit": "Meta-train on a table of many small tasks and recommend learning rates.",
+    "predict": "Predict the rows of a table that have no target.",
+    "demo": "Recommend rates for two tables that come with the package.",
+    "theory": "Predict the best learning rates and their expected test loss, before any training.",
+}
+for _name, _help in _HELP.items():
+    app.command(f"innerloop.cli.{_name}:{_name}", help=_help)
 
 
 def main() -> NoReturn:
     """Run the command line. Bad input ends in one sentence on standard error and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that has no sign for ± still shows the rest
     try:
-        app()
+        app(sys.argv[1:], exit_on_error=False, print_error=False)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit("innerloop: stopped.")
-    except (ValueError, TypeError, OSError) as error:
+    except (CycloptsError, ValueError, TypeError, OSError) as error:
         print(f"innerloop: {_sentence(error)}", file=sys.stderr)
         sys.exit(2)
     sys.exit(0)

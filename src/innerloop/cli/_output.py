@@ -1,30 +1,15 @@
-"""What commands print: tables, verdicts and progress."""
+"""What commands print: tables and verdicts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from innerloop.estimators import MetaRegressor
 from innerloop.evaluation import RECOMMENDED, Evaluation, Method
 
 console = Console(highlight=False)
-
-
-@contextmanager
-def progress(what: str, n_ticks: int) -> Iterator[Callable[[], None]]:
-    """Show a bar on standard error, where that is a terminal, and yield what advances it."""
-    errors = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("left"))
-    with Progress(
-        *columns, TimeRemainingColumn(), console=errors, transient=True, disable=not errors.is_terminal
-    ) as bar:
-        task = bar.add_task(what, total=n_ticks)
-        yield lambda: bar.advance(task)
+messages = Console(highlight=False, soft_wrap=True, stderr=True)
 
 
 def show(model: MetaRegressor, evaluation: Evaluation) -> None:
@@ -36,18 +21,30 @@ def show(model: MetaRegressor, evaluation: Evaluation) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for method in evaluation.methods:
         table.add_row(*_cells(method), style="bold" if method.name == RECOMMENDED else "")
-    console.print(table)
+    wide = Console(highlight=False, width=max(console.width, 120))  # a narrow one would cut numbers off
+    wide.print(table, crop=False)
     console.print()
     console.print(f"[bold]{evaluation.verdict}[/bold]", soft_wrap=not console.is_terminal)
 
 
 def _rates(model: MetaRegressor, evaluation: Evaluation) -> str:
     steps = f"{evaluation.n_steps} gradient step{'s' if evaluation.n_steps > 1 else ''}"
+    edge = ""
+    if at_the_end(model):
+        edge = "\n(inner_lr is the last of those compared: rates beyond it may do as well)"
     return (
         f"\ninner_lr [bold]{_pm(model.inner_lr_, model.inner_lr_se_)}[/bold]   "
         f"adapt_lr [bold]{_pm(model.adapt_lr_, model.adapt_lr_se_)}[/bold]   l2 {model.l2_:g}\n"
-        f"(rates for {_scaled(model)}, {steps} on {evaluation.n_support} rows; ± bootstrap s.e.)\n"
+        f"(rates for {_scaled(model)}, {steps} on {evaluation.n_support} rows; ± bootstrap s.e.){edge}\n"
     )
+
+
+def at_the_end(model: MetaRegressor) -> bool:
+    """Return whether the inner rate is the first or last of several that were compared."""
+    if model.cv_results_ is None:
+        return False
+    compared = model.cv_results_["inner_lr"]
+    return compared.min() < compared.max() and model.inner_lr_ in (compared.min(), compared.max())
 
 
 def _scaled(model: MetaRegressor) -> str:

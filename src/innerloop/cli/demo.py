@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from innerloop.cli._output import console, progress, show
+from innerloop._progress import progress
+from innerloop.cli._output import console, show
 from innerloop.demo import PAPER_N_QUERY, PAPER_N_SUPPORT, digit_pairs, paper_table
 from innerloop.estimators import MetaRegressor, MetaTraining
 from innerloop.evaluation import RECOMMENDED, Evaluation, evaluate, evaluate_on, n_ticks

@@ -9,10 +9,12 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from innerloop.cli._output import console, progress, show
+from innerloop._checks import as_count
+from innerloop._progress import progress
+from innerloop.cli._output import console, messages, show
 from innerloop.estimators import MetaRegressor, MetaTraining
 from innerloop.evaluation import Evaluation, evaluate, n_ticks
-from innerloop.plotting import PICTURE, as_png, plot_held_out
+from innerloop.plotting import PICTURE, as_png, has_picture, plot_held_out
 from innerloop.storage import check_writable, save_model
 from innerloop.tables import missing, numbers, read_table
 from innerloop.tasks import TaskSet
@@ -109,8 +111,11 @@ def fit(
     settings = model.settings()
     if out is not None:
         check_writable(out)
+    if min_rows is not None:
+        as_count(min_rows, "min_rows")
     tasks, left_out = _read_tasks(table, group, target, features, drop, delimiter, min_rows)
-    _check_sizes(tasks, table, 1 if n_support is None else n_support, n_query or 1)
+    least = n_support or (1 if n_query is None else tasks.default_support())
+    _check_sizes(tasks, table, least, n_query or 1)
     with progress("Comparing rates", n_ticks(settings, len(tasks)) + settings.n_folds) as tick:
         training = MetaTraining.prepare(tasks, settings, tick)
         evaluation = evaluate(training, tasks, tick)
@@ -121,10 +126,12 @@ def fit(
     if json_:
         print(json.dumps(as_json(model, evaluation), indent=1))
         return
-    console.print(f"{table}: {len(tasks)} tasks, {tasks.n_rows} rows, {tasks.n_features} features{left_out}")
+    size = f"{len(tasks)} tasks, {tasks.n_rows} rows, {tasks.n_features} features{left_out}"
+    console.print(f"{table}: {size}", soft_wrap=True)
     show(model, evaluation)
     if out is not None:
-        console.print(f"\nSaved the model to {out}" + (f", the picture to {out / PICTURE}" if pictures else ""))
+        saved = f"\nSaved the model to {out}" + (f", the picture to {out / PICTURE}" if pictures else "")
+        console.print(saved, soft_wrap=True)
 
 
 def as_json(model: MetaRegressor, evaluation: Evaluation) -> dict[str, Any]:
@@ -156,11 +163,16 @@ def _read_tasks(
     missing(frame, [group, target, *(features or []), *(drop or [])], table)
     if group == target:
         raise ValueError(f"--group and --target must be different columns, got {group!r} for both.")
+    for i, name in enumerate(features or []):
+        if name in (group, target, *(features or [])[:i]):
+            raise ValueError(
+                f"--features names {name!r}, which is the group, the target or named already; leave it out."
+            )
     taken = {group, target, *(drop or [])}
     chosen = [str(c) for c in (features or frame.columns) if c not in taken]
     if not chosen:
         raise ValueError(f"{table} has no feature column left beside {', '.join(sorted(taken))}.")
-    X, y = numbers(frame, chosen, table), numbers(frame, [target], table)[:, 0]
+    X, y = numbers(frame, chosen, table, delimiter), numbers(frame, [target], table, delimiter)[:, 0]
     tasks = TaskSet.from_arrays(X, y, frame[group].to_numpy(dtype=str), chosen)
     if min_rows is None or (tasks.sizes >= min_rows).all():
         return tasks, ""
@@ -185,11 +197,11 @@ def _check_sizes(tasks: TaskSet, table: Path, n_support: int, n_query: int) -> N
 
 def _pictures(model: MetaRegressor, title: str) -> dict[str, bytes]:
     """Return the picture of held-out loss, where there is one to draw and matplotlib to draw it."""
-    if model.cv_results_ is None:
+    if not has_picture(model):
         return {}
     try:
         picture = as_png(plot_held_out(model, title))
     except ImportError:
-        console.print("No picture: drawing needs matplotlib (pip install 'innerloop[plot]').")
+        messages.print("No picture: drawing needs matplotlib (pip install 'innerloop[plot]').")
         return {}
     return {PICTURE: picture}

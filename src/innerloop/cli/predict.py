@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from innerloop._checks import FloatArray
 from innerloop._files import write_whole
 from innerloop.estimators import MetaRegressor
 from innerloop.storage import load_details, load_model
@@ -37,42 +41,38 @@ def predict(model: Path, table: Path, /, *, out: Path | None = None, delimiter: 
         raise ValueError(f"{model} was not made by `innerloop fit`; it does not say which columns to read.")
     frame = read_table(table, names["group"], delimiter)
     missing(frame, names["features"], table)
-    X = pd.DataFrame(numbers(frame, names["features"], table), columns=names["features"])
+    X = pd.DataFrame(numbers(frame, names["features"], table, delimiter), columns=names["features"])
     groups = frame[names["group"]].to_numpy(dtype=str)
-    labelled = np.zeros(len(frame), dtype=bool)
+    labelled, y = np.zeros(len(frame), dtype=bool), np.empty(0)
     if names["target"] in frame.columns:
         labelled = frame[names["target"]].notna().to_numpy()
+        # Numbers are read from the whole column, so that a bad cell is named by its place in the file.
+        column = frame[names["target"]].astype(object).where(labelled, 0.0)
+        y = numbers(frame.assign(**{names["target"]: column}), [names["target"]], table, delimiter)[labelled, 0]
     if labelled.all():
         raise ValueError(
             f"every row of {table} has a value of {names['target']!r}, so none is left to predict; empty those "
             "cells, or leave the column out."
         )
-    result = _predict_unlabelled(regressor, frame, X, groups, labelled, names["target"], table)
-    content = result.to_csv(index=False)
+    content = _predict_unlabelled(regressor, X, y, groups, labelled).to_csv(index=False)
     if out is None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # whatever the terminal: ids come back as they were
         sys.stdout.write(content)
     else:
         write_whole(out, content.encode())
 
 
 def _predict_unlabelled(
-    regressor: MetaRegressor,
-    frame: pd.DataFrame,
-    X: pd.DataFrame,
-    groups: np.ndarray[tuple[int], np.dtype[np.str_]],
-    labelled: np.ndarray[tuple[int], np.dtype[np.bool_]],
-    target: str,
-    table: Path,
+    regressor: MetaRegressor, X: pd.DataFrame, y: FloatArray, groups: NDArray[Any], labelled: NDArray[np.bool_]
 ) -> pd.DataFrame:
-    """Return group, row, prediction and its ground for the rows without targets."""
+    """Return group, row, prediction and its ground for the rows without targets; `y` is that of the labelled."""
     seen = regressor.groups_
     if labelled.any():
-        # Numbers are read from the whole column, so that a bad cell is named by its place in the file.
-        y = numbers(frame.fillna({target: 0.0}), [target], table)[labelled, 0]
         regressor = regressor.adapt(X[labelled], y, groups=groups[labelled])
     rows = ~labelled
     based_on = np.where(np.isin(groups[rows], seen), "seen", "meta")
-    based_on[np.isin(groups[rows], groups[labelled])] = "adapted"
+    based_on = np.where(np.isin(groups[rows], groups[labelled]), "adapted", based_on)
     return pd.DataFrame(
         {
             "group": groups[rows],

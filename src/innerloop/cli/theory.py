@@ -33,9 +33,9 @@ def theory(
     plot: Path | None = None,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
-    """Predict the best learning rates and their expected test loss for mixed linear regression.
+    """Predict the best learning rates and their expected test loss, before any training.
 
-    Losses are half mean squared errors on new tasks, label noise included.
+    For mixed linear regression. Losses are half mean squared errors on new tasks, label noise included.
 
     Parameters
     ----------

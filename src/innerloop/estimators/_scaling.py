@@ -53,8 +53,11 @@ class Scaling:
 
     def design(self, X: FloatArray) -> FloatArray:
         """Return the features in these units: (n_rows, n_kept [+ 1])."""
-        columns = (X[:, self.kept] - self.x_mean) * self.x_rate
-        return np.column_stack((columns, np.ones(len(X)))) if self.intercept else columns
+        n_kept = len(self.x_rate)
+        columns = np.ones((len(X), n_kept + self.intercept))  # row by row in memory: episodes gather rows
+        np.subtract(X[:, self.kept], self.x_mean, out=columns[:, :n_kept])
+        columns[:, :n_kept] *= self.x_rate
+        return columns
 
     def tasks(self, tasks: TaskSet) -> TaskSet:
         """Return the same tasks in these units."""

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.metrics import r2_score
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from innerloop._checks import FloatArray, as_count, as_labels, as_nonnegative, as_rate
+from innerloop._progress import progress
 from innerloop.adaptation import Adaptation, GradientSteps, NoAdaptation
+from innerloop.estimators._inputs import as_seed, is_auto, like, plain
 from innerloop.estimators._scaling import Scaling
 from innerloop.estimators._training import MetaTraining, Settings
 from innerloop.tasks import TaskSet
@@ -67,6 +68,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         do not depend on units.
     fit_intercept : bool, default=True
         Whether to fit an intercept, which adapts like any coefficient.
+    verbose : bool, default=False
+        Whether to show a progress bar while fitting, where standard error is a terminal.
 
     Attributes
     ----------
@@ -133,6 +136,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         cv: int = 5,
         standardize: bool = True,
         fit_intercept: bool = True,
+        verbose: bool = False,
     ) -> None:
         self.inner_lr = inner_lr
         self.adapt_lr = adapt_lr
@@ -146,6 +150,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         self.cv = cv
         self.standardize = standardize
         self.fit_intercept = fit_intercept
+        self.verbose = verbose
 
     def fit(self, X: Any, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
         """Meta-train on the tasks.
@@ -178,7 +183,9 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
                 stacklevel=2,
             )
         tasks = TaskSet.from_arrays(X, y, np.zeros(len(X), dtype=int) if groups is None else groups)
-        self.fit_from(MetaTraining.prepare(tasks, settings), tasks, remember=groups is not None)
+        with progress("Meta-training", settings.n_folds, shown=bool(self.verbose)) as tick:
+            training = MetaTraining.prepare(tasks, settings, tick)
+        self.fit_from(training, tasks, remember=groups is not None)
         return self
 
     def fit_from(self, training: MetaTraining, tasks: TaskSet, remember: bool = True) -> None:
@@ -196,24 +203,26 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         self.coef_, self.intercept_ = self._original(self._theta)
         if not hasattr(self, "n_features_in_"):
             self.n_features_in_ = tasks.n_features
+            if tasks.feature_names is not None:
+                self.feature_names_in_ = np.array(tasks.feature_names, dtype=object)
         self._remember(tasks if remember else tasks.select(np.arange(0)))
 
     def settings(self) -> Settings:
         """Return the parameters, checked."""
         if self.adaptation not in ("auto", "gradient", "none"):
             raise ValueError(f"`adaptation` must be 'auto', 'gradient' or 'none', got {self.adaptation!r}.")
-        adapt_lr = None if _is_auto(self.adapt_lr) else as_rate(self.adapt_lr, "adapt_lr")
+        adapt_lr = None if is_auto(self.adapt_lr) else as_rate(self.adapt_lr, "adapt_lr")
         return Settings(
-            inner_lr=None if _is_auto(self.inner_lr) else as_rate(self.inner_lr, "inner_lr"),
+            inner_lr=None if is_auto(self.inner_lr) else as_rate(self.inner_lr, "inner_lr"),
             adapt_lr=0.0 if self.adaptation == "none" else adapt_lr,
-            l2=None if _is_auto(self.l2) else float(as_nonnegative(self.l2, "l2")),
+            l2=None if is_auto(self.l2) else float(as_nonnegative(self.l2, "l2")),
             n_support=None if self.n_support is None else as_count(self.n_support, "n_support"),
             n_query=None if self.n_query is None else as_count(self.n_query, "n_query"),
             n_steps=as_count(self.n_steps, "n_steps"),
             n_folds=as_count(self.cv, "cv", 2),
             standardize=bool(self.standardize),
             fit_intercept=bool(self.fit_intercept),
-            seed=_as_seed(self.random_state),
+            seed=as_seed(self.random_state),
         )
 
     def predict(self, X: Any, groups: ArrayLike | None = None) -> FloatArray:
@@ -278,13 +287,13 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
     def to_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Return all that a fitted estimator knows as plain values and arrays, for `from_state`."""
         check_is_fitted(self)
-        params = {name: _plain(value) for name, value in self.get_params().items()}
+        params = {name: plain(value) for name, value in self.get_params().items()}
         arrays = {name: np.asarray(getattr(self, name)) for name in _ARRAYS if hasattr(self, name)}
         if "feature_names_in_" in arrays:
             arrays["feature_names_in_"] = arrays["feature_names_in_"].astype(np.str_)
         arrays |= {f"scaling.{name}": np.asarray(value) for name, value in vars(self._scaling).items()}
         arrays |= {f"cv_results_.{name}": column for name, column in (self.cv_results_ or {}).items()}
-        return {"params": params, **{name: _plain(getattr(self, name)) for name in _SCALARS}}, arrays
+        return {"params": params, **{name: plain(getattr(self, name)) for name in _SCALARS}}, arrays
 
     @classmethod
     def from_state(cls, scalars: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Self:
@@ -322,7 +331,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         coef, intercept = self._original(adapted)
         ids = tasks.ids
         if known is not None and len(known.groups_):
-            kept = ~np.isin(known.groups_, _like(ids, known.groups_))
+            kept = ~np.isin(known.groups_, like(ids, known.groups_))
             ids = np.concatenate((known.groups_[kept], ids))
             coef = np.concatenate((known.group_coef_[kept], coef))
             intercept = np.concatenate((known.group_intercept_[kept], intercept))
@@ -333,14 +342,14 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         """Return scikit-learn's coefficients and intercepts of scaled ones (..., n_columns, n_targets)."""
         coef, intercept = self._scaling.original(theta)
         if self._single_target:
-            return coef[..., 0], intercept[..., 0]
-        return np.swapaxes(coef, -1, -2), intercept
+            return coef[..., 0], intercept[..., 0][()]
+        return np.ascontiguousarray(np.swapaxes(coef, -1, -2)), intercept
 
     def _find(self, groups: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
         """Return each row's place among the known groups, and whether it has one."""
         if len(self.groups_) == 0:
             return np.zeros(len(groups), dtype=np.intp), np.zeros(len(groups), dtype=bool)
-        groups = _like(groups, self.groups_)
+        groups = like(groups, self.groups_)
         place = np.minimum(np.searchsorted(self.groups_, groups), len(self.groups_) - 1)
         return place, self.groups_[place] == groups
 
@@ -362,33 +371,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
             if groups is None and required:
                 from innerloop._frames import missing_column
 
-                raise ValueError(missing_column(self.group, frame.columns, "X"))
+                raise ValueError(missing_column(self.group, frame.columns, "`X`"))
             return X, groups
         if groups is None:
             groups = frame[self.group].to_numpy()
         return frame.drop(self.group).to_native(), groups
-
-
-def _is_auto(value: Any) -> bool:
-    return isinstance(value, str) and value == "auto"
-
-
-def _plain(value: Any) -> Any:
-    """Return a value that JSON can hold; a random state that is an object has no plain form."""
-    if isinstance(value, np.generic):
-        return value.item()
-    return value if value is None or isinstance(value, bool | int | float | str) else None
-
-
-def _as_seed(random_state: Any) -> int:
-    if isinstance(random_state, int | np.integer):
-        return as_count(random_state, "random_state", 0)
-    return int(check_random_state(random_state).randint(2**31 - 1))
-
-
-def _like(groups: NDArray[Any], known: NDArray[Any]) -> NDArray[Any]:
-    """Return `groups`, having made sure that they can be compared with the ids seen in fit."""
-    if (groups.dtype.kind == "U") != (known.dtype.kind == "U"):
-        kinds = ["text" if ids.dtype.kind == "U" else "numbers" for ids in (known, groups)]
-        raise TypeError(f"`groups` were {kinds[0]} in fit and are {kinds[1]} now; convert one to the other.")
-    return groups

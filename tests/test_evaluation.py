@@ -1,0 +1,267 @@
+"""Errors on unseen tasks against nested loops, no leaks between folds, and the verdict in words."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+
+import innerloop as il
+from cases import table
+from innerloop import evaluation
+from innerloop._random import stream
+from innerloop.estimators import MetaTraining, Rates, _training
+from innerloop.evaluation import (
+    NO_INNER_LOOP,
+    PER_TASK,
+    PER_TASK_L2_GRID,
+    POOLED,
+    RECOMMENDED,
+    TIED,
+    Method,
+    evaluate,
+    evaluate_on,
+    n_ticks,
+    verdict,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+NAMES = [RECOMMENDED, NO_INNER_LOOP, TIED, POOLED, PER_TASK]
+SETTINGS = [
+    {},
+    {"n_support": 2, "n_steps": 2, "random_state": 3},
+    {"fit_intercept": False, "standardize": False, "cv": 3},
+    {"inner_lr": -0.1, "adapt_lr": 0.2},
+]
+
+
+@pytest.fixture(autouse=True)
+def _coarse_grids(monkeypatch):
+    """Try fewer rates and penalties, for speed; zero stays among both."""
+    monkeypatch.setattr(_training, "INNER_GRID", _training.INNER_GRID[::4])
+    monkeypatch.setattr(_training, "L2_GRID", _training.L2_GRID[::3])
+
+
+def made(n_targets=None, **settings):
+    X, y, groups = table([6, 5, 8, 3, 7, 1, 9, 4, 6, 6, 5, 7], 3, n_targets)
+    tasks = il.TaskSet.from_arrays(X + np.array([3.0, 0.0, -1.0]), y + 2.0, groups)
+    return tasks, MetaTraining.prepare(tasks, il.MetaRegressor(**settings).settings())
+
+
+def folds(tasks, settings):
+    n = len(tasks)
+    return stream(settings.seed, 2).permutation(np.arange(n) % min(evaluation.N_FOLDS, n))
+
+
+@pytest.fixture
+def choices(monkeypatch):
+    """Record the rates that `evaluate` chooses: one dict per fold, and the last for all tasks."""
+    chosen, plain = [], evaluation._choices
+
+    def record(*args):
+        chosen.append(plain(*args))
+        return chosen[-1]
+
+    monkeypatch.setattr(evaluation, "_choices", record)
+    return chosen
+
+
+def column(y):
+    return y.reshape(len(y), -1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "n_targets"), [*((settings, None) for settings in SETTINGS), (SETTINGS[0], 2)], ids=str
+)
+def test_the_pooled_ridge_equals_a_loop_of_ridges(settings, n_targets, choices):
+    tasks, training = made(n_targets, **settings)
+    result = evaluate(training, tasks)
+    fold = folds(tasks, training.settings)
+    expected = np.empty(len(tasks))
+    for f, chosen in enumerate(choices[:-1]):
+        rest = tasks.select(fold != f)
+        scaling = MetaTraining.prepare(rest, training.settings).scaling
+        ridge = Ridge(alpha=rest.n_rows * chosen[POOLED].l2, fit_intercept=False, solver="svd")
+        ridge.fit(scaling.design(rest.X), column(rest.y - scaling.y_mean))
+        for t in np.flatnonzero(fold == f):
+            _, X, y = next(iter(tasks.select([t])))
+            errors = column(y - scaling.y_mean) - column(ridge.predict(scaling.design(X)))
+            expected[t] = np.mean(errors**2)
+        assert (chosen[POOLED].inner_lr, chosen[POOLED].adapt_lr) == (0, 0)
+    np.testing.assert_allclose(result.per_task[:, NAMES.index(POOLED)], expected, rtol=1e-8)
+
+
+def ridge_errors(training, tasks):
+    """Return each task's error under each penalty, one ridge per set of support rows."""
+    episodes = training.scaling.tasks(tasks).deal(training.n_support, training.settings.seed)
+    squares = [[[] for _ in PER_TASK_L2_GRID] for _ in range(len(tasks))]
+    for (X, y, X_query, y_query), t in zip(episodes, episodes.task, strict=True):
+        for own, l2 in zip(squares[t], PER_TASK_L2_GRID, strict=True):
+            predicted = 0.0
+            if len(X):
+                ridge = Ridge(len(X) * l2, fit_intercept=training.settings.fit_intercept, solver="svd")
+                predicted = column(ridge.fit(X, column(y)).predict(X_query))
+            own.append((column(y_query) - predicted) ** 2)
+    return np.array([[np.mean(np.concatenate(own)) for own in task] for task in squares])
+
+
+@pytest.mark.parametrize(("settings", "n_targets"), [(SETTINGS[0], None), (SETTINGS[1], 2), (SETTINGS[2], None)])
+def test_the_ridge_per_task_equals_a_loop_over_support_rows(settings, n_targets):
+    tasks, training = made(n_targets, **settings)
+    result = evaluate(training, tasks)
+    np.testing.assert_allclose(evaluation.ridge_per_task(training, tasks), ridge_errors(training, tasks), rtol=1e-7)
+    fold = folds(tasks, training.settings)
+    expected = np.empty(len(tasks))
+    for f in range(fold.max() + 1):
+        rest, unseen = tasks.select(fold != f), tasks.select(fold == f)
+        fitted = MetaTraining.prepare(rest, replace(training.settings, n_support=training.n_support))
+        best = np.argmin(ridge_errors(fitted, rest).mean(axis=0))
+        expected[fold == f] = ridge_errors(fitted, unseen)[:, best]
+    np.testing.assert_allclose(result.per_task[:, NAMES.index(PER_TASK)], expected, rtol=1e-7)
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_meta_learned_rates_equal_estimators_fitted_on_the_other_folds(settings, choices):
+    tasks, training = made(**settings)
+    result = evaluate(training, tasks)
+    fold = folds(tasks, training.settings)
+    params = {**settings, "n_support": training.n_support}
+    for f, chosen in enumerate(choices[:-1]):
+        rest = tasks.select(fold != f)
+        for name in (RECOMMENDED, NO_INNER_LOOP, TIED):
+            rates = vars(chosen[name])
+            model = il.MetaRegressor(**{**params, **rates}).fit(rest.X, rest.y, rest.ids[rest.task_of_row])
+            scaled = model._scaling.tasks(tasks).deal(training.n_support, training.settings.seed)
+            squares = {t: [] for t in np.flatnonzero(fold == f)}
+            for i, t in enumerate(scaled.task):
+                if fold[t] != f:
+                    continue
+                support = scaled.support_rows[scaled.n_support[:i].sum() :][: scaled.n_support[i]]
+                query = scaled.query_rows[scaled.n_query[:i].sum() :][: scaled.n_query[i]]
+                new = np.full(len(support), -1)
+                adapted = model.adapt(tasks.X[support], tasks.y[support], new) if len(new) else model
+                predicted = adapted.predict(tasks.X[query], np.full(len(query), -1))
+                squares[t].extend((tasks.y[query] - predicted) ** 2)
+            expected = [np.mean(own) for own in squares.values()]
+            actual = result.per_task[fold == f, NAMES.index(name)]
+            np.testing.assert_allclose(actual, expected, rtol=1e-8)
+
+
+def test_choices_for_a_fold_have_not_seen_its_targets(choices):
+    tasks, training = made()
+    first = evaluate(training, tasks)
+    recorded = choices.copy()
+    fold = folds(tasks, training.settings)
+    for f in range(fold.max() + 1):
+        choices.clear()
+        y = np.where(fold[tasks.task_of_row] == f, 1e3 * tasks.X[:, 0] ** 2, tasks.y)
+        other = il.TaskSet.from_arrays(tasks.X, y, tasks.task_of_row)
+        second = evaluate(MetaTraining.prepare(other, training.settings), other)
+        assert choices[f] == recorded[f]
+        assert choices[-1] != recorded[-1]
+        assert (second.per_task[fold == f, 0] > first.per_task[fold == f, 0]).all()
+
+
+def test_given_unseen_tasks_are_scored_with_the_choices_of_the_others():
+    tasks, training = made()
+    X, y, groups = table([5, 1, 8], 3, seed=5)
+    unseen = il.TaskSet.from_arrays(X, y, groups)
+    result = evaluate_on(training, tasks, unseen)
+    scored = training.score(unseen, [method.rates for method in result.methods[:-1]])
+    np.testing.assert_allclose(result.per_task[:, :-1], scored, rtol=1e-12)
+    best = np.argmin(ridge_errors(training, tasks).mean(axis=0))
+    np.testing.assert_allclose(result.per_task[:, -1], ridge_errors(training, unseen)[:, best], rtol=1e-7)
+    other = evaluate_on(training, tasks, il.TaskSet.from_arrays(X, 100 * y, groups))
+    assert [method.rates for method in other.methods] == [method.rates for method in result.methods]
+
+
+def test_methods_summarise_the_errors_of_tasks():
+    tasks, training = made()
+    result = evaluate(training, tasks)
+    assert [method.name for method in result.methods] == NAMES
+    assert result[TIED].rates.inner_lr == result[TIED].rates.adapt_lr
+    assert result[NO_INNER_LOOP].rates.inner_lr == 0
+    assert result[PER_TASK].rates is None
+    assert result[RECOMMENDED].rates == training.chosen()
+    assert result[RECOMMENDED].excess == result[RECOMMENDED].excess_se == 0
+    root = np.sqrt(len(tasks))
+    for method, mse in zip(result.methods, result.per_task.T, strict=True):
+        excess = mse - result.per_task[:, 0]
+        assert method.mse == pytest.approx(mse.mean())
+        assert method.mse_se == pytest.approx(mse.std(ddof=1) / root)
+        assert method.excess == pytest.approx(excess.mean())
+        assert method.excess_se == pytest.approx(excess.std(ddof=1) / root)
+    assert result.verdict == verdict(result.methods)
+    assert (result.n_support, result.n_steps) == (training.n_support, 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "n_tasks"), [({}, 12), ({"inner_lr": -0.1}, 12), ({"cv": 3}, 12), ({}, 4)], ids=str
+)
+def test_ticks_are_about_as_many_as_announced(settings, n_tasks):
+    X, y, groups = table([5] * n_tasks, 2)
+    tasks, ticks = il.TaskSet.from_arrays(X, y, groups), []
+    training = MetaTraining.prepare(tasks, il.MetaRegressor(**settings).settings())
+    evaluate(training, tasks, lambda: ticks.append(1))
+    announced = n_ticks(training.settings, n_tasks)
+    assert announced * 0.7 <= len(ticks) <= announced * 1.5
+
+
+@pytest.mark.parametrize("sizes", [[5, 6], [4, 1, 5], [1, 1, 6, 5]], ids=str)
+def test_few_tasks_are_enough(sizes):
+    X, y, groups = table(sizes, 2)
+    tasks = il.TaskSet.from_arrays(X, y, groups)
+    result = evaluate(MetaTraining.prepare(tasks, il.MetaRegressor().settings()), tasks)
+    assert np.isfinite(result.per_task).all()
+    assert result.verdict.endswith(".")
+
+
+# The verdict
+
+
+def methods(inner_lr=-0.123, adapt_lr=0.456, plain=(0.5, 0.1), tied=(0.3, 0.1), pooled=(1.0, 0.2), alone=(2.0, 0.3)):
+    """Return methods of which each exceeds the recommended error, 2, by (excess, its error)."""
+    rates = {
+        RECOMMENDED: (Rates(inner_lr, adapt_lr, 0.0), (0.0, 0.0)),
+        NO_INNER_LOOP: (Rates(0.0, 0.4, 0.0), plain),
+        TIED: (Rates(0.1, 0.1, 0.0), tied),
+        POOLED: (Rates(0.0, 0.0, 0.1), pooled),
+        PER_TASK: (None, alone),
+    }
+    return [Method(name, r, 2.0 + excess[0], 0.4, *excess) for name, (r, excess) in rates.items()]
+
+
+NO_LOOP = "Do not use an inner loop: "
+IN_TRAINING = "Do not use an inner loop in training "
+VERDICTS = [
+    ({"alone": (-0.4, 0.1)}, [NO_LOOP + PER_TASK, "predicts unseen tasks better", "20.0 ± 5.0 % lower"], []),
+    ({"alone": (-0.4, 0.1), "inner_lr": 0.0, "adapt_lr": 0.0}, [NO_LOOP + PER_TASK], [POOLED]),
+    ({"alone": (-0.1, 0.2)}, ["Train with inner_lr = -0.12"], ["Do not use"]),
+    ({"inner_lr": 0.0, "adapt_lr": 0.0}, [NO_LOOP + POOLED, "no worse"], ["Train with"]),
+    ({"pooled": (0.1, 0.2)}, [NO_LOOP + POOLED, "no worse"], ["Train with"]),
+    ({"pooled": (-0.1, 0.01)}, [NO_LOOP + POOLED], ["Train with"]),
+    ({"inner_lr": 0.0}, [IN_TRAINING, "adapt_lr = 0.456", "33.3 ± 6.7 % lower error than " + POOLED], [NO_LOOP]),
+    ({"plain": (0.15, 0.1)}, ["Train with inner_lr = -0.123", "adapt_lr = 0.456", "not beyond chance"], ["tied"]),
+    ({"plain": (-0.1, 0.1)}, ["Train with inner_lr = -0.123", "not beyond chance"], ["tied"]),
+    (
+        {},
+        [
+            "Train with inner_lr = -0.123, adapt with adapt_lr = 0.456: 33.3 ± 6.7 % lower error",
+            "20.0 ± 4.0 % lower than without an inner loop in training",
+            "13.0 ± 4.3 % lower than with tied rates",
+        ],
+        ["chance", "Do not use"],
+    ),
+    ({"inner_lr": -0.3, "adapt_lr": 0.0}, ["Train with inner_lr = -0.3", "adapt_lr = 0"], ["Do not use"]),
+]
+
+
+@pytest.mark.parametrize(("changes", "said", "unsaid"), VERDICTS, ids=str)
+def test_the_verdict_says_what_the_errors_say(changes, said, unsaid):
+    text = verdict(methods(**changes))
+    for words in said:
+        assert words in text
+    for words in unsaid:
+        assert words not in text
+    assert text.endswith(".")

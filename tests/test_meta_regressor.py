@@ -1,0 +1,279 @@
+"""MetaRegressor: what is fitted, predicted and adapted, against plain formulas and explicit loops."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LinearRegression, Ridge
+from sklearn.preprocessing import StandardScaler
+
+import innerloop as il
+import reference
+from cases import table
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+RATES = {"inner_lr": -0.2, "adapt_lr": 0.3, "l2": 0.01}
+UNEQUAL = [1, 7, 3, 12, 1, 2, 9, 5]
+
+
+def original(model, theta, X):
+    """Return predictions of coefficients in the units of meta-training, y_mean added."""
+    return model._scaling.design(X) @ theta + model._scaling.y_mean
+
+
+@pytest.mark.parametrize("n_targets", [None, 1, 3])
+@pytest.mark.parametrize("fit_intercept", [True, False])
+def test_without_inner_loop_it_is_ordinary_least_squares_on_all_rows(n_targets, fit_intercept):
+    X, y, groups = table(UNEQUAL, 4, n_targets)
+    X, y = X * [1.0, 1e-3, 50.0, 1.0] + [0.0, 3.0, 100.0, -1.0], y + 5.0
+    model = il.MetaRegressor(inner_lr=0, adapt_lr=0, l2=0, fit_intercept=fit_intercept).fit(X, y, groups)
+    plain = LinearRegression(fit_intercept=fit_intercept).fit(X, y)
+    np.testing.assert_allclose(model.coef_, plain.coef_, rtol=1e-9)
+    np.testing.assert_allclose(model.intercept_, plain.intercept_, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(model.predict(X, groups), plain.predict(X), rtol=1e-9)
+    assert model.coef_.shape == plain.coef_.shape
+    assert model.score(X, y, groups=groups) == pytest.approx(plain.score(X, y), abs=1e-12)
+
+
+@pytest.mark.parametrize("n_targets", [None, 2])
+@pytest.mark.parametrize("l2", [1e-3, 0.1, 10.0])
+def test_without_inner_loop_a_penalty_makes_it_ridge_on_standardised_features(l2, n_targets):
+    X, y, groups = table(UNEQUAL, 4, n_targets)
+    X = X * [1.0, 1e-3, 50.0, 1.0] + [0.0, 3.0, 100.0, -1.0]
+    model = il.MetaRegressor(inner_lr=0, adapt_lr=0, l2=l2).fit(X, y, groups)
+    standard = StandardScaler().fit_transform(X)
+    rough = Ridge(alpha=len(X) * l2).fit(standard, y).predict(standard)
+    np.testing.assert_allclose(model.predict(X), rough, atol=2e-3)  # units are rounded to four digits
+    design, centred = model._scaling.design(X), y - model._scaling.y_mean
+    np.testing.assert_allclose(design[:, :-1], standard, atol=1e-3)
+    np.testing.assert_array_equal(design[:, -1], 1.0)
+    exact = Ridge(alpha=len(X) * l2, fit_intercept=False).fit(design, centred)
+    np.testing.assert_allclose(model.predict(X) - model._scaling.y_mean, exact.predict(design), atol=1e-10)
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 3])
+@pytest.mark.parametrize("n_targets", [None, 2])
+@pytest.mark.parametrize("ids", [None, list("hgfedcba"), ["é", "日本", "𝄞", "a", "ß", "Ω", "ж", "א"]])
+def test_fixed_rates_give_the_exact_meta_parameters_of_dealt_tasks(n_steps, n_targets, ids):
+    X, y, groups = table(UNEQUAL, 3, n_targets, ids=ids)
+    model = il.MetaRegressor(**RATES, n_steps=n_steps, n_support=3, random_state=5).fit(X, y, groups)
+    tasks = il.TaskSet.from_arrays(model._scaling.design(X), y - model._scaling.y_mean, groups)
+    episodes = tasks.deal(n_support=3, seed=5)
+    solution = il.solve(il.MetaObjective.from_tasks(episodes, n_steps), RATES["inner_lr"], l2=RATES["l2"])
+    slow = reference.meta_coef(list(episodes), RATES["inner_lr"], n_steps, l2=RATES["l2"])
+    for theta in (solution.coef, slow):
+        np.testing.assert_allclose(model.predict(X), original(model, theta, X), rtol=1e-9, atol=1e-11)
+    assert (model.inner_lr_, model.adapt_lr_, model.l2_) == tuple(RATES.values())
+    assert np.isnan(model.inner_lr_se_)
+    assert np.isnan(model.adapt_lr_se_)
+    assert model.cv_results_ is None
+
+
+@pytest.mark.parametrize("n_steps", [1, 2])
+@pytest.mark.parametrize("n_targets", [None, 2])
+def test_seen_groups_are_predicted_after_explicit_steps_on_all_their_rows(n_steps, n_targets):
+    X, y, groups = table(UNEQUAL, 3, n_targets)
+    model = il.MetaRegressor(**RATES, n_steps=n_steps).fit(X, y, groups)
+    design = model._scaling.design(X)
+    theta = np.linalg.lstsq(design, model.predict(X) - model._scaling.y_mean)[0]
+    predicted = model.predict(X, groups)
+    for i, task in enumerate(model.groups_):
+        own = groups == task
+        steps = reference.adapted(theta, design[own], y[own] - model._scaling.y_mean, RATES["adapt_lr"], n_steps)
+        np.testing.assert_allclose(predicted[own], original(model, steps, X[own]), atol=1e-10)
+        by_hand = X[own] @ model.group_coef_[i].T + model.group_intercept_[i]
+        np.testing.assert_allclose(predicted[own], by_hand, atol=1e-12)
+
+
+def test_unseen_groups_and_no_groups_are_predicted_with_the_meta_parameters():
+    X, y, groups = table(UNEQUAL, 3)
+    model = il.MetaRegressor(**RATES).fit(X, y, groups)
+    np.testing.assert_allclose(model.predict(X), X @ model.coef_ + model.intercept_, atol=1e-12)
+    mixed = np.where(groups == 3, groups, 100 + groups)
+    expected = np.where(groups == 3, model.predict(X, groups), model.predict(X))
+    np.testing.assert_array_equal(model.predict(X, mixed), expected)
+    assert np.abs(model.predict(X, groups) - model.predict(X)).max() > 0.1
+    np.testing.assert_array_equal(model.predict(X[:1], [99]), model.predict(X[:1]))
+
+
+KINDS_OF_IDS = [
+    np.arange(8),
+    -np.arange(8) * 10**12,
+    np.arange(8) / 4,
+    list("hgfedcba"),
+    ["é", "日本", "𝄞", "a", "ß", "Ω", "ж", "א"],
+    ["a", "a ", "A", "aa", "007", "7", "7.0", "NA"],
+]
+
+
+@pytest.mark.parametrize("ids", KINDS_OF_IDS, ids=str)
+def test_ids_of_any_kind_are_kept_apart(ids):
+    X, y, groups = table(UNEQUAL, 3, ids=ids)
+    model = il.MetaRegressor(**RATES).fit(X, y, groups)
+    assert model.groups_.tolist() == sorted(np.asarray(ids).tolist())
+    tasks = il.TaskSet.from_arrays(X, y, groups)
+    for i, (_, X_own, y_own) in enumerate(tasks):
+        alone = model.adapt(X_own, y_own, groups=np.full(len(X_own), tasks.ids[i]))
+        np.testing.assert_allclose(alone.group_coef_[i], model.group_coef_[i], rtol=1e-12)
+    as_objects = il.MetaRegressor(**RATES).fit(X, y, groups.astype(object))
+    np.testing.assert_array_equal(as_objects.predict(X, groups.tolist()), model.predict(X, groups))
+
+
+@pytest.mark.parametrize("params", [RATES, {}, {"n_steps": 2, "cv": 3}], ids=str)
+def test_the_order_of_the_rows_does_not_matter(params):
+    X, y, groups = table([6, 9, 1, 4, 4, 12, 7, 5, 5, 6], 3, 2)
+    order = np.random.default_rng(1).permutation(len(X))
+    model = il.MetaRegressor(**params).fit(X, y, groups)
+    shuffled = il.MetaRegressor(**params).fit(X[order], y[order], groups[order])
+    np.testing.assert_allclose(shuffled.coef_, model.coef_, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(shuffled.group_coef_, model.group_coef_, rtol=0, atol=1e-9)
+    assert shuffled.inner_lr_ == pytest.approx(model.inner_lr_, abs=1e-12)
+    assert shuffled.adapt_lr_ == pytest.approx(model.adapt_lr_, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "factor",
+    [
+        2.0**20,
+        2.0**-30,
+        1e6,
+    ],
+)
+@pytest.mark.parametrize("params", [RATES, {}], ids=["fixed", "auto"])
+def test_units_of_a_feature_do_not_matter(factor, params):
+    X, y, groups = table([8] * 20, 3)
+    scaled = X * [1.0, factor, 1.0]
+    model = il.MetaRegressor(**params).fit(X, y, groups)
+    other = il.MetaRegressor(**params).fit(scaled, y, groups)
+    assert other.inner_lr_ == pytest.approx(model.inner_lr_, abs=1e-3)
+    assert other.adapt_lr_ == pytest.approx(model.adapt_lr_, abs=1e-3)
+    assert other.l2_ == model.l2_
+    np.testing.assert_allclose(other.predict(scaled), model.predict(X), atol=2e-3)
+    np.testing.assert_allclose(other.predict(scaled, groups), model.predict(X, groups), atol=2e-3)
+
+
+@pytest.mark.parametrize("params", [RATES, {}, {"l2": 0.0}], ids=str)
+def test_constant_and_collinear_columns_are_harmless(params):
+    X, y, groups = table([8] * 12, 3)
+    wide = np.column_stack((X[:, 0], np.full(len(X), 1e9 / 3), X, X[:, 1] - 2 * X[:, 2], np.zeros(len(X))))
+    model = il.MetaRegressor(**params).fit(wide, y, groups)  # a warning would be an error here
+    assert model.coef_[1] == model.coef_[6] == 0
+    assert (model.group_coef_[:, [1, 6]] == 0).all()
+    assert np.abs(model.coef_).max() < 10
+    if "inner_lr" not in params:
+        return
+    pooled = il.MetaRegressor(inner_lr=0, adapt_lr=0, l2=0).fit(wide, y, groups)
+    np.testing.assert_allclose(pooled.predict(wide), LinearRegression().fit(X, y).predict(X), atol=1e-9)
+
+
+def test_one_row_groups_have_no_support_and_count_as_queries():
+    X, y, _ = table([30], 3)
+    singles = il.MetaRegressor(inner_lr=-0.4, adapt_lr=0.2, l2=0).fit(X, y, np.arange(30))
+    np.testing.assert_allclose(singles.coef_, LinearRegression().fit(X, y).coef_, rtol=1e-9)
+
+
+# adapt
+
+
+def everything(model):
+    return copy.deepcopy(vars(model))
+
+
+def assert_same(left, right):
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        if isinstance(value, dict):
+            assert_same(value, right[name])
+        elif hasattr(value, "__dict__"):
+            assert_same(vars(value), vars(right[name]))
+        else:
+            np.testing.assert_array_equal(value, right[name])
+
+
+@pytest.mark.parametrize("n_targets", [None, 2])
+def test_adapt_returns_another_estimator_that_knows_old_and_new_groups(n_targets):
+    X, y, groups = table(UNEQUAL, 3, n_targets)
+    model = il.MetaRegressor(**RATES).fit(X, y, groups)
+    before = everything(model)
+    X_new, y_new, new = table([4, 2, 5], 3, n_targets, seed=9, ids=[3, 50, -2])
+    adapted = model.adapt(X_new, y_new, groups=new)
+    assert_same(before, everything(model))
+    assert adapted is not model
+    assert adapted.groups_.tolist() == sorted({*groups.tolist(), 50, -2})
+    unchanged = groups != 3
+    np.testing.assert_array_equal(
+        adapted.predict(X[unchanged], groups[unchanged]), model.predict(X[unchanged], groups[unchanged])
+    )
+    anew = model.adapt(X_new[new == 3], y_new[new == 3], groups=new[new == 3])
+    np.testing.assert_array_equal(anew.predict(X, groups), adapted.predict(X, groups))
+    assert np.abs(anew.predict(X, groups) - model.predict(X, groups))[groups == 3].min() > 0
+    np.testing.assert_array_equal(adapted.predict(X), model.predict(X))
+    again = adapted.adapt(X[~unchanged], y[~unchanged], groups=groups[~unchanged])
+    np.testing.assert_allclose(again.predict(X, groups), model.predict(X, groups), rtol=1e-12)
+
+
+def test_adapt_on_the_rows_of_fit_gives_the_same_groups():
+    X, y, groups = table(UNEQUAL, 3, ids=list("hgfedcba"))
+    model = il.MetaRegressor(**RATES).fit(X, y, groups)
+    np.testing.assert_array_equal(model.adapt(X, y, groups).group_coef_, model.group_coef_)
+    longer = model.adapt(X[:2], y[:2], groups=["a much longer id", "é"])
+    assert longer.groups_.tolist() == ["a", "a much longer id", *"bcdefgh", "é"]
+    np.testing.assert_array_equal(longer.predict(X, groups), model.predict(X, groups))
+
+
+def test_a_model_without_groups_can_still_be_adapted():
+    X, y, groups = table(UNEQUAL, 3)
+    with pytest.warns(UserWarning, match="neither `groups` nor `group`"):
+        model = il.MetaRegressor(adapt_lr=0.3).fit(X, y)
+    assert len(model.groups_) == 0
+    assert model.inner_lr_ == 0
+    adapted = model.adapt(X, y, groups=groups.astype(str))
+    assert adapted.groups_.dtype.kind == "U"
+    assert np.abs(adapted.predict(X, groups.astype(str)) - model.predict(X)).max() > 0.1
+
+
+BAD_ADAPTS = [
+    ({"groups": None}, ValueError, "`groups` must say which task each row belongs to, got None"),
+    ({"groups": ["a", "b"]}, TypeError, "`groups` were numbers in fit and are text now"),
+    ({"y": [[1.0], [2.0]]}, ValueError, r"`y` must have the targets seen in fit, got shape \(2, 1\)"),
+    ({"groups": [1]}, ValueError, "`groups`"),
+    ({"groups": [1.0, np.nan]}, ValueError, "`groups` has a missing task id at row 1"),
+    ({"X": np.zeros((2, 2))}, ValueError, "2 features"),
+]
+
+
+@pytest.mark.parametrize(("changes", "error", "message"), BAD_ADAPTS)
+def test_adapt_says_what_it_cannot_use(changes, error, message):
+    X, y, groups = table(UNEQUAL, 3)
+    model = il.MetaRegressor(**RATES).fit(X, y, groups)
+    with pytest.raises(error, match=message):
+        model.adapt(**{"X": X[:2], "y": y[:2], "groups": [1, 2], **changes})
+
+
+@pytest.mark.parametrize(("fitted", "given"), [("numbers", "text"), ("text", "numbers")])
+def test_ids_that_were_numbers_cannot_be_asked_for_as_text(fitted, given):
+    X, y, groups = table(UNEQUAL, 3)
+    ids = {"numbers": groups, "text": groups.astype(str)}
+    model = il.MetaRegressor(**RATES).fit(X, y, ids[fitted])
+    message = f"`groups` were {fitted} in fit and are {given} now"
+    with pytest.raises(TypeError, match=message):
+        model.predict(X, ids[given])
+    with pytest.raises(TypeError, match=message):
+        model.adapt(X, y, ids[given])
+
+
+def test_a_pickled_model_is_the_same_model():
+    X, y, groups = table([6] * 8, 3, ids=list("hgfedcba"))
+    model = il.MetaRegressor().fit(X, y, groups)
+    loaded = pickle.loads(pickle.dumps(model))
+    assert_same(everything(model), everything(loaded))
+    np.testing.assert_array_equal(loaded.predict(X, groups), model.predict(X, groups))
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_another_deal():
+    X, y, groups = table([8] * 12, 3)
+    coef = [il.MetaRegressor(**RATES, random_state=s).fit(X, y, groups).coef_ for s in (1, 1, 2)]
+    np.testing.assert_array_equal(coef[0], coef[1])
+    assert (coef[0] != coef[2]).all()

@@ -1,0 +1,303 @@
+"""Model folders: what goes in comes out, and nothing else is ever loaded."""
+
+import errno
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import innerloop as il
+from cases import table
+from innerloop.storage import load_details, load_model, save_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+RATES = {"inner_lr": -0.2, "adapt_lr": 0.3, "l2": 0.01}
+UNICODE = ["é", "日本", "𝄞", "a", "ß", "Ω"]
+
+
+def fitted(seed=0, n_targets=None, ids=None, **params):
+    X, y, groups = table([5, 6, 4, 7, 1, 5], 3, n_targets, seed, ids=ids)
+    return il.MetaRegressor(**params).fit(X, y, groups), X, y, groups
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_model(fitted(**RATES)[0], tmp_path / "model")
+    return tmp_path / "model"
+
+
+def predictions(model, X, groups):
+    unseen = np.roll(groups, 3).astype(groups.dtype if groups.dtype.kind != "U" else "U20")
+    unseen[::2] = 10**6
+    return model.predict(X, groups), model.predict(X), model.predict(X, unseen)
+
+
+def assert_same_model(loaded, model, X, groups):
+    for mine, theirs in zip(predictions(loaded, X, groups), predictions(model, X, groups), strict=True):
+        assert mine.tobytes() == theirs.tobytes()
+    for name in ("inner_lr_", "adapt_lr_", "l2_", "n_support_", "n_features_in_"):
+        assert getattr(loaded, name) == getattr(model, name)
+    np.testing.assert_array_equal(loaded.groups_, model.groups_)
+    np.testing.assert_array_equal(loaded.inner_lr_se_, model.inner_lr_se_)
+    assert (loaded.cv_results_ is None) == (model.cv_results_ is None)
+    for name, column in (model.cv_results_ or {}).items():
+        np.testing.assert_array_equal(loaded.cv_results_[name], column)
+
+
+@pytest.mark.parametrize("n_targets", [None, 1, 3])
+@pytest.mark.parametrize("ids", [None, UNICODE, [0.5, 1.5, -2.0, 3.0, 7.0, 8.0]], ids=["int", "text", "float"])
+@pytest.mark.parametrize("params", [RATES, {}, {"fit_intercept": False, "n_steps": 2, "cv": 2}], ids=str)
+def test_a_loaded_model_predicts_the_same_bits(tmp_path, params, ids, n_targets):
+    model, X, y, groups = fitted(1, n_targets, ids, **params)
+    save_model(model, tmp_path / "model")
+    loaded = load_model(str(tmp_path / "model"))
+    assert_same_model(loaded, model, X, groups)
+    assert loaded.get_params() == model.get_params()
+    before, after = (m.adapt(X[:4], y[:4], groups=groups[2:6]) for m in (model, loaded))
+    assert_same_model(after, before, X, groups)
+    refitted = il.MetaRegressor(**loaded.get_params()).fit(X, y, groups)
+    assert refitted.coef_.tobytes() == model.coef_.tobytes()
+
+
+def test_feature_names_and_the_group_column_are_kept(tmp_path):
+    _, X, y, groups = fitted(ids=UNICODE)
+    frame = pd.DataFrame(X, columns=["ü", "日本", "x 1"]).assign(who=groups)
+    model = il.MetaRegressor(group="who", **RATES).fit(frame, y)
+    save_model(model, tmp_path / "model")
+    loaded = load_model(tmp_path / "model")
+    assert loaded.feature_names_in_.tolist() == ["ü", "日本", "x 1"]
+    assert loaded.predict(frame).tobytes() == model.predict(frame).tobytes()
+    with pytest.raises(ValueError, match="feature names should match"):
+        loaded.predict(frame.rename(columns={"ü": "u"}))
+
+
+def test_a_model_that_knows_no_groups_is_kept(tmp_path):
+    X, y, _ = table([20], 3)
+    with pytest.warns(UserWarning, match="neither"):
+        model = il.MetaRegressor().fit(X, y)
+    save_model(model, tmp_path / "model")
+    loaded = load_model(tmp_path / "model")
+    assert loaded.predict(X).tobytes() == model.predict(X).tobytes()
+    assert len(loaded.groups_) == 0
+
+
+@pytest.mark.parametrize("state", [None, np.random.RandomState(3), np.int64(3), 3], ids=str)
+def test_a_random_state_that_is_no_number_does_not_prevent_saving(tmp_path, state):
+    model, X, _, groups = fitted(random_state=state)
+    save_model(model, tmp_path / "model")
+    loaded = load_model(tmp_path / "model")
+    assert_same_model(loaded, model, X, groups)
+    assert loaded.random_state == (3 if isinstance(state, int | np.integer) else None)
+
+
+def test_details_and_attachments_are_kept(tmp_path):
+    details = {"target": "größe", "n": 3, "list": [1.5, None]}
+    save_model(fitted(**RATES)[0], tmp_path / "a" / "b", details, {"report.txt": b"hello"})
+    assert load_details(tmp_path / "a" / "b") == details
+    assert (tmp_path / "a" / "b" / "report.txt").read_bytes() == b"hello"
+
+
+def test_saving_over_a_model_leaves_only_the_new_one(folder):
+    for seed in (1, 2, 1):
+        model, X, _, groups = fitted(seed, **RATES)
+        save_model(model, folder)
+        assert_same_model(load_model(folder), model, X, groups)
+        named = {entry["name"] for entry in json.loads((folder / "manifest.json").read_bytes())["files"].values()}
+        assert {path.name for path in folder.iterdir()} == {"manifest.json"} | named
+        assert len(named) == 2
+
+
+def test_nothing_in_a_folder_is_pickled(folder, monkeypatch):
+    for path in folder.glob("*.npz"):
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                array = np.load(io.BytesIO(archive.read(name)), allow_pickle=False)
+                assert array.dtype.kind in "iufbU"
+    assert {path.suffix for path in folder.iterdir()} == {".json", ".npz"}
+    plain, seen = np.load, []
+    monkeypatch.setattr(np, "load", lambda *a, **k: seen.append(k["allow_pickle"]) or plain(*a, **k))
+    load_model(folder)
+    assert seen == [False]
+
+
+# Refusals
+
+
+def test_folders_of_others_are_neither_overwritten_nor_loaded(tmp_path):
+    model = fitted(**RATES)[0]
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="holds files that are no innerloop model"):
+        save_model(model, tmp_path)
+    with pytest.raises(FileExistsError, match="is a file; a model is saved to a folder"):
+        save_model(model, tmp_path / "notes.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    for place in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(ValueError, match="is not an innerloop model folder"):
+            load_model(place)
+    with pytest.raises(FileNotFoundError, match=r"there is no model folder .*none"):
+        load_model(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    save_model(model, tmp_path / "empty")
+    load_model(tmp_path / "empty")
+
+
+MANIFESTS = [
+    (b"", "is not an innerloop model folder"),
+    (b"[]", "is not an innerloop model folder"),
+    (b"{}", "is not an innerloop model folder"),
+    (b'{"format": "other", "version": 1}', "is not an innerloop model folder"),
+    (b'{"format": "innerloop-model", "version": 2}', "has model format 2, this version reads 1; update"),
+    (b'{"format": "innerloop-model"}', "has model format None"),
+    (b'{"format": "innerloop-model", "version": 1}', "is damaged"),
+    (b'{"format": "innerloop-model", "version": 1, "files": []}', "is damaged"),
+    (b'{"format": "innerloop-model", "version": 1, "files": {"model": {}, "arrays": {}}}', "is damaged"),
+]
+
+
+@pytest.mark.parametrize(("manifest", "message"), MANIFESTS)
+def test_other_manifests_are_refused(folder, manifest, message):
+    (folder / "manifest.json").write_bytes(manifest)
+    for load in (load_model, load_details):
+        with pytest.raises(ValueError, match=message):
+            load(folder)
+
+
+PARTS = ["manifest.json", "model-*.json", "arrays-*.npz"]
+
+
+def part(folder, pattern):
+    (path,) = folder.glob(pattern)
+    return path
+
+
+@pytest.mark.parametrize("pattern", PARTS)
+def test_a_flipped_bit_is_noticed(folder, pattern):
+    path = part(folder, pattern)
+    content = path.read_bytes()
+    # Each bit of the manifest, which has no checksum itself, and some of the others.
+    places = range(len(content)) if pattern == PARTS[0] else np.linspace(0, len(content) - 1, 40).astype(int)
+    for place in places:
+        for bit in range(8):
+            damaged = bytearray(content)
+            damaged[place] ^= 1 << bit
+            path.write_bytes(damaged)
+            with pytest.raises(ValueError, match=r"is damaged|is not an innerloop model|has model format"):
+                load_model(folder)
+    path.write_bytes(content)
+    load_model(folder)
+
+
+@pytest.mark.parametrize("pattern", PARTS)
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
+def test_a_truncated_file_is_noticed(folder, pattern, kept):
+    path = part(folder, pattern)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(ValueError, match=r"is damaged|is not an innerloop model"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("pattern", PARTS)
+def test_a_missing_file_is_noticed(folder, pattern):
+    part(folder, pattern).unlink()
+    with pytest.raises(ValueError, match=r"is damaged \(.* is missing\)|has no readable manifest"):
+        load_model(folder)
+
+
+def test_a_manifest_cannot_reach_outside_its_folder(folder, tmp_path):
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    name = manifest["files"]["model"]["name"]
+    (folder / name).rename(tmp_path / name)
+    manifest["files"]["model"]["name"] = f"../{name}"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="is missing"):
+        load_model(folder)
+
+
+# Interruptions
+
+
+def fail_at(monkeypatch, function, call):
+    plain, calls = getattr(os, function), []
+
+    def fails(*args):
+        calls.append(args)
+        if len(calls) == call:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return plain(*args)
+
+    monkeypatch.setattr(os, function, fails)
+
+
+DISK_FULL = [(function, call) for function in ("fsync", "replace", "fdopen") for call in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(("function", "call"), DISK_FULL)
+def test_a_full_disk_leaves_the_model_that_was_there(folder, monkeypatch, function, call):
+    first, X, _, groups = fitted(**RATES)
+    second = fitted(7, **RATES)[0]
+    with monkeypatch.context() as patch:
+        fail_at(patch, function, call)
+        with pytest.raises(OSError, match="No space left"):
+            save_model(second, folder)
+    assert not list(folder.glob("*.tmp"))
+    assert not list(folder.glob(".*"))
+    assert_same_model(load_model(folder), first, X, groups)
+    save_model(second, folder)
+    assert_same_model(load_model(folder), second, X, groups)
+    assert len(list(folder.iterdir())) == 3
+
+
+@pytest.mark.parametrize("call", [2, 3])
+def test_a_first_save_that_failed_can_be_repeated(tmp_path, monkeypatch, call):
+    model = fitted(**RATES)[0]
+    with monkeypatch.context() as patch:
+        fail_at(patch, "fsync", call)
+        with pytest.raises(OSError, match="No space left"):
+            save_model(model, tmp_path / "model")
+    save_model(model, tmp_path / "model")
+    load_model(tmp_path / "model")
+
+
+KILLED_SAVES = """
+import os, random, signal, sys, time
+from innerloop.storage import load_model, save_model
+target, *places = sys.argv[1:]
+models = [load_model(place) for place in places]
+expected = {model.coef_.tobytes() for model in models}
+save_model(models[0], target)
+random.seed(0)
+loaded = []
+for _ in range(25):
+    child = os.fork()
+    while not child:
+        for model in models:
+            save_model(model, target)
+    time.sleep(random.uniform(0.0, 0.03))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    loaded.append(load_model(target).coef_.tobytes())
+assert set(loaded) == expected, "each of the models should have been there after some kill, and no other"
+print("survived", len(loaded))
+"""
+
+
+def test_kill_9_at_any_moment_leaves_a_model(tmp_path):
+    places = [str(tmp_path / name) for name in ("one", "two")]
+    for seed, place in enumerate(places):
+        save_model(fitted(seed, **RATES)[0], place)
+    target = tmp_path / "target"
+    command = [sys.executable, "-c", KILLED_SAVES, str(target), *places]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    assert done.stdout == "survived 25\n", done.stderr
+    save_model(load_model(places[1]), target)
+    assert load_model(target).coef_.tobytes() == load_model(places[1]).coef_.tobytes()
+    assert len([path for path in target.iterdir() if path.suffix != ".tmp"]) == 3
