@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 import innerloop as il
+from innerloop.theory import deterministic
 from innerloop.theory.adapting import AdaptedLoss
 from innerloop.theory.anchors import overparameterised_task_part, pooled_task_part
 from innerloop.theory.covariance import large_p_parts
 from innerloop.theory.deterministic import isotropic_parts
+from innerloop.theory.spectrum import wishart_spectrum
 
 P = 60
 DIST = il.MixedLinearRegression(P, 1.0, 0.5)
@@ -275,3 +277,38 @@ BAD = [
 def test_bad_input_is_a_sentence(call, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         call()
+
+
+@pytest.mark.parametrize("n_tasks", [2, 5, 40])
+@pytest.mark.parametrize("l2", [0.0, 0.02, 1.0])
+def test_the_first_order_term_is_that_of_pooled_regression_without_inner_loop(n_tasks, l2):
+    p, n_query = 400, round(1.5 * 400 / n_tasks)
+    design = il.Design(n_tasks, 30, n_query, 20, l2=l2)
+    fields = deterministic._fields_at_zero(design.groups, p)
+    parts = deterministic._sum_of_tasks(fields, l2 * design.n_query_rows, p, True).parts
+    spectrum = wishart_spectrum(design.n_query_rows, p)
+    exact = spectrum.weights @ (spectrum.nodes / (spectrum.nodes + l2) ** 2) / design.n_query_rows
+    assert parts.noise == pytest.approx(exact, rel=1e-3 / 200)
+    large = deterministic._sum_of_tasks(fields, l2 * design.n_query_rows, p, False).parts
+    assert abs(large.noise / exact - 1) > 10 * abs(parts.noise / exact - 1)
+
+
+EXTREME = [
+    (1, il.Design(5, 3, 3, 1, 2, l2=1.0), 1.0),
+    (1, il.Design(20, 1, 3, 1, 2), 0.01),
+    (10, il.Design(1, 1, 1, 10, l2=0.01), -0.3),
+    (40, il.Design(1, 38, 78, 16, 3, l2=100.0), 0.9),
+    (40, il.Design(3, 2, [1, 2, 3], 65, 3, l2=1.0), 2.0),
+    (3, il.Design(2, [2, 5], [4, 1], 2, l2=100.0), 1.7),
+    (100, il.Design(1, 313, 23, 239, 3, l2=1e-6), 13.0),
+    (100, il.Design(19, 25, 5, 14, 2, l2=1.0), -3.6),
+]
+
+
+@pytest.mark.parametrize(("p", "design", "rate"), EXTREME, ids=str)
+@pytest.mark.parametrize("correlated", [False, True])
+def test_extreme_designs_have_a_loss(p, design, rate, correlated):
+    covariance = np.linspace(0.1, 4, p) if correlated else None
+    loss = il.expected_loss(il.MixedLinearRegression(p, 1.0, 0.5, np.ones(p), covariance), design, rate, 0.1)
+    assert np.isfinite(loss)
+    assert loss > 0.5

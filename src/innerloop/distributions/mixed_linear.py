@@ -76,7 +76,7 @@ class MixedLinearRegression:
     def _check_shape(self, name: str) -> None:
         shape = np.shape(getattr(self, name))
         if shape != (self.n_features,):
-            raise ValueError(f"`{name}` must have shape ({self.n_features},), one per feature, got {shape}.")
+            raise ValueError(f"`{name}` must have shape ({self.n_features},), got {shape}.")
 
     @property
     def is_isotropic(self) -> bool:

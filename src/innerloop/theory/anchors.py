@@ -49,6 +49,8 @@ def _beta(n_query: int, n_rows: int, n_features: int) -> tuple[float, float]:
     # U is independent of H, so that the moments of W are those of H^1/2 U H^1/2.
     two, one = (float(wishart_trace_moment(powers, n_rows, p)) for powers in ([1, 1], [2]))
     known = [float(wishart_trace_moment(powers, n_query, p)) for powers in ([1, 1], [2])]
+    if p == 1:  # only x + 2 y is determined
+        return known[1] / two, 0.0
     x, y = np.linalg.solve(np.array([[two, 2 * one], [one, one + two]]), np.array(known))
     return float(x), float(y)
 
@@ -119,6 +121,8 @@ def _ridge_task_part(n_query: int, n_rows: int, n_features: int, ridge: tuple[Sp
 
 def _projection(n_query: int, n_rows: int, n_features: int) -> tuple[float, float]:  # noqa: ARG001
     """Return x and y of a random projection on `n_query` of `n_rows` dimensions."""
+    if n_rows == 1:
+        return 1.0, 0.0
     system = [[n_rows**2, 2 * n_rows], [n_rows, n_rows**2 + n_rows]]
     x, y = np.linalg.solve(np.array(system, dtype=np.float64), np.array([n_query**2, n_query], dtype=np.float64))
     return float(x), float(y)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import numpy as np
@@ -14,7 +14,8 @@ from innerloop.theory.deterministic import Parts, isotropic_parts
 
 _COMPLEX_STEP = 1e-30
 _PICARD_TOLERANCE = 1e-3
-_NEWTON_TOLERANCE = 1e-11
+_NEWTON_TOLERANCE = 1e-8  # of the last step, after which the error is its square
+_N_RATES = 60
 _MAX_PICARD, _MAX_NEWTON = 3000, 30
 
 Values = NDArray[Any]  # real, or complex where a derivative is taken
@@ -110,21 +111,48 @@ class _Equations:
         return cls(design.groups, dist.eigenvalues, inner_lr, design.n_steps, penalty, 0.0 if over else 1.0)
 
     def solve(self) -> FloatArray:
-        """Return the root: damped iteration to be near, then Newton's."""
+        """Return the root: damped iteration and Newton's, or from rate to rate where those do not arrive."""
+        with np.errstate(all="ignore"):
+            found = self._newton(self._near())
+            if found is None:
+                found = self._follow()
+        if found is None:
+            raise ValueError(
+                f"`inner_lr` {self.inner_lr} with this covariance: the fixed point was not found; use estimate_loss."
+            )
+        return found
+
+    def _follow(self) -> FloatArray | None:
+        """Return the root, found from rate to rate."""
+        found: FloatArray | None = self._near() if self.inner_lr == 0 else None
+        for part in np.geomspace(1e-3, 1, _N_RATES):
+            at_rate = replace(self, inner_lr=float(part * self.inner_lr))
+            start = at_rate._near() if found is None else found
+            found = at_rate._newton(start)
+            if found is None:
+                return None
+        return found
+
+    def _near(self) -> FloatArray:
         x = self._start()
         for _ in range(_MAX_PICARD):
             change = self.residual(x)
             x = x - 0.5 * change
             if np.abs(change).max() < _PICARD_TOLERANCE * (1 + np.abs(x).max()):
                 break
+            if not np.isfinite(x).all():
+                break
+        return x
+
+    def _newton(self, x: FloatArray) -> FloatArray | None:
         for _ in range(_MAX_NEWTON):
+            if not np.isfinite(x).all():
+                return None
             change = np.linalg.solve(self.jacobian(x), self.residual(x))
             x = x - change
             if np.abs(change).max() < _NEWTON_TOLERANCE * (1 + np.abs(x).max()):
                 return x
-        raise ValueError(
-            f"`inner_lr` {self.inner_lr} with this covariance: the fixed point was not found; use estimate_loss."
-        )
+        return None
 
     def jacobian(self, x: FloatArray) -> FloatArray:
         steps = x + 1j * _COMPLEX_STEP * np.eye(len(x))

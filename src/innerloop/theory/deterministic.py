@@ -14,6 +14,9 @@ from innerloop.theory.one_task import OneTask, root
 from innerloop.theory.spectrum import inner_filters, wishart_spectrum
 from innerloop.theory.sum_of_tasks import Source, first_order_terms
 
+# Beyond this a ratio of values without an inner loop is rounding, in sums that are themselves nearly zero.
+_LARGEST_RATIO = 2.0
+
 
 class Parts(NamedTuple):
     """E|omega* - w0|^2 = noise * sigma^2 + tasks * nu^2 + start * |omega_0 - w0|^2."""
@@ -153,7 +156,9 @@ def _ridge_ratios_at_zero(groups: tuple[Group, ...], p: int, dimension: float) -
     found = _sum_at(fields, *_saddle_of_dimension(_tasks(fields), fields, dimension), True)
     noise, tasks, start = pooled_ridge_parts(groups, p, dimension)
     penalty = found.gamma * (p - dimension)
-    return Parts(noise / found.parts.noise, tasks / found.parts.tasks, start / (found.parts.start * penalty**2))
+    values = (*found.parts[:2], found.parts.start * penalty**2)
+    ratios = (part / value if value > 0 else 1.0 for part, value in zip((noise, tasks, start), values, strict=True))
+    return Parts(*(min(max(ratio, 1 / _LARGEST_RATIO), _LARGEST_RATIO) for ratio in ratios))
 
 
 def _tasks(fields: list[_Field]) -> list[OneTask]:
@@ -171,7 +176,8 @@ def _sum_of_tasks(fields: list[_Field], penalty: float, p: int, finite: bool) ->
     if p / n_tasks < task.n_query:
         k = root(lambda k: task.dimension(k) - p / n_tasks, k)
     if penalty > 0:
-        k = root(lambda k: penalty - task.theta(k) * (p - n_tasks * task.dimension(k)) / task.free_dimension(k), k)
+        others = n_tasks - 1
+        k = root(lambda k: penalty - task.theta(k) * (1 - others * task.dimension(k) / task.free_dimension(k)), k)
     gamma = task.theta(k) / task.free_dimension(k)
     if penalty > 0 and n_tasks * task.n_query < p:  # the same, without cancellation for small penalties
         gamma = penalty / (p - n_tasks * task.dimension(k))

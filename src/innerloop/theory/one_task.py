@@ -127,6 +127,10 @@ class OneTask:
 
 
 def root(function: Callable[[float], float], upper: float | None = None) -> float:
-    """Solve a function of a positive number that increases through zero, up to `upper`."""
+    """Solve a function that increases through zero, up to `upper`; return an end where rounding hides the root."""
     top = _LOG_RANGE if upper is None else float(np.log(upper))
+    if function(np.exp(top)) <= 0:
+        return float(np.exp(top))
+    if function(np.exp(-1.5 * _LOG_RANGE)) >= 0:
+        return float(np.exp(-1.5 * _LOG_RANGE))
     return float(np.exp(brentq(lambda log: function(np.exp(log)), -1.5 * _LOG_RANGE, top, xtol=1e-13, rtol=1e-14)))
