@@ -79,7 +79,7 @@ def test_the_pooled_ridge_equals_a_loop_of_ridges(settings, n_targets, choices):
     result = evaluate(training, tasks)
     fold = folds(tasks, training.settings)
     expected = np.empty(len(tasks))
-    for f, chosen in enumerate(choices[:-1]):
+    for f, chosen in enumerate(choices[1:]):
         rest = tasks.select(fold != f)
         scaling = MetaTraining.prepare(rest, training.settings).scaling
         ridge = Ridge(alpha=rest.n_rows * chosen[POOLED].l2, fit_intercept=False, solver="svd")
@@ -127,9 +127,9 @@ def test_meta_learned_rates_equal_estimators_fitted_on_the_other_folds(settings,
     result = evaluate(training, tasks)
     fold = folds(tasks, training.settings)
     params = {**settings, "n_support": training.n_support}
-    for f, chosen in enumerate(choices[:-1]):
+    for f, chosen in enumerate(choices[1:]):
         rest = tasks.select(fold != f)
-        for name in (RECOMMENDED, NO_INNER_LOOP, TIED):
+        for column, name in enumerate((next(iter(chosen)), NO_INNER_LOOP, TIED)):
             rates = vars(chosen[name])
             model = il.MetaRegressor(**{**params, **rates}).fit(rest.X, rest.y, rest.ids[rest.task_of_row])
             scaled = model._scaling.tasks(tasks).deal(training.n_support, training.settings.seed)
@@ -144,7 +144,7 @@ def test_meta_learned_rates_equal_estimators_fitted_on_the_other_folds(settings,
                 predicted = adapted.predict(tasks.X[query], np.full(len(query), -1))
                 squares[t].extend((tasks.y[query] - predicted) ** 2)
             expected = [np.mean(own) for own in squares.values()]
-            actual = result.per_task[fold == f, NAMES.index(name)]
+            actual = result.per_task[fold == f, column]
             np.testing.assert_allclose(actual, expected, rtol=1e-8)
 
 
@@ -158,8 +158,8 @@ def test_choices_for_a_fold_have_not_seen_its_targets(choices):
         y = np.where(fold[tasks.task_of_row] == f, 1e3 * tasks.X[:, 0] ** 2, tasks.y)
         other = il.TaskSet.from_arrays(tasks.X, y, tasks.task_of_row)
         second = evaluate(MetaTraining.prepare(other, training.settings), other)
-        assert choices[f] == recorded[f]
-        assert choices[-1] != recorded[-1]
+        assert choices[1 + f] == recorded[1 + f]
+        assert choices[0] != recorded[0]
         assert (second.per_task[fold == f, 0] > first.per_task[fold == f, 0]).all()
 
 
@@ -265,3 +265,30 @@ def test_the_verdict_says_what_the_errors_say(changes, said, unsaid):
     for words in unsaid:
         assert words not in text
     assert text.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("excess", "words"),
+    [
+        (-0.5, "are not the best: no inner loop in training"),
+        (0.01, "do as well"),
+        (0.5, "lower error on unseen tasks than"),
+    ],
+)
+def test_the_verdict_on_given_rates_compares_them_with_the_best_of_the_others(excess, words):
+    given, other = Rates(-0.3, -0.1, 0.0), Rates(0.0, 0.4, 0.0)
+    methods = [
+        Method(evaluation.GIVEN, given, 2.0, 0.1, 0.0, 0.0),
+        Method(NO_INNER_LOOP, other, 2.0 + excess, 0.1, excess, 0.1),
+        Method(PER_TASK, None, 9.0, 0.1, 7.0, 0.1),
+    ]
+    assert words in verdict(methods)
+    assert "inner_lr = -0.3" in verdict(methods)
+
+
+def test_two_tasks_are_tested_at_the_rates_chosen_on_both():
+    tasks = il.MixedLinearRegression(3, noise_std=0.1, task_std=2.0).sample_tasks(2, 40, seed=1)
+    training = MetaTraining.prepare(tasks, il.MetaRegressor().settings())
+    result = evaluate(training, tasks)
+    assert result[RECOMMENDED].rates.adapt_lr > 0
+    assert result[RECOMMENDED].mse < result[POOLED].mse

@@ -331,3 +331,25 @@ def test_select_keeps_the_chosen_tasks_whole(chosen):
 
 def test_select_of_no_tasks_is_empty():
     assert len(tasks_of(sizes=LARGE).select([])) == 0
+
+
+def test_one_seed_picks_rows_of_all_ranks_from_different_tables():
+    rng = np.random.default_rng(0)
+    ranks = []
+    for _ in range(4000):
+        y = rng.standard_normal(6)
+        _, _, _, query = next(iter(il.TaskSet.from_arrays(rng.standard_normal((6, 3)), y, [0] * 6).split(n_query=1)))
+        ranks.append((y < query[0]).sum())
+    counts = np.bincount(ranks, minlength=6)
+    assert np.abs(counts - 4000 / 6).max() < 4 * np.sqrt(4000 * 5 / 36)
+
+
+def test_pooled_interpolation_of_split_tables_has_its_exact_expected_error():
+    dist = il.MixedLinearRegression(n_features=30, noise_std=1.0, task_std=0.5)
+    errors = []
+    for seed in range(1000):
+        episodes = dist.sample_tasks(n_tasks=6, n_rows=8, seed=seed).split(n_support=6, n_query=2)
+        errors.append(np.square(il.solve(il.MetaObjective.from_tasks(episodes), 0.0).coef).sum())
+    # Noise 12 / (30 - 12 - 1); each task's part is 2 / 30 (30 - 2 - 1) / (30 - 12 - 1) of nu^2.
+    exact = 12 / 17 + 0.25 * 6 * 2 / 30 * 27 / 17
+    assert abs(np.mean(errors) - exact) < 4 * np.std(errors) / np.sqrt(1000)

@@ -139,3 +139,35 @@ def test_command_refuses_in_a_sentence(arguments, message):
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def noise_part(supports, queries, rate, n_steps):
+    """Return E|omega* - w0|^2 per unit of label noise, given the features: B^+ Cov(xi) B^+'."""
+    B, blocks = [], []
+    for X, Xq in zip(supports, queries, strict=True):
+        A = np.eye(X.shape[1]) - rate / len(X) * X.T @ X
+        G = sum(np.linalg.matrix_power(A, j) for j in range(n_steps)) @ X.T * (rate / len(X))
+        B.append(Xq @ np.linalg.matrix_power(A, n_steps))
+        blocks.append(np.eye(len(Xq)) + Xq @ G @ G.T @ Xq.T)
+    inverse = np.linalg.pinv(np.concatenate(B))
+    sizes = np.cumsum([0, *map(len, queries)])
+    return sum(
+        np.trace(inverse[:, i:j] @ block @ inverse[:, i:j].T)
+        for i, j, block in zip(sizes[:-1], sizes[1:], blocks, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("p", "m", "n_query", "n_support", "n_steps"), [(12, 4, 1, 6, 1), (8, 2, 10, 6, 1), (12, 4, 1, 6, 2)]
+)
+def test_the_slope_at_zero_is_that_of_paired_draws(p, m, n_query, n_support, n_steps):
+    rng = np.random.default_rng(5)
+    step, slopes = 0.01, []
+    for _ in range(1500):
+        supports, queries = rng.standard_normal((m, n_support, p)), rng.standard_normal((m, n_query, p))
+        up, down = (noise_part(supports, queries, side * step, n_steps) for side in (1, -1))
+        slopes.append((up - down) / (2 * step))
+    mean, error = np.mean(slopes), np.std(slopes) / np.sqrt(len(slopes))
+    exact = 2 * n_steps * min(m * n_query, p) / (abs(p - m * n_query) - 1)
+    assert abs(mean - exact) < 4 * error + 2e-3 * exact
+    assert error < 0.05 * exact

@@ -40,7 +40,7 @@ def numeric_columns(
     matrix = np.empty((len(frame), len(columns)))
     for j, column in enumerate(columns):
         try:
-            matrix[:, j] = _numbers(frame[column])
+            matrix[:, j] = _numbers(frame.get_column(column))
         except _BadCellError as bad:
             raise bad.kind(f"{name} has {bad.what} in column {column!r}, {place(bad.row)}; {bad.remedy}.") from None
         except TypeError as error:

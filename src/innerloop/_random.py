@@ -7,7 +7,7 @@ rows is drawn from the rows themselves, so that it is the same however the file 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,17 +17,19 @@ from innerloop._checks import FloatArray, IntArray, as_count
 
 Words = NDArray[np.uint64]
 
+_COLUMNS_SUMMED_UP = 4
+
 
 def stream(seed: int, *index: int) -> np.random.Generator:
     """Return the random generator number `index` of `seed`."""
     return np.random.default_rng(np.random.SeedSequence(as_count(seed, "seed", 0), spawn_key=index))
 
 
-def shuffled_order(columns: Iterable[FloatArray], task: IntArray, ids: NDArray[Any], seed: int) -> IntArray:
+def shuffled_order(columns: Sequence[FloatArray], task: IntArray, ids: NDArray[Any], seed: int) -> IntArray:
     """Return an order of all rows: task by task, shuffled within each.
 
-    A row's place depends on the order of the task's numbers, its id and the seed alone: neither the order of the
-    rows in a file, nor the units of a column, nor the other tasks move it.
+    A row's place depends on how the task's numbers are ordered, on its id and on the seed alone: neither the order
+    of the rows in a file, nor the units of a column, nor the other tasks move it.
 
     Parameters
     ----------
@@ -41,27 +43,51 @@ def shuffled_order(columns: Iterable[FloatArray], task: IntArray, ids: NDArray[A
         Any whole number from 0.
     """
     place = _sorted_place(columns, task)
-    key = _mix(_id_words(ids, as_count(seed, "seed", 0))[task] + place.astype(np.uint64))
-    return np.lexsort((key, task))
+    # Were keys drawn for places alone, one seed would pick rows of the same ranks from every table. A word that
+    # sums up how the columns of the task are ordered relative to each other makes each table a draw of its own.
+    rows = place.astype(np.uint64)
+    for column in columns[:_COLUMNS_SUMMED_UP]:
+        rows = _mix(rows ^ _rank(column, task).astype(np.uint64))
+    first, member = _runs(task)
+    words = _id_words(ids, as_count(seed, "seed", 0))[task] ^ np.add.reduceat(rows, first)[member]
+    return np.lexsort((_mix(_mix(words) + place.astype(np.uint64)), task))
+
+
+def _runs(task: IntArray) -> tuple[IntArray, IntArray]:
+    """Return where each run of equal tasks begins, and the number of the run of each row."""
+    fresh = np.diff(task, prepend=-1) > 0
+    return np.flatnonzero(fresh), np.cumsum(fresh) - 1
 
 
 def _sorted_place(columns: Iterable[FloatArray], task: IntArray) -> IntArray:
-    """Return each row's place when rows are sorted by task, then by the columns; equal rows in any order.
+    """Return each row's place in its task when rows are sorted by the columns; equal rows in any order.
 
     Columns are taken in turn for as long as some rows of a task are equal in all those before.
     """
-    label, n_labels = task, 0
+    label = task
     for column in columns:
-        order = np.lexsort((column, label))
-        fresh = (np.diff(label[order]) != 0) | (np.diff(column[order]) != 0)
-        label = np.empty_like(task)
-        label[order] = np.concatenate(([0], np.cumsum(fresh)))
-        n_labels = int(fresh.sum()) + 1
-        if n_labels == len(task):
+        label = _joint_rank(column, label)
+        if label.max() == len(task) - 1:
             break
     place = np.empty_like(task)
     place[np.argsort(label, kind="stable")] = np.arange(len(task))
     return place - np.searchsorted(task, task)
+
+
+def _rank(column: FloatArray, task: IntArray) -> IntArray:
+    """Return the rank of each row's number among the different numbers of its task."""
+    label = _joint_rank(column, task)
+    first, member = _runs(task)
+    return label - np.minimum.reduceat(label, first)[member]
+
+
+def _joint_rank(column: FloatArray, label: IntArray) -> IntArray:
+    """Return the rank of each pair (label, number) among the different pairs."""
+    order = np.lexsort((column, label))
+    fresh = (np.diff(label[order]) != 0) | (np.diff(column[order]) != 0)
+    rank = np.empty_like(label)
+    rank[order] = np.concatenate(([0], np.cumsum(fresh)))
+    return rank
 
 
 def _id_words(ids: NDArray[Any], seed: int) -> Words:

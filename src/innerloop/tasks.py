@@ -125,8 +125,8 @@ class TaskSet:
         return cls.from_arrays(
             numeric_columns(table, chosen, "`frame`"),
             y[:, 0] if isinstance(target, str) else y,
-            table[group].to_numpy(),
-            feature_names=chosen,
+            table.get_column(group).to_numpy(),
+            feature_names=[str(name) for name in chosen],
         )
 
     def __len__(self) -> int:

@@ -6,10 +6,13 @@ from rich.console import Console
 from rich.table import Table
 
 from innerloop.estimators import MetaRegressor
-from innerloop.evaluation import RECOMMENDED, Evaluation, Method
+from innerloop.evaluation import GIVEN, RECOMMENDED, Evaluation, Method
 
 console = Console(highlight=False)
 messages = Console(highlight=False, soft_wrap=True, stderr=True)
+
+
+_FIRST = {RECOMMENDED, GIVEN}
 
 
 def show(model: MetaRegressor, evaluation: Evaluation) -> None:
@@ -20,9 +23,13 @@ def show(model: MetaRegressor, evaluation: Evaluation) -> None:
     for name in ("inner_lr", "adapt_lr", "MSE", "± s.e.", "excess", "± s.e."):
         table.add_column(name, justify="right", no_wrap=True)
     for method in evaluation.methods:
-        table.add_row(*_cells(method), style="bold" if method.name == RECOMMENDED else "")
+        table.add_row(*_cells(method), style="bold" if method.name in _FIRST else "")
     wide = Console(highlight=False, width=max(console.width, 120))  # a narrow one would cut numbers off
     wide.print(table, crop=False)
+    if len(evaluation.per_task) > 2:
+        console.print("(errors: all choices made anew on the other tasks; rates shown: chosen on all)")
+    else:
+        console.print("(two tasks are too few to test choices on others: the errors are of rates chosen on both)")
     console.print()
     console.print(f"[bold]{evaluation.verdict}[/bold]", soft_wrap=not console.is_terminal)
 
@@ -32,10 +39,11 @@ def _rates(model: MetaRegressor, evaluation: Evaluation) -> str:
     edge = ""
     if at_the_end(model):
         edge = "\n(inner_lr is the last of those compared: rates beyond it may do as well)"
+    rows = f"{evaluation.n_support} row{'s' if evaluation.n_support > 1 else ''}"
     return (
         f"\ninner_lr [bold]{_pm(model.inner_lr_, model.inner_lr_se_)}[/bold]   "
         f"adapt_lr [bold]{_pm(model.adapt_lr_, model.adapt_lr_se_)}[/bold]   l2 {model.l2_:g}\n"
-        f"(rates for {_scaled(model)}, {steps} on {evaluation.n_support} rows; ± bootstrap s.e.){edge}\n"
+        f"(rates for {_scaled(model)}, {steps} on {rows}; ± bootstrap s.e.){edge}\n"
     )
 
 
@@ -58,5 +66,5 @@ def _pm(value: float, error: float) -> str:
 def _cells(method: Method) -> list[str]:
     rates = ["", ""] if method.rates is None else [f"{r:.3g}" for r in (method.rates.inner_lr, method.rates.adapt_lr)]
     errors = [f"{method.mse:.4g}", f"{method.mse_se:.2g}"]
-    above = ["", ""] if method.name == RECOMMENDED else [f"{method.excess:+.3g}", f"{method.excess_se:.2g}"]
+    above = ["", ""] if method.name in _FIRST else [f"{method.excess:+.3g}", f"{method.excess_se:.2g}"]
     return [method.name, *rates, *errors, *above]

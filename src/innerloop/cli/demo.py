@@ -10,7 +10,7 @@ from innerloop._progress import progress
 from innerloop.cli._output import console, show
 from innerloop.demo import PAPER_N_QUERY, PAPER_N_SUPPORT, digit_pairs, paper_table
 from innerloop.estimators import MetaRegressor, MetaTraining
-from innerloop.evaluation import RECOMMENDED, Evaluation, evaluate, evaluate_on, n_ticks
+from innerloop.evaluation import Evaluation, evaluate, evaluate_on, n_ticks
 from innerloop.plotting import PICTURE, as_png, plot_held_out
 from innerloop.storage import check_writable, save_model
 from innerloop.tasks import TaskSet
@@ -77,7 +77,7 @@ def _paper(out: Path, seed: int) -> None:
     console.print(
         "\nThe same table with every row a query row once (the default of `innerloop fit`): held-out MSE "
         f"{dealt.held_out.choose().mse.mean():.3g} with inner_lr = {dealt.chosen().inner_lr:.2g}, against "
-        f"{evaluation[RECOMMENDED].mse:.3g}. A negative rate makes up for support rows that are not scored; "
+        f"{evaluation.methods[0].mse:.3g}. A negative rate makes up for support rows that are not scored; "
         "scoring them is better still."
     )
 

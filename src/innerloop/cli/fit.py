@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from cyclopts import Parameter
 
 from innerloop._checks import as_count
@@ -181,10 +182,12 @@ def _read_tasks(
 
 
 def _check_sizes(tasks: TaskSet, table: Path, n_support: int, n_query: int) -> None:
-    """Refuse fewer than two tasks, and tasks too small to adapt and be scored."""
+    """Refuse fewer than two tasks, a constant target, and tasks too small to adapt and be scored."""
     if len(tasks) < 2:
         what = f"one task, {tasks.ids[0].item()!r}" if len(tasks) else "no task large enough"
         raise ValueError(f"{table} holds {what}; rates are compared on unseen tasks, so at least two are needed.")
+    if np.ptp(tasks.y) == 0:
+        raise ValueError(f"every target in {table} is {tasks.y[0]:g}, so there is nothing to learn.")
     least = n_support + n_query
     if (small := tasks.sizes < least).any():
         first = int(small.argmax())

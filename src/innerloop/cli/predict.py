@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from innerloop._checks import FloatArray
 from innerloop._files import write_whole
+from innerloop.cli._output import messages
 from innerloop.estimators import MetaRegressor
 from innerloop.storage import load_details, load_model
 from innerloop.tables import missing, numbers, read_table
@@ -54,6 +55,8 @@ def predict(model: Path, table: Path, /, *, out: Path | None = None, delimiter: 
             f"every row of {table} has a value of {names['target']!r}, so none is left to predict; empty those "
             "cells, or leave the column out."
         )
+    if len(regressor.groups_) and not labelled.any() and not np.isin(groups, regressor.groups_).any():
+        messages.print(f"No group of {table} was seen in training and none has labelled rows: all are predicted alike.")
     content = _predict_unlabelled(regressor, X, y, groups, labelled).to_csv(index=False)
     if out is None:
         if isinstance(sys.stdout, io.TextIOWrapper):

@@ -26,6 +26,7 @@ INNER_GRID = 8 * np.sinh(np.linspace(-4, 4, 41)) / np.sinh(4)
 L2_GRID = np.append(0.0, np.logspace(-4, 2, 7))
 # More held-out tasks than this do not sharpen a choice; they are sampled.
 _MOST_SCORED_TASKS = 10_000
+_LARGEST_TARGET = 1e150
 
 
 def _no_tick() -> None:
@@ -95,6 +96,8 @@ class MetaTraining:
 
         `tick` is called after each of `settings.n_folds` folds.
         """
+        if not np.abs(tasks.y).max() < _LARGEST_TARGET:
+            raise ValueError("`y` holds numbers too large to square; rescale it.")
         scaling = Scaling.fit(tasks.X, tasks.y, settings.standardize, settings.fit_intercept)
         n_support = tasks.default_support() if settings.n_support is None else settings.n_support
         scaled = scaling.tasks(tasks)

@@ -196,7 +196,11 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         self.n_support_ = training.n_support
         self.inner_lr_se_, self.adapt_lr_se_, self.cv_results_ = np.nan, np.nan, None
         if held_out is not None:
-            self.inner_lr_se_, self.adapt_lr_se_ = held_out.standard_errors(settings.seed)
+            errors = held_out.standard_errors(settings.seed)
+            fixed = (training.settings.inner_lr, training.settings.adapt_lr)
+            self.inner_lr_se_, self.adapt_lr_se_ = (
+                error if rate is None else np.nan for error, rate in zip(errors, fixed, strict=True)
+            )
             self.cv_results_ = held_out.table()
         self._scaling, self._theta = training.scaling, training.coef(rates)
         self._single_target = tasks.y.ndim == 1
