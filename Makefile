@@ -22,6 +22,8 @@ types: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/solve_path.py --out benchmarks/results/solve_path.json
 	$(BIN)/python benchmarks/draw.py benchmarks/results/solve_path.json
+	$(BIN)/python benchmarks/theory_speed.py --out benchmarks/results/theory_speed.json
+	$(BIN)/python benchmarks/theory_vs_monte_carlo.py --out benchmarks/results/theory_vs_monte_carlo.json
 
 wheel: $(READY)
 	$(BIN)/python -m build --wheel

@@ -252,3 +252,10 @@ def test_below_the_threshold_dealt_rows_have_one_solution_at_every_rate(n_steps)
     for coef in path.coef:
         assert close(coef, path.coef[2], 9)
     assert list(path.status) == ["nearest"] * 5
+
+
+def test_a_numpy_weight_is_a_weight():
+    objective = il.MetaObjective.from_tasks(il.MixedLinearRegression(3).sample_tasks(4, 6).deal(2))
+    for weighted in (np.float64(2.0) * objective, objective * np.float32(2.0), np.int64(2) * objective):
+        assert weighted.weight == 2 * objective.weight
+        assert il.solve(weighted, -0.1).loss == pytest.approx(il.solve(objective, -0.1).loss)

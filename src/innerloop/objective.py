@@ -62,6 +62,8 @@ class MetaObjective:
     n_tasks: int
     single_target: bool = True
 
+    __array_ufunc__ = None  # numpy leaves np.float64(2.0) * objective to __rmul__
+
     @classmethod
     def from_tasks(cls, episodes: Episodes, n_steps: int = 1) -> MetaObjective:
         """Gather the objective of all episodes.
