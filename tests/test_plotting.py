@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -219,3 +220,13 @@ def test_drawing_leaves_pyplot_and_its_settings_alone():
     as_png(plot_held_out(fitted()))
     assert dict(mpl.rcParams) == before
     assert plt.get_fignums() == open_figures
+
+
+def test_without_matplotlib_there_is_a_sentence_instead_of_a_picture(monkeypatch, capsys):
+    from innerloop.cli._output import pictures_of
+
+    model = fitted()
+    assert list(pictures_of(model, "A table")) == ["held_out_loss.png"]
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert pictures_of(model, "A table") == {}
+    assert "pip install 'innerloop[plot]'" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from innerloop.estimators import MetaRegressor
 from innerloop.evaluation import GIVEN, RECOMMENDED, Evaluation, Method
+from innerloop.plotting import PICTURE, as_png, has_picture, plot_held_out
 
 console = Console(highlight=False)
 messages = Console(highlight=False, soft_wrap=True, stderr=True)
@@ -68,3 +69,15 @@ def _cells(method: Method) -> list[str]:
     errors = [f"{method.mse:.4g}", f"{method.mse_se:.2g}"]
     above = ["", ""] if method.name in _FIRST else [f"{method.excess:+.3g}", f"{method.excess_se:.2g}"]
     return [method.name, *rates, *errors, *above]
+
+
+def pictures_of(model: MetaRegressor, title: str) -> dict[str, bytes]:
+    """Return the picture of held-out loss, where there is one to draw and matplotlib to draw it."""
+    if not has_picture(model):
+        return {}
+    try:
+        picture = as_png(plot_held_out(model, title))
+    except ImportError:
+        messages.print("No picture: drawing needs matplotlib (pip install 'innerloop[plot]').", markup=False)
+        return {}
+    return {PICTURE: picture}

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from innerloop._progress import progress
-from innerloop.cli._output import console, show
+from innerloop.cli._output import console, pictures_of, show
 from innerloop.demo import PAPER_N_QUERY, PAPER_N_SUPPORT, digit_pairs, paper_table
 from innerloop.estimators import MetaRegressor, MetaTraining
 from innerloop.evaluation import Evaluation, evaluate, evaluate_on, n_ticks
-from innerloop.plotting import PICTURE, as_png, plot_held_out
 from innerloop.storage import check_writable, save_model
 from innerloop.tasks import TaskSet
 
@@ -30,7 +29,7 @@ def demo(*, out: Path = Path("demo"), seed: int = 0) -> None:
         check_writable(out / name)
     _digits(out / "digits", seed)
     _paper(out / "paper", seed)
-    console.print(f"\nModels and pictures are in {out}/digits and {out}/paper.")
+    console.print(f"\nModels and pictures are in {out}/digits and {out}/paper.", soft_wrap=True, markup=False)
 
 
 def _digits(out: Path, seed: int) -> None:
@@ -88,4 +87,4 @@ def _finish(
     """Print the results, and save the model and its picture."""
     model.fit_from(training, tasks)
     show(model, evaluation)
-    save_model(model, out, attachments={PICTURE: as_png(plot_held_out(model, title))})
+    save_model(model, out, attachments=pictures_of(model, title))

@@ -12,10 +12,10 @@ from cyclopts import Parameter
 
 from innerloop._checks import as_count
 from innerloop._progress import progress
-from innerloop.cli._output import console, messages, show
+from innerloop.cli._output import console, pictures_of, show
 from innerloop.estimators import MetaRegressor, MetaTraining
 from innerloop.evaluation import Evaluation, evaluate, n_ticks
-from innerloop.plotting import PICTURE, as_png, has_picture, plot_held_out
+from innerloop.plotting import PICTURE
 from innerloop.storage import check_writable, save_model
 from innerloop.tables import missing, numbers, read_table
 from innerloop.tasks import TaskSet
@@ -121,18 +121,18 @@ def fit(
         training = MetaTraining.prepare(tasks, settings, tick)
         evaluation = evaluate(training, tasks, tick)
         model.fit_from(training, tasks)
-    pictures = {} if out is None else _pictures(model, table.name)
+    pictures = {} if out is None else pictures_of(model, table.name)
     if out is not None:
         save_model(model, out, {"group": group, "target": target, "features": tasks.feature_names}, pictures)
     if json_:
         print(json.dumps(as_json(model, evaluation), indent=1))
         return
     size = f"{len(tasks)} tasks, {tasks.n_rows} rows, {tasks.n_features} features{left_out}"
-    console.print(f"{table}: {size}", soft_wrap=True)
+    console.print(f"{table}: {size}", soft_wrap=True, markup=False)
     show(model, evaluation)
     if out is not None:
         saved = f"\nSaved the model to {out}" + (f", the picture to {out / PICTURE}" if pictures else "")
-        console.print(saved, soft_wrap=True)
+        console.print(saved, soft_wrap=True, markup=False)
 
 
 def as_json(model: MetaRegressor, evaluation: Evaluation) -> dict[str, Any]:
@@ -196,15 +196,3 @@ def _check_sizes(tasks: TaskSet, table: Path, n_support: int, n_query: int) -> N
             f"task(s) have fewer than the {least} that a split into {n_support} support and {n_query} query rows "
             f"needs; pass --min-rows {least} to leave such tasks out."
         )
-
-
-def _pictures(model: MetaRegressor, title: str) -> dict[str, bytes]:
-    """Return the picture of held-out loss, where there is one to draw and matplotlib to draw it."""
-    if not has_picture(model):
-        return {}
-    try:
-        picture = as_png(plot_held_out(model, title))
-    except ImportError:
-        messages.print("No picture: drawing needs matplotlib (pip install 'innerloop[plot]').")
-        return {}
-    return {PICTURE: picture}

@@ -56,7 +56,10 @@ def predict(model: Path, table: Path, /, *, out: Path | None = None, delimiter: 
             "cells, or leave the column out."
         )
     if len(regressor.groups_) and not labelled.any() and not np.isin(groups, regressor.groups_).any():
-        messages.print(f"No group of {table} was seen in training and none has labelled rows: all are predicted alike.")
+        messages.print(
+            f"No group of {table} was seen in training and none has labelled rows: all are predicted alike.",
+            markup=False,
+        )
     content = _predict_unlabelled(regressor, X, y, groups, labelled).to_csv(index=False)
     if out is None:
         if isinstance(sys.stdout, io.TextIOWrapper):

@@ -86,7 +86,7 @@ def theory(
         console.print()
     _show(dist, design, best)
     if plot is not None:
-        console.print(f"\nSaved the picture to {plot}")
+        console.print(f"\nSaved the picture to {plot}", soft_wrap=True, markup=False)
 
 
 def _show(dist: MixedLinearRegression, design: Design, best: RateOptimum) -> None:
