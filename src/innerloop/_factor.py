@@ -28,6 +28,9 @@ _LARGEST_QUOTIENT = 1e4
 _KEPT_ROWS = 128
 
 
+Divisor = tuple[FloatArray, FloatArray | None, IntArray]
+
+
 class Factor:
     """A matrix R with R'R = the sum of D'D over all blocks D absorbed, of at most `most_rows` rows."""
 
@@ -36,6 +39,7 @@ class Factor:
         self._R: FloatArray | None = None
         # The sum of Q'Q over blocks absorbed since R was last brought up to date; None: there were none.
         self._gram: FloatArray | None = None
+        self._divisor: Divisor | None = None  # of R, once it is needed
         self._pending: list[FloatArray] = []
         self._n_pending = 0
 
@@ -74,13 +78,15 @@ class Factor:
     def _reduce(self, block: FloatArray) -> None:
         """Bring a block into R, or into the sum of Q'Q that R will be brought up to date with."""
         assert self._R is not None
-        M, E, small = _divisor(self._R)
+        if self._divisor is None:
+            self._divisor = _divisor(self._R)
+        M, E, small = self._divisor
         Q = blas.dtrsm(1.0, M, block.T, trans_a=1)  # Q', column-major: the rows of block M^-1
         gram = blas.dsyrk(1.0, Q)
         if not gram.diagonal().max() <= _LARGEST_QUOTIENT:
-            self._R = triangle(np.concatenate((self._up_to_date(), block)))
+            self._R, self._divisor = triangle(np.concatenate((self._up_to_date(), block))), None
         elif E is not None:
-            self._R = _patched_update(self._R, M, E, small, gram, block)
+            self._R, self._divisor = _patched_update(self._R, M, E, small, gram, block), None
         else:
             self._gram = gram if self._gram is None else np.add(self._gram, gram, out=self._gram)
             if self._gram.diagonal().max() > _LARGEST_QUOTIENT:
@@ -92,7 +98,7 @@ class Factor:
         if self._gram is not None:
             self._gram[np.diag_indices_from(self._gram)] += 1.0
             C, _ = lapack.dpotrf(self._gram, clean=1)  # all its eigenvalues are at least 1
-            self._R, self._gram = np.ascontiguousarray(blas.dtrmm(1.0, C, self._R)), None
+            self._R, self._gram, self._divisor = np.ascontiguousarray(blas.dtrmm(1.0, C, self._R)), None, None
         return self._R
 
 
@@ -131,7 +137,7 @@ def triangle(matrix: FloatArray) -> FloatArray:
     return np.asarray(np.linalg.qr(matrix, mode="r"))
 
 
-def _divisor(R: FloatArray) -> tuple[FloatArray, FloatArray | None, IntArray]:
+def _divisor(R: FloatArray) -> Divisor:
     """Return M, which is R with no diagonal entry too small to divide by; R M^-1 (None: identity); and where."""
     diagonal = R.diagonal()
     size = np.abs(R).max(axis=0)
@@ -139,7 +145,7 @@ def _divisor(R: FloatArray) -> tuple[FloatArray, FloatArray | None, IntArray]:
     floor = np.where(size > 0, _FLOOR * size, 1e-150)
     small = np.flatnonzero(np.abs(diagonal) < floor)
     if len(small) == 0:
-        return R, None, small
-    M = R.copy()
+        return np.asfortranarray(R), None, small
+    M = R.copy(order="F")
     M[small, small] = floor[small]
     return M, blas.dtrsm(1.0, M, R, side=1), small

@@ -181,7 +181,8 @@ def residual_columns(episodes: Episodes, n_steps: int) -> Iterator[tuple[IntArra
 def _block_columns(block: EpisodeBlock, n_steps: int) -> FloatArray:
     X, y, X_query = block.X_support, block.y_support, block.X_query
     n_support, p, k = X.shape[1], X.shape[2], y.shape[2]
-    rows = np.zeros((*X_query.shape[:2], (n_steps + 1) * (p + k)))
+    new = np.empty if n_support else np.zeros
+    rows = new((*X_query.shape[:2], (n_steps + 1) * (p + k)))
     U = [rows[:, :, j * p : (j + 1) * p] for j in range(n_steps + 1)]
     first = (n_steps + 1) * p
     g = [rows[:, :, first + j * k : first + (j + 1) * k] for j in range(n_steps + 1)]
