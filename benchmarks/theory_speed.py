@@ -8,26 +8,15 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import argparse
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from monte_carlo import estimate
-from solve_path import environment
+from solve_path import environment, timed
 
 import innerloop as il
 
-
-def timed(work: Callable[[], object], n_repeats: int = 5) -> float:
-    """Return the median time of some runs after one that warms up."""
-    work()
-    times = []
-    for _ in range(n_repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
+N_REPEATS = 5
 
 
 def main() -> None:
@@ -42,13 +31,13 @@ def main() -> None:
     curve, many = np.linspace(-2, 2, 81), np.linspace(-2, 2, 1000)
     seconds = {
         "a million pairs, leading order": timed(
-            lambda: il.expected_loss(*over, many[:, None], many, method="leading-order")
+            lambda: il.expected_loss(*over, many[:, None], many, method="leading-order"), N_REPEATS
         ),
-        "81 rates, N < p": timed(lambda: il.expected_loss(*over, curve, 0.2)),
-        "81 rates, N > p": timed(lambda: il.expected_loss(*under, curve, 0.2)),
-        "81 rates, ridge": timed(lambda: il.expected_loss(*ridge, curve, 0.2)),
-        "a general-covariance point, p = 60, K = 3": timed(lambda: il.expected_loss(*general, -0.2, 0.2)),
-        "optimal_rates, N < p": timed(lambda: il.optimal_rates(*over)),
+        "81 rates, N < p": timed(lambda: il.expected_loss(*over, curve, 0.2), N_REPEATS),
+        "81 rates, N > p": timed(lambda: il.expected_loss(*under, curve, 0.2), N_REPEATS),
+        "81 rates, ridge": timed(lambda: il.expected_loss(*ridge, curve, 0.2), N_REPEATS),
+        "a general-covariance point, p = 60, K = 3": timed(lambda: il.expected_loss(*general, -0.2, 0.2), N_REPEATS),
+        "optimal_rates, N < p": timed(lambda: il.optimal_rates(*over), N_REPEATS),
     }
     one = np.ones(60)
     sizes = {"p": 60, "m": 3, "n_t": 30, "n_v": 2, "n_r": 20, "K": 1, "K_r": 1, "l2": 0.0, "sigma": 1.0}

@@ -6,14 +6,11 @@ from rich.console import Console
 from rich.table import Table
 
 from innerloop.estimators import MetaRegressor
-from innerloop.evaluation import GIVEN, RECOMMENDED, Evaluation, Method
+from innerloop.evaluation import Evaluation, Method
 from innerloop.plotting import PICTURE, as_png, has_picture, plot_held_out
 
 console = Console(highlight=False)
 messages = Console(highlight=False, soft_wrap=True, stderr=True)
-
-
-_FIRST = {RECOMMENDED, GIVEN}
 
 
 def show(model: MetaRegressor, evaluation: Evaluation) -> None:
@@ -24,7 +21,8 @@ def show(model: MetaRegressor, evaluation: Evaluation) -> None:
     for name in ("inner_lr", "adapt_lr", "MSE", "± s.e.", "excess", "± s.e."):
         table.add_column(name, justify="right", no_wrap=True)
     for method in evaluation.methods:
-        table.add_row(*_cells(method), style="bold" if method.name in _FIRST else "")
+        first = method is evaluation.methods[0]
+        table.add_row(*_cells(method, first), style="bold" if first else "")
     wide = Console(highlight=False, width=max(console.width, 120))  # a narrow one would cut numbers off
     wide.print(table, crop=False)
     if len(evaluation.per_task) > 2:
@@ -64,10 +62,10 @@ def _pm(value: float, error: float) -> str:
     return f"{value:.3g} ± {error:.2g}" if error == error else f"{value:.3g} (given)"
 
 
-def _cells(method: Method) -> list[str]:
+def _cells(method: Method, first: bool) -> list[str]:
     rates = ["", ""] if method.rates is None else [f"{r:.3g}" for r in (method.rates.inner_lr, method.rates.adapt_lr)]
     errors = [f"{method.mse:.4g}", f"{method.mse_se:.2g}"]
-    above = ["", ""] if method.name in _FIRST else [f"{method.excess:+.3g}", f"{method.excess_se:.2g}"]
+    above = ["", ""] if first else [f"{method.excess:+.3g}", f"{method.excess_se:.2g}"]
     return [method.name, *rates, *errors, *above]
 
 
