@@ -19,6 +19,8 @@ LEVELS = {
     "_files": 0,
     "_threads": 0,
     "_progress": 0,
+    "_store": 0,
+    "_parallel": 0,
     "episodes": 1,
     "tasks": 1.2,
     "adaptation": 1.5,
@@ -27,6 +29,7 @@ LEVELS = {
     "solve": 3,
     "estimators": 4,
     "theory": 4,
+    "simulation": 4.5,
     "evaluation": 5,
     "storage": 5,
     "plotting": 5,
@@ -95,7 +98,7 @@ def test_function_bodies_have_at_most_60_lines(path):
             assert lines <= 60, f"{node.name} has {lines} lines"
 
 
-HEAVY = ["sklearn", "pandas", "polars", "pyarrow", "narwhals", "matplotlib", "torch", "cyclopts", "rich"]
+HEAVY = ["sklearn", "joblib", "pandas", "xarray", "filelock", "polars", "pyarrow", "narwhals", "matplotlib", "torch", "cyclopts", "rich"]
 
 
 def loaded_after(code):

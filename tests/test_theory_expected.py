@@ -229,7 +229,7 @@ def test_fourth_moment_of_the_features():
     for fourth_moment in (1.0, 9.0):
         dist = il.MixedLinearRegression(p, 1.0, 0.5, fourth_moment=fourth_moment)
         rng = np.random.default_rng(1)
-        X = dist._sample_features((30_000 * n, p), rng).reshape(-1, n, p)
+        X = dist.draw_features(np.empty((30_000 * n, p)), rng).reshape(-1, n, p)
         A = np.eye(p) - r / n * np.einsum("rni,rnj->rij", X, X)
         draws = (A**2).sum(axis=(1, 2)) / p
         weight = AdaptedLoss.build(dist, il.Design(2, 5, 2, n)).weights[:, 0] @ r ** np.arange(3)

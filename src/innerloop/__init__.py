@@ -16,8 +16,17 @@ from innerloop.solve import IllConditionedWarning, MetaPath, MetaSolution, solve
 from innerloop.tasks import TaskSet
 
 if TYPE_CHECKING:
-    from innerloop.distributions import Design, MixedLinearRegression
+    from innerloop.distributions import (
+        Design,
+        MixedLinearRegression,
+        QuadraticRegression,
+        RandomFeatures,
+        ResampledTasks,
+        Sinusoid,
+        TaskDistribution,
+    )
     from innerloop.estimators import MetaRegressor
+    from innerloop.simulation import estimate_loss
     from innerloop.storage import load_model, save_model
     from innerloop.theory import RateOptimum, choose_method, expected_loss, optimal_rates
 
@@ -32,9 +41,15 @@ __all__ = [
     "MetaRegressor",
     "MetaSolution",
     "MixedLinearRegression",
+    "QuadraticRegression",
+    "RandomFeatures",
     "RateOptimum",
+    "ResampledTasks",
+    "Sinusoid",
+    "TaskDistribution",
     "TaskSet",
     "choose_method",
+    "estimate_loss",
     "expected_loss",
     "load_model",
     "optimal_rates",
@@ -48,8 +63,14 @@ _ON_FIRST_USE = {
     "Design": "innerloop.distributions",
     "MetaRegressor": "innerloop.estimators",
     "MixedLinearRegression": "innerloop.distributions",
+    "QuadraticRegression": "innerloop.distributions",
+    "RandomFeatures": "innerloop.distributions",
     "RateOptimum": "innerloop.theory",
+    "ResampledTasks": "innerloop.distributions",
+    "Sinusoid": "innerloop.distributions",
+    "TaskDistribution": "innerloop.distributions",
     "choose_method": "innerloop.theory",
+    "estimate_loss": "innerloop.simulation",
     "expected_loss": "innerloop.theory",
     "load_model": "innerloop.storage",
     "optimal_rates": "innerloop.theory",

@@ -9,15 +9,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from innerloop._checks import FloatArray, as_count, as_floats, as_nonnegative, check_finite
-from innerloop._random import stream
-from innerloop.tasks import TaskSet
+from innerloop.distributions.base import Rows, TaskDistribution
 
 GAUSSIAN_FOURTH_MOMENT = 3.0
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class MixedLinearRegression:
+class MixedLinearRegression(TaskDistribution):
     r"""Linear tasks around a common centre, in the eigenbasis of the feature covariance.
 
     .. math:: w_i \sim N(w_0, \mathrm{diag}(\tau^2)), \quad x \sim N(0, \mathrm{diag}(s)), \quad y = w_i'x + z, \quad
@@ -100,21 +99,19 @@ class MixedLinearRegression:
         spread = np.asarray(self.task_std, dtype=np.float64)
         return spread**2 if spread.ndim else np.full(self.n_features, spread**2 / self.n_features)
 
-    def sample_tasks(self, n_tasks: int, n_rows: int, seed: int = 0) -> TaskSet:
-        """Draw tasks of `n_rows` rows each; task i is the same whatever the number of tasks."""
-        as_count(n_rows, "n_rows")
-        drawn = [self._sample(n_rows, stream(seed, i)) for i in range(as_count(n_tasks, "n_tasks"))]
-        X, y = (np.concatenate(parts) for parts in zip(*drawn, strict=True))
-        return TaskSet.from_arrays(X, y, np.repeat(np.arange(n_tasks), n_rows))
-
-    def _sample(self, n_rows: int, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+    def draw_task(self, n_rows: int, rng: np.random.Generator) -> Rows:
+        """Return features (n_rows, n_features) and targets (n_rows,) of one task."""
         w = self.centre + np.sqrt(self.task_variances) * rng.standard_normal(self.n_features)
-        X = self._sample_features((n_rows, self.n_features), rng) * np.sqrt(self.eigenvalues)
+        X = self.draw_features(np.empty((n_rows, self.n_features)), rng)
         return X, X @ w + self.noise_std * rng.standard_normal(n_rows)
 
-    def _sample_features(self, shape: tuple[int, int], rng: np.random.Generator) -> FloatArray:
-        """Return independent entries of unit variance and the given fourth moment."""
+    def draw_features(self, out: FloatArray, rng: np.random.Generator) -> FloatArray:
+        """Fill an array (..., n_features) with independent rows of features, and return it."""
         if self.fourth_moment == GAUSSIAN_FOURTH_MOMENT:
-            return rng.standard_normal(shape)
-        signs = np.where(rng.random(shape) < 0.5, -1.0, 1.0)
-        return np.where(rng.random(shape) < 1 / self.fourth_moment, signs * np.sqrt(self.fourth_moment), 0.0)
+            rng.standard_normal(out=out)
+        else:
+            signs = np.where(rng.random(out.shape) < 0.5, -1.0, 1.0)
+            out[...] = np.where(rng.random(out.shape) < 1 / self.fourth_moment, signs * self.fourth_moment**0.5, 0.0)
+        if self.covariance is not None:
+            out *= np.sqrt(self.eigenvalues)
+        return out

@@ -1,0 +1,46 @@
+"""What every distribution of tasks offers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+
+from innerloop._checks import FloatArray, as_count
+from innerloop._random import stream
+from innerloop.tasks import TaskSet
+
+Rows = tuple[FloatArray, FloatArray]
+
+
+class TaskDistribution(ABC):
+    """A distribution of regression tasks.
+
+    A subclass says how the rows of one task are drawn; a frozen dataclass can also be stored by name and fields.
+    """
+
+    n_features: int
+
+    @abstractmethod
+    def draw_task(self, n_rows: int, rng: np.random.Generator) -> Rows:
+        """Return features (n_rows, n_features) and targets (n_rows,) of one task."""
+
+    def draw_tasks(self, sizes: Sequence[int], rng: np.random.Generator) -> list[Rows]:
+        """Return the rows of different tasks of these sizes."""
+        return [self.draw_task(size, rng) for size in sizes]
+
+    def sample_tasks(self, n_tasks: int, n_rows: int, seed: int = 0) -> TaskSet:
+        """Draw tasks of `n_rows` rows each; task i is the same whatever the number of tasks.
+
+        Parameters
+        ----------
+        n_tasks, n_rows
+            Sizes.
+        seed
+            Any whole number from 0.
+        """
+        as_count(n_rows, "n_rows")
+        drawn = [self.draw_task(n_rows, stream(seed, i)) for i in range(as_count(n_tasks, "n_tasks"))]
+        X, y = (np.concatenate(parts) for parts in zip(*drawn, strict=True))
+        return TaskSet.from_arrays(X, y, np.repeat(np.arange(n_tasks), n_rows))

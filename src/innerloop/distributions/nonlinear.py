@@ -1,0 +1,123 @@
+"""Tasks that are nonlinear functions of their inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from innerloop._checks import FloatArray, as_count, as_nonnegative
+from innerloop.distributions.base import Rows, TaskDistribution
+from innerloop.distributions.features import RandomFeatures
+
+FeatureMap = RandomFeatures | Callable[[FloatArray], FloatArray]
+
+
+@final
+@dataclass(frozen=True)
+class QuadraticRegression(TaskDistribution):
+    r"""Squares of linear functions, the nonlinear tasks of Bernacchia (2021).
+
+    .. math:: y = (w'x + b)^2 + z, \quad w \sim N(0, (\nu^2 / d) I), \quad b \sim N(0, \beta^2), \quad x \sim N(0, I_d),
+        \quad z \sim N(0, \sigma^2)
+
+    Parameters
+    ----------
+    n_inputs
+        d.
+    noise_std
+        sigma, the standard deviation of the label noise.
+    task_std
+        nu, the root mean square length of w.
+    bias_std
+        beta, the standard deviation of b.
+    features
+        What the model sees of the inputs, `RandomFeatures` or any function of (n_rows, n_inputs); None is the inputs.
+
+    Notes
+    -----
+    Bernacchia (2021), section 4.
+    """
+
+    n_inputs: int
+    noise_std: float = 1.0
+    task_std: float = 1.0
+    bias_std: float = 1.0
+    features: FeatureMap | None = None
+
+    def __post_init__(self) -> None:
+        as_count(self.n_inputs, "n_inputs")
+        for name in ("noise_std", "task_std", "bias_std"):
+            as_nonnegative(getattr(self, name), name)
+        _check_features(self.features, self.n_inputs)
+
+    @property
+    def n_features(self) -> int:  # type: ignore[override]
+        """Number of features the model sees."""
+        return _n_features(self.features, self.n_inputs)
+
+    def draw_task(self, n_rows: int, rng: np.random.Generator) -> Rows:
+        """Return features (n_rows, n_features) and targets (n_rows,) of one task."""
+        w = self.task_std / np.sqrt(self.n_inputs) * rng.standard_normal(self.n_inputs)
+        b = self.bias_std * rng.standard_normal()
+        x = rng.standard_normal((n_rows, self.n_inputs))
+        y = (x @ w + b) ** 2 + self.noise_std * rng.standard_normal(n_rows)
+        return _seen(self.features, x), y
+
+
+@final
+@dataclass(frozen=True)
+class Sinusoid(TaskDistribution):
+    r"""Sine waves of random amplitude and phase (Finn, Abbeel and Levine, 2017).
+
+    .. math:: y = A \sin(x - \varphi) + z, \quad A \sim U[0.1, 5], \quad \varphi \sim U[0, \pi], \quad x \sim U[-5, 5]
+
+    Parameters
+    ----------
+    noise_std
+        Standard deviation of the label noise z.
+    features
+        What the model sees of the input, `RandomFeatures` or any function of (n_rows, 1); None is the input itself.
+    """
+
+    noise_std: float = 0.0
+    features: FeatureMap | None = None
+
+    n_inputs = 1
+
+    def __post_init__(self) -> None:
+        as_nonnegative(self.noise_std, "noise_std")
+        _check_features(self.features, self.n_inputs)
+
+    @property
+    def n_features(self) -> int:  # type: ignore[override]
+        """Number of features the model sees."""
+        return _n_features(self.features, self.n_inputs)
+
+    def draw_task(self, n_rows: int, rng: np.random.Generator) -> Rows:
+        """Return features (n_rows, n_features) and targets (n_rows,) of one task."""
+        amplitude, phase = rng.uniform(0.1, 5.0), rng.uniform(0.0, np.pi)
+        x = rng.uniform(-5.0, 5.0, (n_rows, 1))
+        y = amplitude * np.sin(x[:, 0] - phase) + self.noise_std * rng.standard_normal(n_rows)
+        return _seen(self.features, x), y
+
+
+def _check_features(features: FeatureMap | None, n_inputs: int) -> None:
+    if isinstance(features, RandomFeatures) and features.n_inputs != n_inputs:
+        raise ValueError(f"`features` must take {n_inputs} input(s), got RandomFeatures of {features.n_inputs}.")
+    if features is not None and not callable(features):
+        raise TypeError(f"`features` must be a function of the inputs, got {type(features).__name__}.")
+
+
+def _seen(features: FeatureMap | None, x: FloatArray) -> FloatArray:
+    return x if features is None else features(x)
+
+
+def _n_features(features: FeatureMap | None, n_inputs: int) -> int:
+    if features is None:
+        return n_inputs
+    if isinstance(features, RandomFeatures):
+        return features.n_features
+    return int(np.shape(features(np.zeros((1, n_inputs))))[1])

@@ -1,0 +1,276 @@
+"""Monte Carlo estimates of the expected test loss, for many rates on the same draws."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from innerloop._checks import FloatArray, as_count, as_floats, as_rate, check_finite
+from innerloop._parallel import gather
+from innerloop._progress import progress as progress_bar
+from innerloop._store import Arrays, BlockStore, MemoryStore, Store
+from innerloop._threads import one_thread
+from innerloop.distributions import Design, MixedLinearRegression, ResampledTasks, TaskDistribution
+from innerloop.simulation.plan import Plan, Scoring
+from innerloop.tasks import TaskSet
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+# With a requested precision, it is looked at after so many runs, then after 1.5 times as many, and so on: at numbers
+# that depend neither on the size of blocks nor on the workers.
+_FIRST_LOOK, _GROWTH = 32, 1.5
+_QUANTILES = (0.05, 0.95)
+
+
+def estimate_loss(
+    dist: TaskDistribution | TaskSet,
+    design: Design,
+    inner_lr: ArrayLike,
+    adapt_lr: ArrayLike,
+    n_runs: int = 1000,
+    seed: int = 0,
+    n_jobs: int = 1,
+    store: str | Path | None = None,
+    progress: bool = False,
+    *,
+    init: ArrayLike | None = None,
+    baseline: float = 0.0,
+    scoring: Literal["auto", "exact", "sampled"] = "auto",
+    n_test_tasks: int = 100,
+    n_test_rows: int = 50,
+    rel_error: float | None = None,
+    executor: Executor | None = None,
+    block_size: int | None = None,
+) -> xr.Dataset:
+    r"""Estimate the expected test loss by simulation: HALF the mean squared error on new tasks, label noise included.
+
+    A run draws training tasks, solves meta-training exactly at every inner rate, and scores the result after
+    adaptation at every adaptation rate. All rates share the draws of a run, so that differences between rates are
+    known far better than losses.
+
+    Parameters
+    ----------
+    dist
+        The tasks: `MixedLinearRegression`, `QuadraticRegression`, `Sinusoid`, any `TaskDistribution`, or a `TaskSet`,
+        whose tasks and rows are then drawn without replacement within a run.
+    design
+        The sizes.
+    inner_lr, adapt_lr
+        One rate or a list of rates each, any finite numbers; every pair of them is estimated.
+    n_runs
+        Runs; with `rel_error` the most.
+    seed
+        Run i draws from stream i of it: results do not depend on workers, blocks or interruptions.
+    n_jobs
+        Processes, through joblib; -1 takes all cores.
+    store
+        Folder for finished blocks of runs. A run that was killed goes on from there, a larger `n_runs` reuses what is
+        there, and several processes may fill it together.
+    progress
+        Whether to show a bar with the time left.
+    init : (n_features,)
+        Where meta-training starts; None is zero.
+    baseline
+        The inner rate that others are compared with.
+    scoring
+        "exact": given the features of a run, task weights, noise and new tasks are averaged exactly; for
+        `MixedLinearRegression`. "sampled": everything is drawn, and a run is scored on new tasks. "auto": exact where
+        that is known.
+    n_test_tasks, n_test_rows
+        With "sampled": new tasks of a run, and rows that score each. The paper has 100 and 50.
+    rel_error
+        Stop when every standard error is at most this fraction of its loss.
+    executor
+        Any `concurrent.futures.Executor` to run on instead of `n_jobs` processes: a Dask client's `get_executor()`.
+    block_size
+        Runs that are computed and stored together. It changes no result.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over (inner_lr, adapt_lr): ``loss`` and its ``stderr``; ``difference`` to the loss at the baseline rate, from
+        the same draws, and its ``difference_stderr``; ``median``, ``low`` and ``high`` (5 and 95 %) of the runs, which
+        near N = p say more than the mean. Attributes: n_runs, seed, scoring, baseline, and the plan as JSON.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is wrong, or `scoring` does not cover the distribution.
+    RuntimeError
+        If workers die again and again.
+
+    Warns
+    -----
+    UserWarning
+        If `rel_error` is not reached within `n_runs`.
+
+    Notes
+    -----
+    docs/theory.md, section "Monte Carlo". The paper's protocol is ``scoring="sampled"``.
+    """
+    plan = _plan(dist, design, (inner_lr, adapt_lr), seed, init, baseline, scoring, (n_test_tasks, n_test_rows))
+    most, jobs = as_count(n_runs, "n_runs", 2), _check_jobs(n_jobs)
+    if rel_error is not None and not 0 < as_rate(rel_error, "rel_error") < np.inf:
+        raise ValueError(f"`rel_error` must be positive, got {rel_error}.")
+    size = plan.block_size(most) if block_size is None else as_count(block_size, "block_size")
+    blocks: Store = MemoryStore(size) if store is None else BlockStore(store, plan.as_json(), size)
+    compute = partial(compute_block, plan, blocks.block_size)
+    with _ticking(most, blocks.block_size, progress) as tick:
+        losses, n_done = np.empty((0, len(plan.inner_lrs), len(plan.adapt_lrs))), 0
+        for target in _looks(most, rel_error is not None):
+            wanted = range(n_done, -(-target // blocks.block_size))
+            found = gather(compute, wanted, blocks, jobs, executor, tick)
+            n_done = max(wanted.stop, n_done)
+            losses = np.concatenate([losses, *(arrays["losses"] for arrays in found)])
+            if rel_error is not None and _precise(losses[:target], rel_error):
+                break
+    if rel_error is not None and not _precise(losses[:target], rel_error):
+        warnings.warn(
+            f"`rel_error` {rel_error:g} is not reached after {target} runs (worst: "
+            f"{_relative_errors(losses[:target]).max():.2g}); allow more with `n_runs`.",
+            stacklevel=2,
+        )
+    n_rates = np.size(inner_lr)
+    return _dataset(losses[:target], plan, n_rates, float(baseline))
+
+
+def compute_block(plan: Plan, block_size: int, block: int) -> Arrays:
+    """Return the losses of one block of runs: (block_size, n_inner, n_adapt)."""
+    with one_thread():
+        return {"losses": plan.runs().losses(plan.seed, range(block * block_size, (block + 1) * block_size))}
+
+
+def _plan(
+    dist: TaskDistribution | TaskSet,
+    design: Design,
+    rates: tuple[ArrayLike, ArrayLike],
+    seed: int,
+    init: ArrayLike | None,
+    baseline: float,
+    scoring: str,
+    test_sizes: tuple[int, int],
+) -> Plan:
+    """Return the checked plan; the baseline rate is the last of its inner rates unless it is among them."""
+    tasks: TaskDistribution = ResampledTasks(dist) if isinstance(dist, TaskSet) else dist
+    if not isinstance(tasks, TaskDistribution):
+        raise TypeError(f"`dist` must be a TaskDistribution or a TaskSet, got {type(dist).__name__}.")
+    if not isinstance(design, Design):
+        raise TypeError(f"`design` must be innerloop.Design, got {type(design).__name__}.")
+    inner, adapt = (_rates(rate, name, design) for rate, name in zip(rates, ("inner_lr", "adapt_lr"), strict=True))
+    compared = as_rate(baseline, "baseline")
+    if compared not in inner:
+        inner = np.append(inner, compared)
+    start = np.zeros(tasks.n_features) if init is None else as_floats(init, "init")
+    check_finite(start, "init")
+    if start.shape != (tasks.n_features,):
+        raise ValueError(f"`init` must have shape ({tasks.n_features},), one per feature, got {start.shape}.")
+    sizes = as_count(test_sizes[0], "n_test_tasks"), as_count(test_sizes[1], "n_test_rows")
+    chosen = _scoring(tasks, design, scoring)
+    return Plan(tasks, design, inner, adapt, start, as_count(seed, "seed", 0), chosen, *sizes)
+
+
+def _rates(value: ArrayLike, name: str, design: Design) -> FloatArray:
+    rates = np.atleast_1d(as_floats(value, name))
+    if rates.ndim > 1 or rates.size == 0:
+        raise ValueError(f"`{name}` must be one rate or a list of rates, got shape {np.shape(value)}.")
+    if not np.isfinite(rates).all():
+        raise ValueError(f"`{name}` must be finite (zero and negative are fine), got {rates[~np.isfinite(rates)][0]}.")
+    if design.inner_rule == "implicit" and (rates < 0).any():
+        raise ValueError(f"`{name}` must be zero or positive with inner_rule='implicit', got {rates.min()}.")
+    return rates
+
+
+def _scoring(dist: TaskDistribution, design: Design, scoring: str) -> Scoring:
+    linear = isinstance(dist, MixedLinearRegression)
+    if scoring not in ("auto", "exact", "sampled"):
+        raise ValueError(f"`scoring` must be 'auto', 'exact' or 'sampled', got {scoring!r}.")
+    if scoring == "exact" and not linear:
+        raise ValueError(f"`scoring` must be 'sampled' for {type(dist).__name__}: no expectation is known exactly.")
+    chosen: Scoring = "exact" if scoring != "sampled" and linear else "sampled"
+    if chosen == "sampled" and design.inner_rule == "implicit":
+        raise ValueError("`inner_rule` must be 'gradient' with sampled scoring; 'exact' has both rules.")
+    return chosen
+
+
+def _check_jobs(n_jobs: int) -> int:
+    if as_count(n_jobs, "n_jobs", -1) == 0:
+        raise ValueError("`n_jobs` must be a number of processes, or -1 for all cores, got 0.")
+    return int(n_jobs)
+
+
+@contextmanager
+def _ticking(n_runs: int, block_size: int, shown: bool) -> Iterator[Callable[[], None]]:
+    if not shown:
+        yield lambda: None
+        return
+    with progress_bar("Simulating", -(-n_runs // block_size)) as tick:
+        yield tick
+
+
+def _looks(n_runs: int, adaptive: bool) -> Iterator[int]:
+    """Yield the numbers of runs after which to stop or to look at the precision."""
+    look = float(_FIRST_LOOK)
+    while adaptive and look < n_runs:
+        yield int(look)
+        look *= _GROWTH
+    yield n_runs
+
+
+def _relative_errors(losses: FloatArray) -> FloatArray:
+    mean, error = losses.mean(axis=0), losses.std(axis=0, ddof=1) / np.sqrt(len(losses))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio: FloatArray = np.where(error > 0, error / np.abs(mean), 0.0)
+    return ratio
+
+
+def _precise(losses: FloatArray, rel_error: float) -> bool:
+    return bool((_relative_errors(losses) <= rel_error).all())
+
+
+def _dataset(losses: FloatArray, plan: Plan, n_rates: int, baseline: float) -> xr.Dataset:
+    """Return means, standard errors, paired differences and quantiles over runs."""
+    import xarray as xr
+
+    compared = int(np.flatnonzero(plan.inner_lrs == baseline)[0])
+    differences = (losses - losses[:, compared : compared + 1])[:, :n_rates]
+    losses = losses[:, :n_rates]
+    root = np.sqrt(len(losses))
+    low, median, high = np.quantile(losses, (_QUANTILES[0], 0.5, _QUANTILES[1]), axis=0)
+    values = {
+        "loss": losses.mean(axis=0),
+        "stderr": losses.std(axis=0, ddof=1) / root,
+        "difference": differences.mean(axis=0),
+        "difference_stderr": differences.std(axis=0, ddof=1) / root,
+        "median": median,
+        "low": low,
+        "high": high,
+    }
+    dims = ("inner_lr", "adapt_lr")
+    attributes: dict[str, Any] = {
+        "n_runs": len(losses),
+        "seed": plan.seed,
+        "scoring": plan.scoring,
+        "baseline": baseline,
+        "units": "half mean squared error",
+        "plan": json.dumps(plan.as_json()) if _can_be_described(plan) else "",
+    }
+    coordinates = {"inner_lr": plan.inner_lrs[:n_rates], "adapt_lr": plan.adapt_lrs}
+    return xr.Dataset({name: (dims, value) for name, value in values.items()}, coordinates, attributes)
+
+
+def _can_be_described(plan: Plan) -> bool:
+    try:
+        plan.as_json()
+    except TypeError:
+        return False
+    return True

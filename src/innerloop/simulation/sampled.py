@@ -1,0 +1,122 @@
+"""Runs in which everything is drawn: tasks to train on, and new tasks to score on."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from innerloop._checks import FloatArray
+from innerloop._random import stream
+from innerloop.distributions import Design, TaskDistribution
+from innerloop.distributions.base import Rows
+from innerloop.episodes import Episodes
+from innerloop.objective import MetaObjective, residual_columns, step_coefficients
+from innerloop.solve import IllConditionedWarning, solve_path
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class SampledRuns:
+    """Test losses of runs on drawn tasks, for all rates on the same draws.
+
+    Parameters
+    ----------
+    dist, design
+        The tasks, and the sizes.
+    inner_lrs, adapt_lrs : (n_inner,), (n_adapt,)
+        Rates.
+    init : (n_features,)
+        Where meta-training starts.
+    n_test_tasks, n_test_rows
+        New tasks of a run, and rows that score each.
+    """
+
+    dist: TaskDistribution
+    design: Design
+    inner_lrs: FloatArray
+    adapt_lrs: FloatArray
+    init: FloatArray
+    n_test_tasks: int
+    n_test_rows: int
+
+    def losses(self, seed: int, runs: range) -> FloatArray:
+        """Return the losses of runs: (n_runs, n_inner, n_adapt)."""
+        return np.array([self._loss(stream(seed, run)) for run in runs])
+
+    def cost(self) -> float:
+        """Return about how many floating-point operations a run takes."""
+        p, N = self.dist.n_features, self.design.n_query_rows
+        small, width = min(N, p), (self.design.n_steps + 1) * p
+        tests = self.n_test_tasks * self.n_test_rows * 2.0 * p * (2 * len(self.inner_lrs) + self.design.n_adapt)
+        return tests + len(self.inner_lrs) * (20.0 * small**2 * p + 1e6) + 4.0 * N * width * min(N, width)
+
+    def _loss(self, rng: np.random.Generator) -> FloatArray:
+        train = [(g.n_support, g.n_query) for g in self.design.groups for _ in range(g.n_tasks)]
+        test = [(self.design.n_adapt, self.n_test_rows)] * self.n_test_tasks
+        drawn = self.dist.draw_tasks([sum(sizes) for sizes in train + test], rng)
+        objective = MetaObjective.from_tasks(_episodes(drawn[: len(train)], train), self.design.n_steps)
+        start = self.init if objective.single_target else np.repeat(self.init[:, None], objective.n_targets, axis=1)
+        with warnings.catch_warnings():
+            # Expected near N = p, where it says nothing about the average over runs.
+            warnings.simplefilter("ignore", IllConditionedWarning)
+            coef = solve_path(objective, self.inner_lrs, start, self.design.l2).coef
+        return adapted_losses(_episodes(drawn[len(train) :], test), coef, self.adapt_lrs, self.design.adapt_steps)
+
+
+def adapted_losses(episodes: Episodes, coef: FloatArray, adapt_lrs: FloatArray, n_steps: int) -> FloatArray:
+    """Return half the mean squared query error after adaptation from each of several meta-parameters.
+
+    Parameters
+    ----------
+    episodes
+        Support rows to adapt on, query rows to score.
+    coef : (n_coef, n_features) or (n_coef, n_features, n_targets)
+        Meta-parameters.
+    adapt_lrs : (n_adapt,)
+        Rates.
+    n_steps
+        Gradient steps.
+
+    Returns
+    -------
+    (n_coef, n_adapt)
+
+    Notes
+    -----
+    The residual is sum_j C(K, j) (-r)^j (g_j - U_j omega): its square at every rate follows from the products of these
+    K + 1 terms, summed over rows.
+    """
+    p, k, K = episodes.n_features, episodes.n_targets, n_steps
+    omega = coef.reshape(len(coef), p, k)
+    products = np.zeros((len(coef), K + 1, K + 1))
+    for _, block in residual_columns(episodes, K):
+        rows = block.reshape(-1, block.shape[-1])
+        U = rows[:, : (K + 1) * p].reshape(-1, K + 1, p)
+        g = rows[:, (K + 1) * p :].reshape(-1, K + 1, 1, k)
+        terms = g - np.einsum("ijp,cpk->ijck", U, omega, optimize=True)
+        by_coef = np.ascontiguousarray(terms.transpose(2, 1, 0, 3)).reshape(len(coef), K + 1, -1)
+        products += by_coef @ by_coef.transpose(0, 2, 1)
+    losses = np.empty((len(coef), len(adapt_lrs)))
+    for i, rate in enumerate(adapt_lrs.tolist()):
+        c, scale = step_coefficients(rate, K)
+        losses[:, i] = scale**2 * (products @ c @ c)
+    return losses / (2 * float(episodes.n_query.sum()) * k)
+
+
+def _episodes(drawn: list[Rows], sizes: list[tuple[int, int]]) -> Episodes:
+    """Return episodes whose first rows support and whose other rows are queries."""
+    X, y = (np.concatenate(parts) for parts in zip(*drawn, strict=True))
+    support, query = (np.array(part, dtype=np.intp) for part in zip(*sizes, strict=True))
+    first = np.cumsum(support + query) - support - query
+    places = np.arange(len(X)) - np.repeat(first, support + query)
+    is_support = places < np.repeat(support, support + query)
+    return Episodes.from_rows(
+        X,
+        y,
+        (np.flatnonzero(is_support), support),
+        (np.flatnonzero(~is_support), query),
+        np.arange(len(sizes)),
+    )
