@@ -98,7 +98,20 @@ def test_function_bodies_have_at_most_60_lines(path):
             assert lines <= 60, f"{node.name} has {lines} lines"
 
 
-HEAVY = ["sklearn", "joblib", "pandas", "xarray", "filelock", "polars", "pyarrow", "narwhals", "matplotlib", "torch", "cyclopts", "rich"]
+HEAVY = [
+    "sklearn",
+    "joblib",
+    "pandas",
+    "xarray",
+    "filelock",
+    "polars",
+    "pyarrow",
+    "narwhals",
+    "matplotlib",
+    "torch",
+    "cyclopts",
+    "rich",
+]
 
 
 def loaded_after(code):
