@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.done
 
-.PHONY: demo test lint types bench wheel clean
+.PHONY: demo test lint types bench reproduce wheel clean
 
 demo: $(READY)
 	$(BIN)/innerloop demo --out demo
@@ -19,9 +19,13 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
+reproduce: $(READY)
+	$(BIN)/innerloop reproduce --out figures --jobs -1
+
 bench: $(READY)
 	$(BIN)/python benchmarks/solve_path.py --out benchmarks/results/solve_path.json
 	$(BIN)/python benchmarks/draw.py benchmarks/results/solve_path.json
+	$(BIN)/python benchmarks/simulation_speed.py --out benchmarks/results/simulation_speed.json
 	$(BIN)/python benchmarks/theory_speed.py --out benchmarks/results/theory_speed.json
 	$(BIN)/python benchmarks/theory_vs_monte_carlo.py --out benchmarks/results/theory_vs_monte_carlo.json
 
@@ -29,7 +33,7 @@ wheel: $(READY)
 	$(BIN)/python -m build --wheel
 
 clean:
-	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist demo figures .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "innerloop needs Python 3.11 or later: make PYTHON=python3.11 ...")'

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from innerloop._checks import FloatArray
+from innerloop._figures import BLUE, GREY, MAP_RANGE_PERCENT, ORANGE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
     from innerloop.estimators import MetaRegressor
 
 PICTURE = "held_out_loss.png"
-# Okabe and Ito's palette, which the colour-blind can tell apart.
-_BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#555555"
-# The map shows losses up to this much above the lowest; all that is higher has one colour.
-_MAP_RANGE_PERCENT = 30.0
 _BAND = "± 1 s.e. of the difference to inner_lr = 0"
 
 
@@ -87,19 +84,19 @@ def plot_inner_lr(losses: Mapping[str, FloatArray], chosen: float, ax: Axes) -> 
     rows = np.arange(len(best))
     x, y = losses["inner_lr"][:, 0], losses["mse"][rows, best]
     error = losses["difference_se"][rows, best]
-    ax.plot(x, y, color=_BLUE, label="at the best adapt_lr")
+    ax.plot(x, y, color=BLUE, label="at the best adapt_lr")
     if np.isfinite(error).all():
         ax.fill_between(
             x,
             y - error,
             y + error,
-            color=_BLUE,
+            color=BLUE,
             alpha=0.2,
             lw=0,
             label=_BAND,
         )
     if (x == 0).any():
-        ax.axhline(y[x == 0][0], color=_GREY, lw=1, ls="--", label="no inner loop in training")
+        ax.axhline(y[x == 0][0], color=GREY, lw=1, ls="--", label="no inner loop in training")
     _mark(ax, chosen, float(np.interp(chosen, x, y)), f"recommended: {chosen:.3g}")
     _rate_axis(ax, x)
     ax.set(xlabel="inner_lr (meta-training)", ylabel="held-out MSE", title="Which rate to train with")
@@ -111,11 +108,11 @@ def plot_adapt_lr(losses: Mapping[str, FloatArray], inner_lr: float, adapt_lr: f
     """Draw held-out loss against the adaptation rate, at the chosen inner rate."""
     row = int(np.abs(losses["inner_lr"][:, 0] - inner_lr).argmin())
     x, y, error = losses["adapt_lr"][row], losses["mse"][row], losses["difference_se"][row]
-    ax.plot(x, y, color=_BLUE, label=f"trained with inner_lr = {inner_lr:.3g}")
+    ax.plot(x, y, color=BLUE, label=f"trained with inner_lr = {inner_lr:.3g}")
     if np.isfinite(error).all():
-        ax.fill_between(x, y - error, y + error, color=_BLUE, alpha=0.2, lw=0, label=_BAND)
+        ax.fill_between(x, y - error, y + error, color=BLUE, alpha=0.2, lw=0, label=_BAND)
     if (np.abs(x) < 1e-12).any():
-        ax.axhline(y[np.abs(x).argmin()], color=_GREY, lw=1, ls="--", label="no adaptation")
+        ax.axhline(y[np.abs(x).argmin()], color=GREY, lw=1, ls="--", label="no adaptation")
     _mark(ax, adapt_lr, float(np.interp(adapt_lr, x, y)), f"recommended: {adapt_lr:.3g}")
     ax.set(xlabel="adapt_lr (new task)", ylabel="held-out MSE", title="Which rate to adapt with")
     _focus(ax, y, error, float(y[np.abs(x).argmin()]))
@@ -133,15 +130,15 @@ def plot_both(losses: Mapping[str, FloatArray], inner_lr: float, adapt_lr: float
             excess.T,
             cmap="viridis_r",
             vmin=0,
-            vmax=_MAP_RANGE_PERCENT,
+            vmax=MAP_RANGE_PERCENT,
             shading="nearest",
             rasterized=True,
         )
         bar = ax.figure.colorbar(image, ax=ax, extend="max")
         bar.set_label("held-out MSE above the lowest (%)")
     low = np.unravel_index(excess.argmin(), excess.shape)
-    ax.plot(x[low[0]], y[low[1]], "x", color=_ORANGE, mec=_ORANGE, mew=2, ms=9, zorder=3, label="lowest")
-    ax.plot(inner_lr, adapt_lr, "o", color=_ORANGE, mec="white", ms=8, zorder=4, label="recommended")
+    ax.plot(x[low[0]], y[low[1]], "x", color=ORANGE, mec=ORANGE, mew=2, ms=9, zorder=3, label="lowest")
+    ax.plot(inner_lr, adapt_lr, "o", color=ORANGE, mec="white", ms=8, zorder=4, label="recommended")
     inside = x[(x >= y.min()) & (x <= y.max())]
     ax.plot(inside, inside, color="white", lw=1, ls=":")
     _rate_axis(ax, x)
@@ -171,7 +168,7 @@ def _rate_axis(ax: Axes, rates: FloatArray) -> None:
         places = [-t for t in reversed(ticks)] + [0.0, *ticks]
         ax.set_xticks(places, [f"{t:g}".replace("-", "\N{MINUS SIGN}") for t in places])
         ax.minorticks_off()
-    ax.axvline(0, color=_GREY, lw=0.6, zorder=1.5)
+    ax.axvline(0, color=GREY, lw=0.6, zorder=1.5)
 
 
 def _legend_below(ax: Axes) -> None:
@@ -180,7 +177,7 @@ def _legend_below(ax: Axes) -> None:
 
 
 def _mark(ax: Axes, x: float, y: float, label: str) -> None:
-    ax.plot(x, y, "o", color=_ORANGE, mec="white", ms=8, zorder=3, label=label)
+    ax.plot(x, y, "o", color=ORANGE, mec="white", ms=8, zorder=3, label=label)
 
 
 def _focus(ax: Axes, y: FloatArray, error: FloatArray, reference: float) -> None:

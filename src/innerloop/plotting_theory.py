@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from innerloop._checks import FloatArray
+from innerloop._figures import BLUE, GREY, MAP_RANGE_PERCENT, ORANGE
 from innerloop.distributions import Design, MixedLinearRegression
 from innerloop.theory import RateOptimum, expected_loss, optimal_rates
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#555555"
-_MAP_RANGE_PERCENT = 30.0
 _N_RATES = 121
 
 
@@ -53,27 +51,16 @@ def plot_theory(
     return figure
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure to a .png or .svg file, the same bytes for the same figure."""
-    import matplotlib as mpl
-
-    if path.suffix not in (".png", ".svg"):
-        raise ValueError(f"`--plot` must end in .png or .svg, got {path.name!r}.")
-    dated = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-    with mpl.rc_context({"svg.hashsalt": "innerloop"}):
-        figure.savefig(path, dpi=150, metadata=dated)
-
-
 def plot_inner(
     dist: MixedLinearRegression, design: Design, best: RateOptimum, init: ArrayLike | None, ax: Axes
 ) -> None:
     """Draw the loss against the inner rate, at the best adaptation rate."""
     rates = _rates(best.inner_lr, design)
-    ax.plot(rates, expected_loss(dist, design, rates, best.adapt_lr, init), color=_BLUE)
+    ax.plot(rates, expected_loss(dist, design, rates, best.adapt_lr, init), color=BLUE)
     if np.isfinite(best.inner_lr):
-        ax.plot(best.inner_lr, best.loss, "o", color=_ORANGE, mec="white", label=f"minimum: {best.inner_lr:.3g}")
-    ax.axhline(best.loss_no_inner, color=_GREY, lw=1, ls="--", label="no inner loop in training")
-    ax.axvline(0, color=_GREY, lw=0.6)
+        ax.plot(best.inner_lr, best.loss, "o", color=ORANGE, mec="white", label=f"minimum: {best.inner_lr:.3g}")
+    ax.axhline(best.loss_no_inner, color=GREY, lw=1, ls="--", label="no inner loop in training")
+    ax.axvline(0, color=GREY, lw=0.6)
     ax.set(
         xlabel="inner_lr (meta-training)",
         ylabel="expected test loss (half MSE)",
@@ -89,9 +76,9 @@ def plot_adapt(
     reach = max(2 * abs(best.adapt_lr), 0.1)
     rates = np.linspace(0.0 if design.inner_rule == "implicit" else -0.5 * reach, 1.5 * reach, _N_RATES)
     inner = _finite(best.inner_lr)
-    ax.plot(rates, expected_loss(dist, design, inner, rates, init), color=_BLUE)
-    ax.plot(best.adapt_lr, best.loss, "o", color=_ORANGE, mec="white", label=f"minimum: {best.adapt_lr:.3g}")
-    ax.axvline(0, color=_GREY, lw=0.6)
+    ax.plot(rates, expected_loss(dist, design, inner, rates, init), color=BLUE)
+    ax.plot(best.adapt_lr, best.loss, "o", color=ORANGE, mec="white", label=f"minimum: {best.adapt_lr:.3g}")
+    ax.axvline(0, color=GREY, lw=0.6)
     ax.set(
         xlabel="adapt_lr (new task)", ylabel="expected test loss (half MSE)", title=f"at inner_lr = {best.inner_lr:.3g}"
     )
@@ -105,13 +92,13 @@ def plot_map(dist: MixedLinearRegression, design: Design, best: RateOptimum, ini
     adapt = np.linspace(0.0 if design.inner_rule == "implicit" else -0.5 * reach, 1.5 * reach, 81)
     excess = 100 * (np.asarray(expected_loss(dist, design, inner[:, None], adapt, init)) / best.loss - 1)
     image = ax.pcolormesh(
-        inner, adapt, excess.T, cmap="viridis_r", vmin=0, vmax=_MAP_RANGE_PERCENT, shading="nearest", rasterized=True
+        inner, adapt, excess.T, cmap="viridis_r", vmin=0, vmax=MAP_RANGE_PERCENT, shading="nearest", rasterized=True
     )
     ax.figure.colorbar(image, ax=ax, extend="max").set_label("above the lowest (%)")
     inside = inner[(inner >= adapt.min()) & (inner <= adapt.max())]
     ax.plot(inside, inside, color="white", lw=1, ls=":")
     if np.isfinite(best.inner_lr):
-        ax.plot(best.inner_lr, best.adapt_lr, "o", color=_ORANGE, mec="white", ms=8)
+        ax.plot(best.inner_lr, best.adapt_lr, "o", color=ORANGE, mec="white", ms=8)
     ax.set(xlabel="inner_lr", ylabel="adapt_lr", title="Both (dotted: tied rates, usual MAML)")
 
 
@@ -123,10 +110,10 @@ def plot_ratio(dist: MixedLinearRegression, design: Design, init: ArrayLike | No
         if abs(changed.n_query_rows - dist.n_features) > 1 or design.l2 > 0:
             points.append((changed.n_query_rows / dist.n_features, optimal_rates(dist, changed, init).inner_lr))
     x, y = np.array(sorted(set(points))).T
-    ax.plot(x, y, ".-", color=_BLUE)
-    ax.axvline(1, color=_GREY, lw=0.8, ls=":")
-    ax.axvline(design.n_query_rows / dist.n_features, color=_ORANGE, lw=1, label="this design")
-    ax.axhline(0, color=_GREY, lw=0.6)
+    ax.plot(x, y, ".-", color=BLUE)
+    ax.axvline(1, color=GREY, lw=0.8, ls=":")
+    ax.axvline(design.n_query_rows / dist.n_features, color=ORANGE, lw=1, label="this design")
+    ax.axhline(0, color=GREY, lw=0.6)
     ax.set(xscale="log", xlabel="N/p", ylabel="best inner_lr", title="The best rate to train with")
     ax.legend(fontsize=8)
 

@@ -1,9 +1,10 @@
-"""The command line: `innerloop fit`, `innerloop predict`, `innerloop demo`, `innerloop theory`."""
+"""The command line."""
 
 from __future__ import annotations
 
 import io
 import sys
+import warnings
 from typing import NoReturn
 
 from cyclopts import App, CycloptsError
@@ -21,6 +22,8 @@ _HELP = {
     "predict": "Predict the rows of a table that have no target.",
     "demo": "Recommend rates for two tables that come with the package.",
     "theory": "Predict the best learning rates and their expected test loss, before any training.",
+    "simulate": "Measure the expected test loss by Monte Carlo, at many rates on the same draws.",
+    "reproduce": "Draw the figures of Bernacchia (2021), with theory that passes through the dots.",
 }
 for _name, _help in _HELP.items():
     app.command(f"innerloop.cli.{_name}:{_name}", help=_help)
@@ -30,6 +33,7 @@ def main() -> NoReturn:
     """Run the command line. Bad input ends in one sentence on standard error and exit code 2."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that has no sign for ± still shows the rest
+    warnings.showwarning = lambda message, *_, **__: print(f"innerloop: {_one_line(message)}", file=sys.stderr)
     try:
         app(sys.argv[1:], exit_on_error=False, print_error=False)
     except BrokenPipeError:
@@ -47,4 +51,8 @@ def _sentence(error: Exception) -> str:
     """Return an error as one sentence; the system's own errors as what failed, where and why."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}." if error.filename else f"{error.strerror}."
-    return " ".join(str(error).split())
+    return _one_line(error)
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())

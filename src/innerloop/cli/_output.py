@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from rich.console import Console
 from rich.table import Table
 
@@ -23,14 +26,18 @@ def show(model: MetaRegressor, evaluation: Evaluation) -> None:
     for method in evaluation.methods:
         first = method is evaluation.methods[0]
         table.add_row(*_cells(method, first), style="bold" if first else "")
-    wide = Console(highlight=False, width=max(console.width, 120))  # a narrow one would cut numbers off
-    wide.print(table, crop=False)
+    print_table(table)
     if len(evaluation.per_task) > 2:
         console.print("(errors: all choices made anew on the other tasks; rates shown: chosen on all)")
     else:
         console.print("(two tasks are too few to test choices on others: the errors are of rates chosen on both)")
     console.print()
     console.print(f"[bold]{evaluation.verdict}[/bold]", soft_wrap=not console.is_terminal)
+
+
+def print_table(table: Table) -> None:
+    """Print a table whole; a narrow console would cut numbers off."""
+    Console(highlight=False, width=max(console.width, 120)).print(table, crop=False)
 
 
 def _rates(model: MetaRegressor, evaluation: Evaluation) -> str:
@@ -79,3 +86,12 @@ def pictures_of(model: MetaRegressor, title: str) -> dict[str, bytes]:
         messages.print("No picture: drawing needs matplotlib (pip install 'innerloop[plot]').", markup=False)
         return {}
     return {PICTURE: picture}
+
+
+@contextmanager
+def matplotlib_needed(option: str) -> Iterator[None]:
+    """Say what to install where matplotlib is not there to draw with."""
+    try:
+        yield
+    except ImportError:
+        raise ValueError(f"`{option}` needs matplotlib: pip install 'innerloop[plot]'.") from None

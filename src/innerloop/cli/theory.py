@@ -11,7 +11,10 @@ import numpy as np
 from cyclopts import Parameter
 from rich.table import Table
 
-from innerloop.cli._output import console
+from innerloop._checks import FloatArray
+from innerloop._figures import check_ending, save_figure
+from innerloop.cli._model import LinearModel
+from innerloop.cli._output import console, matplotlib_needed, print_table
 from innerloop.distributions import Design, MixedLinearRegression
 from innerloop.theory import RateOptimum, optimal_rates
 from innerloop.theory.planner import Plan, plan_design
@@ -19,16 +22,7 @@ from innerloop.theory.planner import Plan, plan_design
 
 def theory(
     *,
-    n_tasks: int = 3,
-    n_features: int = 60,
-    n_support: int = 30,
-    n_query: int = 2,
-    n_adapt: int = 20,
-    noise_std: float = 1.0,
-    task_std: float = 0.5,
-    n_steps: int = 1,
-    l2: float = 0.0,
-    init_distance: float = 0.0,
+    model: LinearModel | None = None,
     budget: int | None = None,
     plot: Path | None = None,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
@@ -39,38 +33,18 @@ def theory(
 
     Parameters
     ----------
-    n_tasks
-        Training tasks.
-    n_features
-        Features.
-    n_support
-        Support rows of a training task.
-    n_query
-        Query rows of a training task.
-    n_adapt
-        Rows a new task adapts on.
-    noise_std
-        Standard deviation of the label noise.
-    task_std
-        Root mean square distance of a task from the centre.
-    n_steps
-        Inner steps, in training and on a new task.
-    l2
-        Ridge penalty on the meta-parameters.
-    init_distance
-        Distance of the start of meta-training from the centre of the tasks.
+    model
+        The tasks, and the sizes.
     budget
         Instead of the sizes of training tasks: split so many labelled rows in the best way.
     plot
-        Draw the losses to a .png or .svg file.
+        Draw the losses to a .png, .svg or .pdf file.
     json_
         Print the results as JSON instead.
     """
-    dist = MixedLinearRegression(n_features, noise_std, task_std)
-    if not np.isfinite(init_distance):
-        raise ValueError(f"`--init-distance` must be finite, got {init_distance}.")
-    init = np.full(n_features, init_distance / np.sqrt(n_features))
-    design = Design(n_tasks, n_support, n_query, n_adapt, n_steps, l2=l2)
+    dist, design, init = (model or LinearModel()).parts()
+    if plot is not None:
+        check_ending(plot, "--plot")
     plans = plan_design(dist, design, budget, init) if budget is not None else []
     if plans:
         design, best = plans[0].design, plans[0].best
@@ -82,7 +56,7 @@ def theory(
         print(json.dumps(_as_json(design, best, plans), indent=1))
         return
     if plans:
-        console.print(_plans_table(plans))
+        print_table(_plans_table(plans))
         console.print()
     _show(dist, design, best)
     if plot is not None:
@@ -108,7 +82,7 @@ def _show(dist: MixedLinearRegression, design: Design, best: RateOptimum) -> Non
     for name, inner, adapt, loss in rows:
         above = "" if name == rows[0][0] else f"{100 * (loss / best.loss - 1):.2f} %"
         table.add_row(name, f"{inner:.4g}", f"{adapt:.4g}", f"{loss:.5f}", above)
-    console.print(table)
+    print_table(table)
     console.print(f"\n{_verdict(best)}\n{best.method}: {best.trust}", soft_wrap=not console.is_terminal)
 
 
@@ -143,12 +117,8 @@ def _plain(best: RateOptimum) -> dict[str, Any]:
     return {k: v if isinstance(v, str) or np.isfinite(v) else str(v) for k, v in asdict(best).items()}
 
 
-def _draw(
-    dist: MixedLinearRegression, design: Design, best: RateOptimum, init: np.ndarray[Any, Any], path: Path
-) -> None:
-    try:
-        from innerloop.plotting_theory import plot_theory, save_figure
+def _draw(dist: MixedLinearRegression, design: Design, best: RateOptimum, init: FloatArray, path: Path) -> None:
+    with matplotlib_needed("--plot"):
+        from innerloop.plotting_theory import plot_theory
 
         save_figure(plot_theory(dist, design, best, init), path)
-    except ImportError:
-        raise ValueError("`--plot` needs matplotlib: pip install 'innerloop[plot]'.") from None

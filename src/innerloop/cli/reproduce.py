@@ -1,0 +1,95 @@
+"""`innerloop reproduce`: the paper's figures."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.table import Table
+
+from innerloop._figures import save_figure
+from innerloop.cli._output import console, matplotlib_needed, print_table
+from innerloop.papers.bernacchia2021 import fig2, fig3, ratemap
+from innerloop.papers.bernacchia2021.linear import LinearFigure, headline
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Name = Literal["fig2", "fig3", "map"]
+_LINEAR: dict[str, LinearFigure] = {"fig2": fig2.FIGURE, "fig3": fig3.FIGURE}
+
+
+def reproduce(
+    *names: Name,
+    out: Path = Path("figures"),
+    scale: float = 1.0,
+    jobs: int = 1,
+    ending: Literal["png", "svg", "pdf"] = "png",
+) -> None:
+    """Draw the figures of Bernacchia (2021), with theory that passes through the dots.
+
+    fig2 and fig3 have the paper's protocol (100 or 1000 runs, each scored on 100 new tasks of 50 rows), its
+    leading-order theory and the deterministic equivalent. map is ours: the best inner_lr over both ratios.
+
+    Parameters
+    ----------
+    names
+        Figures to draw; all unless given.
+    out
+        Folder for the figures. Finished runs are kept in its folder `runs`: what was killed goes on from there.
+    scale
+        Part of the paper's runs.
+    jobs
+        Processes; -1 takes all cores.
+    ending
+        png, svg or pdf.
+    """
+    if not 0 < scale <= 100:
+        raise ValueError(f"`--scale` must be above 0 and at most 100 (1 is the paper's number of runs), got {scale}.")
+    out.mkdir(parents=True, exist_ok=True)
+    for name in names or ("fig2", "fig3", "map"):
+        store = out / "runs" / f"{name}-{scale:g}"
+        console.rule(name)
+        with matplotlib_needed("reproduce"):
+            figure = _linear(name, scale, store, jobs) if name in _LINEAR else _map(scale, store, jobs)
+        path = out / f"{name}.{ending}"
+        save_figure(figure, path)
+        console.print(f"Saved {path}", soft_wrap=True, markup=False)
+
+
+def _linear(name: str, scale: float, store: Path, jobs: int) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10.5, 6.6), layout="constrained")
+    ax = figure.subplot_mosaic([["a", "b"], ["table", "table"]], height_ratios=[3, 1])
+    arrays = _LINEAR[name].compute(scale, store, jobs, progress=True)
+    _LINEAR[name].draw(arrays, ax)
+    _caption(figure, _LINEAR[name].caption)
+    print_table(_table(arrays["table"]))
+    return figure
+
+
+def _map(scale: float, store: Path, jobs: int) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    ax = figure.subplot_mosaic([["a", "b"]])
+    ratemap.draw(ratemap.compute(scale, store, jobs, progress=True), ax)
+    _caption(figure, ratemap.CAPTION)
+    return figure
+
+
+def _caption(figure: Figure, text: str) -> None:
+    figure.suptitle("\n".join(textwrap.wrap(text, 130)), fontsize=9, x=0.01, ha="left")
+
+
+def _table(arrays: dict[str, Any]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("best rates", no_wrap=True)
+    for name in ("inner_lr", "adapt_lr", "theory", "Monte Carlo", "± s.e.", "above the best"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, inner, adapt, theory, loss, error, above in headline(arrays):
+        numbers = (f"{inner:.4g}", f"{adapt:.4g}", f"{theory:.5f}", f"{loss:.5f}", f"{error:.1g}", f"{above:.2f} %")
+        table.add_row(name, *numbers)
+    return table

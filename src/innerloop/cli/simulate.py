@@ -1,0 +1,185 @@
+"""`innerloop simulate`: the expected test loss by Monte Carlo."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from cyclopts import Parameter
+from rich.table import Table
+
+from innerloop._checks import FloatArray
+from innerloop._figures import check_ending, save_figure
+from innerloop._files import write_whole
+from innerloop.cli._model import LinearModel
+from innerloop.cli._output import console, matplotlib_needed, print_table
+from innerloop.distributions import Design, MixedLinearRegression
+from innerloop.simulation import estimate_loss
+from innerloop.theory import expected_loss, optimal_rates
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+RateList = Annotated[list[float] | None, Parameter(consume_multiple=True, negative="")]
+_N_RATES = 21
+
+
+def simulate(
+    *,
+    model: LinearModel | None = None,
+    inner_lr: RateList = None,
+    adapt_lr: RateList = None,
+    n_runs: int = 1000,
+    rel_error: float | None = None,
+    scoring: Literal["auto", "exact", "sampled"] = "auto",
+    n_test_tasks: int = 100,
+    n_test_rows: int = 50,
+    seed: int = 0,
+    jobs: int = 1,
+    store: Path | None = None,
+    out: Path | None = None,
+    plot: Path | None = None,
+    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> None:
+    """Measure the expected test loss by Monte Carlo, at many rates on the same draws.
+
+    For mixed linear regression. Losses are half mean squared errors on new tasks, label noise included. Prints them
+    with standard errors beside the theory, and the paired difference to training without an inner loop.
+
+    Parameters
+    ----------
+    model
+        The tasks, and the sizes.
+    inner_lr
+        Learning rates of the inner loop in meta-training; 21 around zero unless given.
+    adapt_lr
+        Learning rates with which a new task adapts; the best in theory unless given.
+    n_runs
+        Runs; with --rel-error the most.
+    rel_error
+        Stop when all standard errors are this small a part of the loss.
+    scoring
+        exact: average task weights, noise and new tasks exactly; sampled: draw all of them, as the paper does.
+    n_test_tasks
+        New tasks of a sampled run.
+    n_test_rows
+        Rows that score each of them.
+    seed
+        Run i draws from stream i of it.
+    jobs
+        Processes; -1 takes all cores.
+    store
+        Folder for finished runs: a killed simulation goes on from there.
+    out
+        Save the results as NetCDF.
+    plot
+        Draw the losses to a .png, .svg or .pdf file.
+    json_
+        Print the results as JSON instead.
+    """
+    dist, design, init = (model or LinearModel()).parts()
+    for path in (out, plot):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} to; make it first.")
+    if plot is not None:
+        check_ending(plot, "--plot")
+    inner, adapt = _rates(dist, design, init, inner_lr, adapt_lr)
+    estimate = estimate_loss(
+        *(dist, design, inner, adapt, n_runs, seed, jobs, store, True),
+        init=init,
+        scoring=scoring,
+        n_test_tasks=n_test_tasks,
+        n_test_rows=n_test_rows,
+        rel_error=rel_error,
+    )
+    if out is not None:
+        write_whole(out, bytes(estimate.to_netcdf(engine="scipy")))
+    if plot is not None:
+        with matplotlib_needed("--plot"):
+            from innerloop.plotting_simulation import plot_estimate
+
+            save_figure(plot_estimate(estimate, dist, design, init), plot)
+    if json_:
+        print(json.dumps(_as_json(estimate), indent=1))
+        return
+    _show(estimate, dist, design, init)
+    for what, path in (("the results", out), ("the picture", plot)):
+        if path is not None:
+            console.print(f"Saved {what} to {path}", soft_wrap=True, markup=False)
+
+
+def _rates(
+    dist: MixedLinearRegression,
+    design: Design,
+    init: FloatArray,
+    inner_lr: list[float] | None,
+    adapt_lr: list[float] | None,
+) -> tuple[list[float], list[float]]:
+    """Return the rates that were given, or those around the best in theory."""
+    if inner_lr and adapt_lr:
+        return inner_lr, adapt_lr
+    best = optimal_rates(dist, design, init)
+    reach = 2 * abs(best.inner_lr) if np.isfinite(best.inner_lr) else 2.0
+    around = np.linspace(-reach, reach, _N_RATES).round(6).tolist()
+    return inner_lr or around, adapt_lr or [round(best.adapt_lr, 6)]
+
+
+def _show(estimate: xr.Dataset, dist: MixedLinearRegression, design: Design, init: FloatArray) -> None:
+    """Print losses, differences, theory and the lowest loss."""
+    group = design.groups[0]
+    console.print(
+        f"\n{design.n_tasks} tasks of {group.n_support} + {group.n_query} rows, {dist.n_features} features, "
+        f"{design.n_adapt} rows to adapt on; {estimate.n_runs} runs, {estimate.scoring} scoring\n"
+    )
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("inner_lr", "adapt_lr", "loss", "± s.e.", "theory", "minus inner_lr = 0", "± s.e."):
+        table.add_column(name, justify="right", no_wrap=True)
+    lowest = np.unravel_index(int(np.argmin(estimate["loss"].values)), estimate["loss"].shape)
+    predicted = _predicted(estimate, dist, design, init)
+    for place in np.ndindex(estimate["loss"].shape):
+        at = estimate.isel(inner_lr=place[0], adapt_lr=place[1])
+        loss, error, gap, gap_error = (
+            float(at[name]) for name in ("loss", "stderr", "difference", "difference_stderr")
+        )
+        table.add_row(
+            f"{float(at.inner_lr):.4g}",
+            f"{float(at.adapt_lr):.4g}",
+            f"{loss:.5f}",
+            f"{error:.1g}",
+            f"{predicted[place]:.5f}",
+            f"{gap:+.5f}",
+            f"{gap_error:.1g}",
+            style="bold" if place == lowest else "",
+        )
+    print_table(table)
+    best = estimate.isel(inner_lr=int(lowest[0]), adapt_lr=int(lowest[1]))
+    console.print(f"\n[bold]{_verdict(best)}[/bold]", soft_wrap=not console.is_terminal)
+
+
+def _predicted(estimate: xr.Dataset, dist: MixedLinearRegression, design: Design, init: FloatArray) -> FloatArray:
+    try:
+        rates = estimate.inner_lr.values[:, None], estimate.adapt_lr.values
+        return np.asarray(expected_loss(dist, design, *rates, init))
+    except ValueError:  # not derived for this design
+        return np.full(estimate["loss"].shape, np.nan)
+
+
+def _verdict(best: xr.Dataset) -> str:
+    rate, gap, error = float(best.inner_lr), float(best["difference"]), float(best["difference_stderr"])
+    if rate == best.baseline:
+        return f"Of these rates inner_lr = {rate:.4g} has the lowest loss: train without an inner loop."
+    sigmas = f"{abs(gap) / error:.1f} standard errors" if error > 0 else "without error"
+    return (
+        f"Of these rates inner_lr = {rate:.4g} has the lowest loss: {abs(gap):.2g} ± {error:.1g} "
+        f"{'below' if gap < 0 else 'above'} inner_lr = 0 ({sigmas})."
+    )
+
+
+def _as_json(estimate: xr.Dataset) -> dict[str, Any]:
+    """Return the results as plain values."""
+    values: dict[str, Any] = {name: estimate[name].values.tolist() for name in ("inner_lr", "adapt_lr")}
+    values |= {str(name): estimate[name].values.tolist() for name in estimate.data_vars}
+    plan = str(estimate.plan)
+    return values | {**estimate.attrs, "plan": json.loads(plan) if plan else None}
