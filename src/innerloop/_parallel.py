@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from itertools import islice
 
@@ -38,7 +38,7 @@ def gather(
     store
         Finished blocks go there one by one.
     n_jobs
-        Processes, through joblib; -1 takes all cores. Not used with an executor.
+        Processes, from joblib's pool; -1 takes all cores. Not used with an executor.
     executor
         Any `concurrent.futures.Executor`.
     tick
@@ -98,19 +98,23 @@ def _take(block: int, store: Store, done: dict[int, Arrays], tick: Callable[[], 
 
 
 def _unordered(
-    compute: Compute, blocks: Iterable[int], n_jobs: int, executor: Executor | None
+    compute: Compute, blocks: Iterator[int], n_jobs: int, executor: Executor | None
 ) -> Iterator[tuple[int, Arrays]]:
     """Yield (block, arrays) as they are finished; blocks are taken one by one, when there is room for them."""
-    if executor is not None:
-        yield from _on_executor(compute, iter(blocks), executor)
-    elif n_jobs == 1:
+    if executor is None and n_jobs == 1:
         for block in blocks:
             yield block, compute(block)
     else:
-        from joblib import Parallel, delayed
+        yield from _on_executor(compute, blocks, _workers(n_jobs) if executor is None else executor)
 
-        parallel = Parallel(n_jobs=n_jobs, return_as="generator_unordered")
-        yield from parallel(delayed(_labelled)(compute, block) for block in blocks)
+
+def _workers(n_jobs: int) -> Executor:
+    # The pool under joblib.Parallel, which itself would take blocks, and their locks, in threads of its own.
+    from joblib import cpu_count
+    from joblib.externals.loky import get_reusable_executor
+
+    workers: Executor = get_reusable_executor(cpu_count() if n_jobs == -1 else n_jobs)
+    return workers
 
 
 def _on_executor(compute: Compute, blocks: Iterator[int], executor: Executor) -> Iterator[tuple[int, Arrays]]:
@@ -122,12 +126,13 @@ def _on_executor(compute: Compute, blocks: Iterator[int], executor: Executor) ->
                 running[executor.submit(compute, block)] = block
             if not running:
                 return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
+            done = wait(running, return_when=FIRST_COMPLETED).done
+            for future in sorted(done, key=_has_failed):  # what is finished counts, whatever happened to others
                 yield running.pop(future), future.result()
     finally:
         for future in running:
             future.cancel()
 
 
-def _labelled(compute: Compute, block: int) -> tuple[int, Arrays]:
-    return block, compute(block)
+def _has_failed(future: Future[Arrays]) -> bool:
+    return future.exception() is not None

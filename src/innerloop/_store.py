@@ -1,8 +1,8 @@
 """Blocks of results on disk, so that work that was killed goes on where it was.
 
-A folder holds ``plan.json``, which says what is computed, and one file a block, named after its number and its own
-SHA-256. Files are written whole, so that a block is either there or not. While a process works on a block it holds a
-lock that the system frees when the process dies.
+A folder holds ``plan.json``, which says what is computed, and one npz file a block, with its SHA-256 at the end. Files
+are written whole, so that a block is either there or not. While a process works on a block it holds a lock that the
+system frees when the process dies.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import io
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, final
 
@@ -26,6 +27,7 @@ _FORMAT = "innerloop-blocks"
 _VERSION = 1
 _PLAN = "plan.json"
 _LOCKS = "locks"
+_SEAL = 64
 
 
 class Store(Protocol):
@@ -91,9 +93,9 @@ class BlockStore:
     Raises
     ------
     ValueError
-        If the folder belongs to another plan, is damaged, or holds something else.
+        If the folder belongs to another plan, or its plan is damaged.
     OSError
-        If the disk refuses.
+        If the folder holds something else, or the disk refuses.
     """
 
     def __init__(self, folder: str | Path, plan: Mapping[str, Any], block_size: int) -> None:
@@ -110,14 +112,16 @@ class BlockStore:
             self.block_size = self._open(json.loads(json.dumps(plan)), block_size)
 
     def read(self, block: int) -> Arrays | None:
-        """Return a finished block, or None. A damaged one is deleted."""
-        for path in self._folder.glob(f"block-{block:08d}-*.npz"):
-            content = path.read_bytes()
-            if path.stem.endswith(_digest(content)):
-                with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-                    return {name: archive[name] for name in archive.files}
-            path.unlink(missing_ok=True)
-        return None
+        """Return a finished block; None where there is none, or a damaged one."""
+        try:
+            content = self._file(block).read_bytes()
+        except FileNotFoundError:
+            return None
+        archive, seal = content[:-_SEAL], content[-_SEAL:]
+        if seal != _seal(archive):
+            return None
+        with np.load(io.BytesIO(archive), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
 
     def claim(self, block: int) -> bool:
         """Return whether the block is this process's to compute; False while another one works on it."""
@@ -135,8 +139,8 @@ class BlockStore:
         """Keep a finished block, and give up the claim on it."""
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)
-        content = buffer.getvalue()
-        write_whole(self._folder / f"block-{block:08d}-{_digest(content)}.npz", content)
+        archive = buffer.getvalue()
+        write_whole(self._file(block), archive + _seal(archive))
         self.release(block)
 
     def release(self, *blocks: int) -> None:
@@ -144,8 +148,12 @@ class BlockStore:
         for block in blocks or tuple(self._locks):
             lock = self._locks.pop(block)
             # A process that waits for the deleted file gets it, finds the block written and takes the next one.
-            Path(lock.lock_file).unlink(missing_ok=True)
+            with suppress(OSError):  # Windows keeps open files
+                Path(lock.lock_file).unlink()
             lock.release()
+
+    def _file(self, block: int) -> Path:
+        return self._folder / f"block-{block:08d}.npz"
 
     def _open(self, plan: dict[str, Any], block_size: int) -> int:
         """Write the plan, or check it against the one that is there; return the block size."""
@@ -182,8 +190,8 @@ class BlockStore:
                 raise FileExistsError(f"{self._folder} holds files that are no store; name a new or empty folder.")
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:32]
+def _seal(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
 
 
 def _plan_digest(content: Mapping[str, Any]) -> str:

@@ -6,22 +6,45 @@ busy with other work.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from functools import cache
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, ExitStack
+from functools import cached_property
+from threading import Lock
+from typing import TYPE_CHECKING, final
 
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
 
 
-def one_thread() -> AbstractContextManager[object]:
+@final
+class _OneThread:
+    """The limit is the process's: the first thread that comes in sets it, the last one to leave lifts it."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._limit = Lock(), 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._limit.enter_context(self._controller.limit(limits=1, user_api="blas"))
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._limit.close()
+
+    @cached_property
+    def _controller(self) -> ThreadpoolController:
+        # Finding the libraries takes milliseconds, so it is done once; loaded when first needed, as it is not numpy.
+        from threadpoolctl import ThreadpoolController
+
+        return ThreadpoolController()
+
+
+_ONE_THREAD = _OneThread()
+
+
+def one_thread() -> AbstractContextManager[None]:
     """Return a context in which BLAS uses one thread."""
-    return _controller().limit(limits=1, user_api="blas")  # type: ignore[no-any-return]
-
-
-@cache
-def _controller() -> ThreadpoolController:
-    # Finding the libraries takes milliseconds, so it is done once; loaded when first needed, as it is not numpy.
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController()
+    return _ONE_THREAD

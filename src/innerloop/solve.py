@@ -138,7 +138,7 @@ def solve(objective: MetaObjective, inner_lr: float, init: ArrayLike | None = No
     docs/theory.md, section "Solving"; Bernacchia (2021), equation of the outer solution,
     omega* = omega_0 + B^+ (g - B omega_0).
     """
-    path = _solve_all(objective, [as_rate(inner_lr, "inner_lr")], init, l2)
+    path = solve_unwarned(objective, [as_rate(inner_lr, "inner_lr")], init, l2)
     _warn(path, objective.n_features)
     return path[0]
 
@@ -167,12 +167,13 @@ def solve_path(
     IllConditionedWarning
         As in `solve`; once for all rates.
     """
-    path = _solve_all(objective, inner_lrs, init, l2)
+    path = solve_unwarned(objective, inner_lrs, init, l2)
     _warn(path, objective.n_features)
     return path
 
 
-def _solve_all(objective: MetaObjective, inner_lrs: ArrayLike, init: ArrayLike | None, l2: ArrayLike) -> MetaPath:
+def solve_unwarned(objective: MetaObjective, inner_lrs: ArrayLike, init: ArrayLike | None, l2: ArrayLike) -> MetaPath:
+    """Do what `solve_path` does, without its warnings: they concern the whole process, and threads may share it."""
     rates, penalties = _broadcast(inner_lrs, l2)
     start = _check_init(init, objective)
     if objective.weight <= 0:

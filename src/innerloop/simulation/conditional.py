@@ -4,128 +4,43 @@ Only features are drawn. With B and xi as in docs/theory.md, 18, the meta-parame
 
     E[|omega* - w0|^2 | X] = |(I - B^+ B) (omega_0 - w0)|^2 + tr B^+ C B^+',    C = cov(xi | X)
 
+where the first term is averaged over rotations or reflections that leave the distribution of the features as it is,
 and everything they depend on is a polynomial in the inner rate. So it is computed at a few rates, the nodes, and
 interpolated, exactly, to all the others: what a rate costs does not grow with the number of rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import final
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import comb
 
 from innerloop._checks import FloatArray
 from innerloop._random import stream
 from innerloop.distributions import Design, MixedLinearRegression
 from innerloop.distributions.mixed_linear import GAUSSIAN_FOURTH_MOMENT
+from innerloop.simulation.rows import Nodes, Rows, gradient_rows, implicit_rows
 from innerloop.theory.adapting import AdaptedLoss
 
 # Numbers held at once, per array: enough to keep BLAS busy, few enough to stay in the cache.
 _NUMBERS_AT_ONCE = 2**17
+# What a random number and the calls of a run take beside the operations on matrices, in such operations.
+OPERATIONS_PER_DRAW, OPERATIONS_PER_RUN = 100.0, 5e5
+# Numbers of one run held at once, per array, where rates could be taken apart.
+_MOST_NUMBERS = 2**21
+# Where the condition number of B B' or B'B may exceed this, B itself is decomposed. Rounding errors grow with the one,
+# and with the square of the other.
+_MOST_CONDITION_OVER, _MOST_CONDITION_UNDER = 1e9, 1e6
+# Singular values of B below this fraction of the largest are zero.
+_RANK, _NUDGE = 1e-13, 1e-15
 # New tasks per run whose features are drawn where their expectation is not known in closed form.
 _TEST_DRAWS = 16
 
 
-@final
-@dataclass(frozen=True, eq=False)
-class Nodes:
-    r"""Rates at which polynomials are computed, and how to get from there to all rates.
-
-    A rate is a = scale tan(phi). Homogenised by cos(phi), a polynomial of degree 2D in the rate is a trigonometric
-    polynomial of degree D in 2 phi, which 2D + 1 equally spaced nodes determine, as well for large rates as for small.
-
-    Parameters
-    ----------
-    steps : (n_nodes, n_steps + 1)
-        What multiplies U_0 .. U_K in the homogenised rows, ``cos(phi)^K B``.
-    cosine : (n_nodes,)
-        cos(phi)^K at the nodes.
-    weights : (n_rates, n_nodes)
-        The interpolation.
-    rate_cosine : (n_rates,)
-        cos(phi)^K at the rates.
-    rate_steps : (n_rates, n_steps + 1)
-        `steps` at the rates.
-    """
-
-    steps: FloatArray
-    cosine: FloatArray
-    weights: FloatArray
-    rate_cosine: FloatArray
-    rate_steps: FloatArray
-
-    @classmethod
-    def build(cls, rates: FloatArray, n_steps: int, degree: int, scale: float) -> Nodes:
-        """Return the nodes for polynomials of degree 2 `degree`; the rates themselves where these are fewer."""
-        angles, n = np.arctan(rates / scale), 2 * degree + 1
-        if len(rates) <= n:
-            nodes, weights = angles, np.eye(len(rates))
-        else:
-            nodes = np.pi * np.arange(n) / n
-            gap = np.sin(angles[:, None] - nodes)
-            close = np.abs(gap) < 1e-14
-            weights = np.where(close, 1.0, np.sin(n * (angles[:, None] - nodes)) / np.where(close, 1.0, n * gap))
-        return cls(
-            _steps(nodes, n_steps, scale),
-            np.cos(nodes) ** n_steps,
-            weights,
-            np.cos(angles) ** n_steps,
-            _steps(angles, n_steps, scale),
-        )
-
-
-def _steps(angles: FloatArray, n_steps: int, scale: float) -> FloatArray:
-    j = np.arange(n_steps + 1)
-    cosine, sine = np.cos(angles)[:, None], np.sin(angles)[:, None]
-    coefficients: FloatArray = comb(n_steps, j) * cosine ** (n_steps - j) * (-scale * sine) ** j
-    return coefficients
-
-
-class Rows(NamedTuple):
-    """Query rows of some tasks at some rates, (..., n_query, n_features): of B, and of D and E with cov P = D E'.
-
-    P is what the noise of the support rows becomes in the query residuals; E is divided by n_support.
-    """
-
-    B: FloatArray
-    D: FloatArray
-    E: FloatArray
-
-
-def gradient_rows(X_support: FloatArray, X_query: FloatArray, steps: FloatArray) -> Rows:
-    """Return the rows after gradient steps: (..., n_nodes, n_query, n_features).
-
-    Parameters
-    ----------
-    X_support, X_query : (..., n_support, n_features), (..., n_query, n_features)
-        Features.
-    steps : (n_nodes, n_steps + 1)
-        From `Nodes`.
-    """
-    n, p = X_support.shape[-2:]
-    Xt = X_support.swapaxes(-1, -2)
-    moments = Xt @ X_support / n if n > p else None
-    U = [X_query]
-    for _ in range(steps.shape[1] - 1):
-        U.append(U[-1] @ moments if moments is not None else (U[-1] @ Xt) @ X_support / n)
-    c = steps[:, :, None, None]
-    taken = [U_j[..., None, :, :] for U_j in U]
-    E = sum((c[:, j] * taken[j] for j in range(1, len(U))), np.zeros(1))
-    D = sum((c[:, j] * taken[j - 1] for j in range(1, len(U))), np.zeros(1))
-    return Rows(c[:, 0] * taken[0] + E, D, E / n)
-
-
-def implicit_rows(X_support: FloatArray, X_query: FloatArray, rates: FloatArray) -> Rows:
-    """Return the rows of the implicit rule, X_query (I + a S)^-1 with S = X_support'X_support / n_support."""
-    n, p = X_support.shape[-2:]
-    S = X_support.swapaxes(-1, -2) @ X_support / n
-    a = rates[:, None, None]
-    B = np.linalg.solve(np.eye(p) + a * S[..., None, :, :], X_query.swapaxes(-1, -2)[..., None, :, :])
-    B = np.ascontiguousarray(B.swapaxes(-1, -2))
-    return Rows(B, a * B, (X_query[..., None, :, :] - B) / n)
+# Support and query features of tasks of the same sizes: (n_runs, n_tasks, n_rows, n_features).
+FeatureRows = tuple[FloatArray, FloatArray]
 
 
 @final
@@ -155,6 +70,7 @@ class ConditionalRuns:
         self._offset2 = (init - dist.centre) ** 2
         gaussian = dist.fourth_moment == GAUSSIAN_FOURTH_MOMENT
         self._scalar = dist.is_isotropic and gaussian
+        # Features that take few values: rows may coincide.
         self._may_be_singular = not gaussian and design.l2 == 0
         self._over = design.n_query_rows <= dist.n_features
         self._penalty = design.n_query_rows * design.l2
@@ -172,20 +88,31 @@ class ConditionalRuns:
 
     def cost(self) -> float:
         """Return about how many floating-point operations a run takes."""
-        p, N = self._dist.n_features, self._design.n_query_rows
+        p, N, groups = self._dist.n_features, self._design.n_query_rows, self._design.groups
         small, n = min(N, p), len(self._inner)
-        support = sum(group.n_tasks * group.n_query * group.n_support * 4 for group in self._design.groups)
-        return (
-            p * support
-            + len(self._nodes.steps) * 8.0 * N * small * p
-            + n * 6.0 * small**2 * (small if self._scalar else p)
-        )
+        support = sum(4.0 * group.n_tasks * group.n_query * group.n_support for group in groups)
+        drawn = sum(OPERATIONS_PER_DRAW * group.n_tasks * (group.n_query + group.n_support) for group in groups)
+        inverse = (20.0 if self._may_be_singular else 6.0) * small**2 * (small if self._scalar else p)
+        return OPERATIONS_PER_RUN + p * (support + drawn) + len(self._nodes.steps) * 8.0 * N * small * p + n * inverse
 
     def _numbers_per_run(self) -> int:
+        p, nodes = self._dist.n_features, len(self._nodes.steps)
+        rows = sum(
+            g.n_query * (g.n_tasks if self._over else self._tasks_at_once(g.n_query)) for g in self._design.groups
+        )
+        return max(self._rates_at_once() * self._numbers_per_rate(), 3 * nodes * rows * p)
+
+    def _numbers_per_rate(self) -> int:
         p, N = self._dist.n_features, self._design.n_query_rows
         small = min(N, p)
-        at_rates = len(self._inner) * small * (small if self._scalar else p)
-        return max(1, at_rates, 3 * len(self._nodes.steps) * N * p)
+        return small * (small if self._scalar else p)
+
+    def _rates_at_once(self) -> int:
+        return min(len(self._inner), max(1, _MOST_NUMBERS // self._numbers_per_rate()))
+
+    def _tasks_at_once(self, n_query: int) -> int:
+        # The same for any number of runs: sums over tasks are always taken in this order.
+        return max(1, _NUMBERS_AT_ONCE // (len(self._nodes.steps) * n_query * self._dist.n_features))
 
     def _make_nodes(self) -> Nodes:
         dist, design, rates = self._dist, self._design, self._inner
@@ -200,15 +127,19 @@ class ConditionalRuns:
     def _losses(self, seed: int, runs: range) -> FloatArray:
         streams = [stream(seed, run) for run in runs]
         error = self._squared_error(self._draw(streams))
+        if self._dist.is_isotropic:  # one direction then stands for all
+            error = error.sum(axis=-1, keepdims=True)
         if self._adapted is not None:
             return self._adapted(self._adapt, error[:, :, None, :])
         weights, passed = (np.array(part) for part in zip(*(self._new_tasks(rng) for rng in streams), strict=True))
-        spread = self._dist.task_variances.sum(keepdims=True) if self._scalar else self._dist.task_variances
+        spread = self._dist.task_variances
+        if self._dist.is_isotropic:
+            spread = spread.sum(keepdims=True)
         total = (weights[:, None] * (spread + error[:, :, None, :])).sum(axis=-1)
         losses: FloatArray = 0.5 * (self._dist.noise_std**2 * (1 + passed[:, None]) + total)
         return losses
 
-    def _draw(self, streams: list[np.random.Generator]) -> list[tuple[FloatArray, FloatArray]]:
+    def _draw(self, streams: list[np.random.Generator]) -> list[FeatureRows]:
         """Return the support and query features of each group of tasks: (n_runs, n_tasks, n_rows, n_features)."""
         p, drawn = self._dist.n_features, []
         for group in self._design.groups:
@@ -223,23 +154,46 @@ class ConditionalRuns:
             return implicit_rows(X_support, X_query, steps[:, 0])
         return gradient_rows(X_support, X_query, steps)
 
-    def _squared_error(self, groups: list[tuple[FloatArray, FloatArray]]) -> FloatArray:
+    def _squared_error(self, groups: list[FeatureRows]) -> FloatArray:
         """Return E[(omega* - w0)_j^2 | X]: (n_runs, n_inner, n_directions), the sum alone where all are alike."""
+        at_nodes = self._over_moments(groups) if self._over else self._under_moments(groups)
+        at_once, errors = self._rates_at_once(), []
+        for first in range(0, len(self._inner), at_once):
+            rates = slice(first, first + at_once)
+            outer, spread = (self._interpolate(moments, rates) for moments in at_nodes)
+            if self._over:
+                error, doubtful = self._over_error(outer, spread, rates, groups)
+            else:
+                error, doubtful = self._under_error(outer, spread, rates)
+            for run, rate in np.argwhere(doubtful):
+                error[run, rate] = self._direct_error([(X[run], V[run]) for X, V in groups], first + rate)
+            errors.append(error)
+        return np.concatenate(errors, axis=1)
+
+    def _over_moments(self, groups: list[FeatureRows]) -> tuple[FloatArray, FloatArray]:
+        """Return B B' and C at the nodes, homogenised: (n_runs, n_nodes, N, N)."""
         tasks = [self._rows(*group, self._nodes.steps) for group in groups]
         B = np.concatenate([_stacked(rows.B) for rows in tasks], axis=2)
-        if self._over:
-            G, C = self._at_rates(B @ B.swapaxes(-1, -2), self._covariance(tasks, B.shape[2]))
-            return self._over_error(G, C, groups)
-        CB = np.concatenate([_stacked(self._covariance_times(rows)) for rows in tasks], axis=2)
-        Bt = B.swapaxes(-1, -2)
-        # Q has twice the degree of H; that of H is smaller than the nodes can carry.
-        return self._under_error(*self._at_rates(Bt @ B, Bt @ CB))
+        return B @ B.swapaxes(-1, -2), self._covariance(tasks, B.shape[2])
 
-    def _at_rates(self, *values: FloatArray) -> Iterator[FloatArray]:
-        """Interpolate matrices (n_runs, n_nodes, n, n) to all rates."""
-        for at_nodes in values:
-            flat = at_nodes.reshape(*at_nodes.shape[:2], -1)
-            yield (self._nodes.weights @ flat).reshape(len(flat), -1, *at_nodes.shape[2:])
+    def _under_moments(self, groups: list[FeatureRows]) -> tuple[FloatArray, FloatArray]:
+        """Return B'B and B'C B at the nodes, homogenised: (n_runs, n_nodes, p, p), some tasks at a time."""
+        p = self._dist.n_features
+        H, Q = (np.zeros((len(groups[0][0]), len(self._nodes.steps), p, p)) for _ in range(2))
+        for X_support, X_query in groups:
+            at_once = self._tasks_at_once(X_query.shape[2])
+            for first in range(0, X_query.shape[1], at_once):
+                tasks = slice(first, first + at_once)
+                rows = self._rows(X_support[:, tasks], X_query[:, tasks], self._nodes.steps)
+                B, CB = _stacked(rows.B), _stacked(self._covariance_times(rows))
+                H += B.swapaxes(-1, -2) @ B
+                Q += B.swapaxes(-1, -2) @ CB
+        return H, Q
+
+    def _interpolate(self, at_nodes: FloatArray, rates: slice) -> FloatArray:
+        """Bring matrices (n_runs, n_nodes, n, n) from the nodes to some of the rates."""
+        flat = at_nodes.reshape(*at_nodes.shape[:2], -1)
+        return (self._nodes.weights[rates] @ flat).reshape(len(flat), -1, *at_nodes.shape[2:])
 
     def _covariance(self, tasks: list[Rows], n_rows: int) -> FloatArray:
         """Return C at the nodes, homogenised: (n_runs, n_nodes, N, N), one block a task."""
@@ -269,45 +223,69 @@ class ConditionalRuns:
         result: FloatArray = from_tasks + noise * (own + from_support)
         return result
 
-    def _over_error(self, G: FloatArray, C: FloatArray, groups: list[tuple[FloatArray, FloatArray]]) -> FloatArray:
+    def _over_error(
+        self, G: FloatArray, C: FloatArray, rates: slice, groups: list[FeatureRows]
+    ) -> tuple[FloatArray, NDArray[np.bool_]]:
         N, p = G.shape[-1], self._dist.n_features
-        inverse, penalty = self._inverse(G)
+        inverse, penalty, doubtful = self._inverse(G, rates)
         if self._scalar:
             kept = p - N + _product(inverse, inverse) * penalty[:, 0, 0] ** 2
             through = inverse - penalty * (inverse @ inverse) if self._penalty else inverse
             total: FloatArray = _product(through, C) + self._offset2.sum() / p * kept
-            return total[..., None]
-        rows = [self._rows(*group, self._nodes.rate_steps) for group in groups]
+            return total[..., None], doubtful
+        rows = [self._rows(*group, self._nodes.rate_steps[rates]) for group in groups]
         B = np.concatenate([_stacked(part.B) for part in rows], axis=2)
         Z = B.swapaxes(-1, -2) @ inverse
         error: FloatArray = ((Z @ C) * Z).sum(axis=-1)
         if self._offset2.any():
             error = error + (np.eye(p) - Z @ B) ** 2 @ self._offset2
-        return error
+        return error, doubtful
 
-    def _under_error(self, H: FloatArray, Q: FloatArray) -> FloatArray:
+    def _under_error(self, H: FloatArray, Q: FloatArray, rates: slice) -> tuple[FloatArray, NDArray[np.bool_]]:
         p = H.shape[-1]
-        inverse, penalty = self._inverse(H)
+        inverse, penalty, doubtful = self._inverse(H, rates)
         if self._scalar:
             total = _product(inverse @ inverse, Q)
             if self._penalty:
                 total = total + self._offset2.sum() / p * penalty[:, 0, 0] ** 2 * _product(inverse, inverse)
-            return total[..., None]
+            return total[..., None], doubtful
         error: FloatArray = ((inverse @ Q) * inverse).sum(axis=-1)
-        if self._may_be_singular:
-            error = error + (np.eye(p) - inverse @ H) ** 2 @ self._offset2
-        elif self._penalty:
-            error = error + (penalty * inverse) ** 2 @ self._offset2
-        return error
-
-    def _inverse(self, matrices: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return inverses with the homogenised penalty on the diagonal, and the penalty: (n_inner, 1, 1)."""
-        penalty = self._penalty * self._nodes.rate_cosine[:, None, None] ** 2
         if self._penalty:
-            matrices = matrices + penalty * np.eye(matrices.shape[-1])
-        if self._may_be_singular:  # features take so few values that rows may coincide
-            return np.asarray(np.linalg.pinv(matrices, rcond=1e-10, hermitian=True), dtype=np.float64), penalty
-        return np.asarray(np.linalg.inv(matrices), dtype=np.float64), penalty
+            error = error + (penalty * inverse) ** 2 @ self._offset2
+        return error, doubtful
+
+    def _inverse(self, moments: FloatArray, rates: slice) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
+        """Return inverses with the homogenised penalty (n_rates, 1, 1), which comes second, and where not to trust."""
+        penalty = self._penalty * self._nodes.rate_cosine[rates, None, None] ** 2
+        nudge = penalty
+        if self._may_be_singular:  # so that the inverse exists, and shows by its size that it is none
+            nudge = nudge + _NUDGE * np.trace(moments, axis1=-2, axis2=-1)[..., None, None]
+        if self._penalty or self._may_be_singular:
+            moments = moments + nudge * np.eye(moments.shape[-1])
+        inverse = np.asarray(np.linalg.inv(moments), dtype=np.float64)
+        most = _MOST_CONDITION_OVER if self._over else _MOST_CONDITION_UNDER
+        return inverse, penalty, _product(moments, moments) * _product(inverse, inverse) > most**2
+
+    def _direct_error(self, groups: list[FeatureRows], rate: int) -> FloatArray:
+        """Return the error of one run at one rate without squaring B, which costs half the digits."""
+        steps, cosine2 = self._nodes.rate_steps[[rate]], self._nodes.rate_cosine[rate] ** 2
+        tasks = [
+            task for group in groups for task in zip(*(part[:, 0] for part in self._rows(*group, steps)), strict=True)
+        ]
+        B = np.concatenate([own for own, _, _ in tasks])
+        U, s, Vt = np.linalg.svd(B, full_matrices=False)
+        kept = s > _RANK * s[0]
+        gain = np.where(kept, s, 0.0) / np.where(kept, s**2 + self._penalty * cosine2, 1.0)
+        inverse = (Vt.T * gain) @ U.T
+        missed = (np.eye(B.shape[1]) - inverse @ B) ** 2
+        offset2 = np.full_like(self._offset2, self._offset2.mean()) if self._scalar else self._offset2
+        error: FloatArray = missed @ offset2
+        for (own, D, E), part in zip(
+            tasks, np.split(inverse, np.cumsum([len(own) for own, _, _ in tasks])[:-1], axis=1), strict=True
+        ):
+            from_noise = cosine2 * (part**2).sum(axis=1) + ((part @ D) * (part @ E)).sum(axis=1)
+            error = error + (part @ own) ** 2 @ self._dist.task_variances + self._dist.noise_std**2 * from_noise
+        return error.sum(keepdims=True) if self._scalar else error
 
     def _new_tasks(self, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
         """Return sampled weights of the directions (n_adapt, n_directions) and of the noise (n_adapt,)."""
@@ -320,7 +298,7 @@ class ConditionalRuns:
             j = np.arange(design.adapt_steps + 1)
             rows = gradient_rows(X, roots, comb(design.adapt_steps, j) * (-self._adapt[:, None]) ** j)
         weights = (rows.B**2).sum(axis=-2).mean(axis=0)
-        if self._scalar:
+        if dist.is_isotropic:
             weights = weights.mean(axis=-1, keepdims=True)
         return weights, _product(rows.D, rows.E).mean(axis=0)
 

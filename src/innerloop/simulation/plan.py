@@ -19,8 +19,8 @@ Scoring = Literal["exact", "sampled"]
 _ENGINE = 1
 # A block takes about this many floating-point operations, some tenths of a second: often enough to show progress and
 # to lose little, seldom enough for files and processes.
-_OPERATIONS_PER_BLOCK = 1e9
-_MOST_RUNS_PER_BLOCK = 64
+_OPERATIONS_PER_BLOCK = 3e9
+_MOST_RUNS_PER_BLOCK = 1024
 
 
 @final

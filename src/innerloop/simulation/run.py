@@ -72,7 +72,7 @@ def estimate_loss(
     seed
         Run i draws from stream i of it: results do not depend on workers, blocks or interruptions.
     n_jobs
-        Processes, through joblib; -1 takes all cores.
+        Processes, from joblib's pool; -1 takes all cores.
     store
         Folder for finished blocks of runs. A run that was killed goes on from there, a larger `n_runs` reuses what is
         there, and several processes may fill it together.
@@ -106,13 +106,15 @@ def estimate_loss(
     ------
     ValueError, TypeError
         If an argument is wrong, or `scoring` does not cover the distribution.
+    OSError
+        If the disk refuses, or `store` holds something else. Finished blocks are kept.
     RuntimeError
         If workers die again and again.
 
     Warns
     -----
     UserWarning
-        If `rel_error` is not reached within `n_runs`.
+        If `rel_error` is not reached within `n_runs`, or a worker of `executor` died.
 
     Notes
     -----
@@ -168,6 +170,8 @@ def _plan(
         raise TypeError(f"`design` must be innerloop.Design, got {type(design).__name__}.")
     inner, adapt = (_rates(rate, name, design) for rate, name in zip(rates, ("inner_lr", "adapt_lr"), strict=True))
     compared = as_rate(baseline, "baseline")
+    if design.inner_rule == "implicit" and compared < 0:
+        raise ValueError(f"`baseline` must be zero or positive with inner_rule='implicit', got {compared}.")
     if compared not in inner:
         inner = np.append(inner, compared)
     start = np.zeros(tasks.n_features) if init is None else as_floats(init, "init")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import final
 
@@ -14,7 +13,7 @@ from innerloop.distributions import Design, TaskDistribution
 from innerloop.distributions.base import Rows
 from innerloop.episodes import Episodes
 from innerloop.objective import MetaObjective, residual_columns, step_coefficients
-from innerloop.solve import IllConditionedWarning, solve_path
+from innerloop.solve import solve_unwarned
 
 
 @final
@@ -59,10 +58,8 @@ class SampledRuns:
         drawn = self.dist.draw_tasks([sum(sizes) for sizes in train + test], rng)
         objective = MetaObjective.from_tasks(_episodes(drawn[: len(train)], train), self.design.n_steps)
         start = self.init if objective.single_target else np.repeat(self.init[:, None], objective.n_targets, axis=1)
-        with warnings.catch_warnings():
-            # Expected near N = p, where it says nothing about the average over runs.
-            warnings.simplefilter("ignore", IllConditionedWarning)
-            coef = solve_path(objective, self.inner_lrs, start, self.design.l2).coef
+        # Warnings are expected near N = p, where they say nothing about the average over runs.
+        coef = solve_unwarned(objective, self.inner_lrs, start, self.design.l2).coef
         return adapted_losses(_episodes(drawn[len(train) :], test), coef, self.adapt_lrs, self.design.adapt_steps)
 
 
