@@ -101,6 +101,12 @@ def as_nonnegative(value: ArrayLike, name: str) -> FloatArray:
     return array
 
 
+def check_nonnegative_number(value: Any, name: str) -> None:
+    """Refuse what is not one finite number that is zero or positive."""
+    if as_nonnegative(value, name).ndim:
+        raise ValueError(f"`{name}` must be a single number.")
+
+
 def as_labels(value: Any, name: str, n_rows: int) -> NDArray[Any]:
     """Return task ids, one per row, as an array of numbers or of text that can be sorted."""
     # A list goes through the checks of its objects: numpy would turn [1, "a"] and [nan, "a"] into text.

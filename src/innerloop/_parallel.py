@@ -70,7 +70,8 @@ def gather(
                 deaths = deaths + 1 if len(done) == before else 1
                 if deaths == _ATTEMPTS:
                     raise RuntimeError(
-                        f"workers died {_ATTEMPTS} times in a row ({error}); finished blocks are kept. Is memory short?"
+                        f"workers died {_ATTEMPTS} times in a row; finished blocks are kept. If memory is short, take "
+                        "fewer processes."
                     ) from error
                 if executor is not None:
                     warnings.warn("the executor lost a worker and is broken; going on in this process.", stacklevel=3)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, final
 
-from innerloop._checks import as_count, as_nonnegative
+from innerloop._checks import as_count, check_nonnegative_number
 
 InnerRule = Literal["gradient", "implicit"]
 Size = int | Sequence[int]
@@ -63,8 +63,7 @@ class Design:
             as_count(self.n_adapt_steps, "n_adapt_steps")
         for name in ("n_support", "n_query"):
             self._sizes(name)
-        if as_nonnegative(self.l2, "l2").ndim:
-            raise ValueError("`l2` must be a single number.")
+        check_nonnegative_number(self.l2, "l2")
         if self.inner_rule not in ("gradient", "implicit"):
             raise ValueError(f"`inner_rule` must be 'gradient' or 'implicit', got {self.inner_rule!r}.")
         if self.inner_rule == "implicit" and (self.n_steps, self.adapt_steps) != (1, 1):

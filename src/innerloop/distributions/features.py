@@ -9,7 +9,7 @@ from typing import Literal, final
 
 import numpy as np
 
-from innerloop._checks import FloatArray, as_count, as_nonnegative
+from innerloop._checks import FloatArray, as_count, check_nonnegative_number
 from innerloop._random import stream
 
 ACTIVATIONS: dict[str, Callable[[FloatArray], FloatArray]] = {
@@ -51,7 +51,8 @@ class RandomFeatures:
     def __post_init__(self) -> None:
         for name in ("n_inputs", "n_features"):
             as_count(getattr(self, name), name)
-        as_nonnegative(self.scale, "scale")
+        as_count(self.seed, "seed", 0)
+        check_nonnegative_number(self.scale, "scale")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"`activation` must be one of {', '.join(ACTIVATIONS)}, got {self.activation!r}.")
 

@@ -8,7 +8,7 @@ from typing import final
 import numpy as np
 from numpy.typing import ArrayLike
 
-from innerloop._checks import FloatArray, as_count, as_floats, as_nonnegative, check_finite
+from innerloop._checks import FloatArray, as_count, as_floats, as_nonnegative, check_finite, check_nonnegative_number
 from innerloop.distributions.base import Rows, TaskDistribution
 
 GAUSSIAN_FOURTH_MOMENT = 3.0
@@ -58,8 +58,7 @@ class MixedLinearRegression(TaskDistribution):
     def __post_init__(self) -> None:
         as_count(self.n_features, "n_features")
         for name in ("noise_std", "fourth_moment"):
-            if as_nonnegative(getattr(self, name), name).ndim:
-                raise ValueError(f"`{name}` must be a single number.")
+            check_nonnegative_number(getattr(self, name), name)
         if self.fourth_moment < 1:
             raise ValueError(f"`fourth_moment` must be at least 1 (3 is Gaussian), got {self.fourth_moment}.")
         if as_nonnegative(self.task_std, "task_std").ndim:

@@ -8,7 +8,7 @@ from typing import final
 
 import numpy as np
 
-from innerloop._checks import FloatArray, as_count, as_nonnegative
+from innerloop._checks import FloatArray, as_count, check_nonnegative_number
 from innerloop.distributions.base import Rows, TaskDistribution
 from innerloop.distributions.features import RandomFeatures
 
@@ -50,7 +50,7 @@ class QuadraticRegression(TaskDistribution):
     def __post_init__(self) -> None:
         as_count(self.n_inputs, "n_inputs")
         for name in ("noise_std", "task_std", "bias_std"):
-            as_nonnegative(getattr(self, name), name)
+            check_nonnegative_number(getattr(self, name), name)
         _check_features(self.features, self.n_inputs)
 
     @property
@@ -88,7 +88,7 @@ class Sinusoid(TaskDistribution):
     n_inputs = 1
 
     def __post_init__(self) -> None:
-        as_nonnegative(self.noise_std, "noise_std")
+        check_nonnegative_number(self.noise_std, "noise_std")
         _check_features(self.features, self.n_inputs)
 
     @property

@@ -28,6 +28,10 @@ class ResampledTasks(TaskDistribution):
 
     tasks: TaskSet
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.tasks, TaskSet):
+            raise TypeError(f"`tasks` must be innerloop.TaskSet, got {type(self.tasks).__name__}.")
+
     @property
     def n_features(self) -> int:  # type: ignore[override]
         """Number of features."""

@@ -259,7 +259,8 @@ class ConditionalRuns:
         penalty = self._penalty * self._nodes.rate_cosine[rates, None, None] ** 2
         nudge = penalty
         if self._may_be_singular:  # so that the inverse exists, and shows by its size that it is none
-            nudge = nudge + _NUDGE * np.trace(moments, axis1=-2, axis2=-1)[..., None, None]
+            size = np.trace(moments, axis1=-2, axis2=-1)[..., None, None]
+            nudge = nudge + _NUDGE * np.where(size > 0, size, 1.0)
         if self._penalty or self._may_be_singular:
             moments = moments + nudge * np.eye(moments.shape[-1])
         inverse = np.asarray(np.linalg.inv(moments), dtype=np.float64)
