@@ -265,7 +265,8 @@ class ConditionalRuns:
             moments = moments + nudge * np.eye(moments.shape[-1])
         inverse = np.asarray(np.linalg.inv(moments), dtype=np.float64)
         most = _MOST_CONDITION_OVER if self._over else _MOST_CONDITION_UNDER
-        return inverse, penalty, _product(moments, moments) * _product(inverse, inverse) > most**2
+        condition = np.einsum("...ii", moments) * np.einsum("...ii", inverse) / moments.shape[-1]
+        return inverse, penalty, ~((condition > 0) & (condition < most))
 
     def _direct_error(self, groups: list[FeatureRows], rate: int) -> FloatArray:
         """Return the error of one run at one rate without squaring B, which costs half the digits."""

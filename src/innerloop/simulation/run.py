@@ -124,7 +124,11 @@ def estimate_loss(
     most, jobs = as_count(n_runs, "n_runs", 2), _check_jobs(n_jobs)
     if rel_error is not None and not 0 < as_rate(rel_error, "rel_error") < np.inf:
         raise ValueError(f"`rel_error` must be positive, got {rel_error}.")
-    size = plan.block_size(most) if block_size is None else as_count(block_size, "block_size")
+    size = (
+        plan.block_size(most if rel_error is None else _FIRST_LOOK)
+        if block_size is None
+        else as_count(block_size, "block_size")
+    )
     blocks: Store = MemoryStore(size) if store is None else BlockStore(store, plan.as_json(), size)
     compute = partial(compute_block, plan, blocks.block_size)
     with _ticking(most, blocks.block_size, progress) as tick:
