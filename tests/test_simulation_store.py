@@ -238,19 +238,18 @@ def test_an_error_inside_a_run_leaves_no_locks(action, error, n_jobs, tmp_path):
 
 
 def test_a_full_disk_ends_with_a_sentence_and_a_store_that_resumes(tmp_path, undisturbed, monkeypatch):
-    written, write_whole = [], _store.write_whole
+    synced = []
 
-    def full(path, content):
-        written.append(path)
-        if len(written) > 5:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        write_whole(path, content)
+    def full(handle):
+        synced.append(handle)
+        if len(synced) > 5:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(_store, "write_whole", full)
-    with pytest.raises(OSError, match="No space left on device"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: '[^']*block-00000004.npz'$"):
         logged(tmp_path)
     monkeypatch.undo()
-    assert len(list((tmp_path / "store").glob("block-*"))) == 4
+    assert len(list((tmp_path / "store").iterdir())) == 4 + len({"plan.json", "locks"})
     assert list((tmp_path / "store" / "locks").glob("block-*")) == []
     assert same(logged(tmp_path), undisturbed)
     assert n_drawn(tmp_path) == 40 + 4  # one block was lost
@@ -343,3 +342,26 @@ def test_a_block_that_another_process_holds_is_waited_for(tmp_path):
     found = gather(lambda block: {"x": np.array([block])}, range(2), mine)
     assert [arrays["x"].tolist() for arrays in found] == [[7], [1]]
     timer.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_forked_worker_that_outlives_its_parent_holds_no_lock(tmp_path):
+    script = """
+import os, signal, sys, time
+from innerloop._store import BlockStore
+store = BlockStore(sys.argv[1], {}, 1)
+assert store.claim(0)
+if os.fork() == 0:
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+time.sleep(0.1)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    child = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    with child.stdout:
+        orphan = int(child.stdout.readline())
+    child.wait()
+    try:
+        assert BlockStore(tmp_path, {}, 1).claim(0)
+    finally:
+        os.kill(orphan, signal.SIGKILL)

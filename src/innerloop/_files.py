@@ -12,8 +12,8 @@ def write_whole(path: Path, content: bytes) -> None:
     try:
         _write_then_rename(path, content)
     except OSError as error:
-        error.filename, error.filename2 = str(path), None  # not the temporary name, which means nothing to the user
-        raise
+        # Not the temporary name, which means nothing to the user.
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _write_then_rename(path: Path, content: bytes) -> None:
