@@ -29,6 +29,7 @@ LEVELS = {
     "distributions": 2,
     "solve": 3,
     "estimators": 4,
+    "neural": 4,
     "theory": 4,
     "simulation": 4.5,
     "evaluation": 5,

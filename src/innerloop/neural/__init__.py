@@ -1,0 +1,30 @@
+"""Meta-learning of any `torch.nn.Module`, with inner learning rates of any sign."""
+
+from innerloop.neural.algorithms import MAML, Algorithm, ImplicitMAML, Reptile, RidgeHead
+from innerloop.neural.batch import TEST, TRAINING, VALIDATION, SinusoidTasks, TaskBatch, TaskSetTasks, TaskSource
+from innerloop.neural.callbacks import Callback, TensorBoardCallback
+from innerloop.neural.inner import adapt, predict
+from innerloop.neural.model import accuracy, half_mse
+from innerloop.neural.trainer import MetaTrainer
+
+__all__ = [
+    "MAML",
+    "TEST",
+    "TRAINING",
+    "VALIDATION",
+    "Algorithm",
+    "Callback",
+    "ImplicitMAML",
+    "MetaTrainer",
+    "Reptile",
+    "RidgeHead",
+    "SinusoidTasks",
+    "TaskBatch",
+    "TaskSetTasks",
+    "TaskSource",
+    "TensorBoardCallback",
+    "accuracy",
+    "adapt",
+    "half_mse",
+    "predict",
+]

@@ -1,0 +1,261 @@
+"""Meta-learning algorithms: how a task adapts, and what its loss sends back to the meta-parameters.
+
+Each is a small frozen object with two methods. `predict` adapts to the support rows and predicts the query rows;
+`losses` returns query losses whose gradient, by ordinary autograd, is the algorithm's meta-gradient. Where a usual name
+is an option of another:
+
+=================  ==================================================================
+MAML               ``MAML()``
+first-order MAML   ``MAML(first_order=True)``
+ANIL               ``MAML(subset=["head"])``, the names of what adapts
+Meta-SGD, LSLR     ``MAML()`` with learned rates, see `MetaTrainer`
+Reptile            ``Reptile()``
+implicit MAML      ``ImplicitMAML(strength)``
+ridge head (R2D2)  ``RidgeHead(l2)``
+=================  ==================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, final
+
+import torch
+from torch import Tensor
+
+from innerloop.neural.batch import TaskBatch
+from innerloop.neural.inner import Subset, inner_loop, select
+from innerloop.neural.model import TaskModel
+
+Params = Mapping[str, Tensor]
+Rates = Sequence[Params]
+
+
+class Algorithm(Protocol):
+    """A way to adapt and to learn from it."""
+
+    def adapted(self, params: Params) -> list[str]:
+        """Return the names of the parameters that differ from task to task."""
+        ...
+
+    def predict(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Tensor:
+        """Return the outputs for the query rows: (n_tasks, n_query, ...)."""
+        ...
+
+    def losses(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Tensor:
+        """Return query losses (n_tasks,) whose gradient with respect to the start is the meta-gradient."""
+        ...
+
+
+@final
+@dataclass(frozen=True)
+class MAML:
+    """Gradient steps, differentiated through (Finn, Abbeel and Levine, 2017).
+
+    Parameters
+    ----------
+    first_order
+        Take the inner gradients as constants.
+    subset
+        Names of parameters or modules that take steps (ANIL: the head), or a predicate; None: all.
+    """
+
+    first_order: bool = False
+    subset: Subset | None = None
+
+    def adapted(self, params: Params) -> list[str]:
+        """Return the names of the parameters that take steps."""
+        return select(params, self.subset)
+
+    def predict(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Tensor:
+        """Return the outputs for the query rows after the steps."""
+        return model.predict(self._steps(model, start, rates, batch), batch.X_query)
+
+    def losses(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Tensor:
+        """Return the query losses after the steps."""
+        return model.losses(self._steps(model, start, rates, batch), batch.X_query, batch.y_query)
+
+    def _steps(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Params:
+        return inner_loop(model.losses, start, self.adapted(start), rates, batch, self.first_order)
+
+
+@final
+@dataclass(frozen=True)
+class Reptile:
+    """Move the start towards where gradient steps on the support rows lead (Nichol, Achiam and Schulman, 2018).
+
+    The meta-gradient is the mean over tasks of ``start - adapted``; query rows are only scored.
+    """
+
+    def adapted(self, params: Params) -> list[str]:
+        """Return the names of all parameters."""
+        return list(params)
+
+    def predict(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Tensor:
+        """Return the outputs for the query rows after the steps."""
+        return MAML().predict(model, start, rates, batch)
+
+    def losses(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Tensor:
+        """Return the query losses, with half the squared way from start to end in place of their gradient."""
+        with torch.no_grad():
+            end = inner_loop(model.losses, start, list(start), rates, batch)
+            values = model.losses(end, batch.X_query, batch.y_query)
+        way = _squared_distance(start, end) / 2
+        return values + (way - way.detach())
+
+
+@final
+@dataclass(frozen=True)
+class ImplicitMAML:
+    r"""Gradient steps held back to the start, differentiated at their end (Rajeswaran et al., 2019).
+
+    The steps minimise :math:`L(\theta) + \tfrac{\lambda}{2} |\theta - \omega|^2`; as if they had reached a stationary
+    point, :math:`d\theta / d\omega = (I + H / \lambda)^{-1}`, H the Hessian of L there, by conjugate gradients.
+
+    Parameters
+    ----------
+    strength
+        The :math:`\lambda`, positive.
+    n_cg_steps
+        Steps of conjugate gradients.
+    """
+
+    strength: float = 1.0
+    n_cg_steps: int = 10
+
+    def __post_init__(self) -> None:
+        if not 0 < self.strength < float("inf"):
+            raise ValueError(f"`strength` must be positive and finite, got {self.strength}.")
+
+    def adapted(self, params: Params) -> list[str]:
+        """Return the names of all parameters."""
+        return list(params)
+
+    def predict(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Tensor:
+        """Return the outputs for the query rows after the steps."""
+        return model.predict(self._adapt(model, start, rates, batch), batch.X_query)
+
+    def losses(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Tensor:
+        """Return the query losses after the steps."""
+        return model.losses(self._adapt(model, start, rates, batch), batch.X_query, batch.y_query)
+
+    def _adapt(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Params:
+        names, anchor = list(start), {name: value.detach() for name, value in start.items()}
+
+        def held_back(params: Params, X: Tensor, y: Tensor) -> Tensor:
+            return model.losses(params, X, y) + self.strength / 2 * _squared_distance(params, anchor)
+
+        with torch.no_grad():
+            end = inner_loop(held_back, anchor, names, rates, batch)
+        if not torch.is_grad_enabled():
+            return end
+
+        def pulled_back(vectors: Sequence[Tensor]) -> list[Tensor]:
+            with torch.enable_grad():
+                points = [end[name].detach().requires_grad_() for name in names]
+                loss = model.losses(dict(zip(names, points, strict=True)), batch.X_support, batch.y_support).sum()
+                slopes = torch.autograd.grad(loss, points, create_graph=True)
+
+            def product(vector: list[Tensor]) -> list[Tensor]:
+                curved = torch.autograd.grad(slopes, points, vector, retain_graph=True)
+                return [v + c / self.strength for v, c in zip(vector, curved, strict=True)]
+
+            return conjugate_gradients(product, list(vectors), self.n_cg_steps)
+
+        outputs = _PulledBack.apply(pulled_back, [end[name] for name in names], *start.values())  # type: ignore[no-untyped-call]
+        return dict(zip(names, outputs, strict=True))
+
+
+class _PulledBack(torch.autograd.Function):
+    """Given outputs as a function of inputs, with a given map of gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, pulled_back: Callable[..., list[Tensor]], outputs: list[Tensor], *_: Tensor) -> Any:
+        ctx.pulled_back = pulled_back
+        return tuple(output.clone() for output in outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return (None, None, *ctx.pulled_back(gradients))
+
+
+def _squared_distance(a: Params, b: Params) -> Tensor:
+    """Return each task's squared distance: (n_tasks,)."""
+    parts = [(a[name] - b[name]).square().reshape(len(a[name]), -1).sum(dim=1) for name in b]
+    return torch.stack(parts).sum(dim=0)
+
+
+def conjugate_gradients(
+    product: Callable[[list[Tensor]], list[Tensor]], target: list[Tensor], n_steps: int
+) -> list[Tensor]:
+    """Solve a symmetric positive definite system for each task, all tasks together, from zero."""
+
+    def dot(a: list[Tensor], b: list[Tensor]) -> Tensor:
+        return torch.stack([(u * v).reshape(len(u), -1).sum(dim=1) for u, v in zip(a, b, strict=True)]).sum(dim=0)
+
+    def plus(a: list[Tensor], weight: Tensor, b: list[Tensor]) -> list[Tensor]:
+        return [u + weight.view(-1, *[1] * (v.ndim - 1)) * v for u, v in zip(a, b, strict=True)]
+
+    solution, residual, direction = [torch.zeros_like(t) for t in target], target, target
+    squared = dot(residual, residual)
+    for _ in range(n_steps):
+        image = product(direction)
+        step = torch.nan_to_num(squared / dot(direction, image), nan=0.0, posinf=0.0, neginf=0.0)
+        solution, residual = plus(solution, step, direction), plus(residual, -step, image)
+        previous, squared = squared, dot(residual, residual)
+        direction = plus(residual, torch.nan_to_num(squared / previous), direction)
+    return solution
+
+
+@final
+@dataclass(frozen=True)
+class RidgeHead:
+    r"""An exact ridge regression on the module's outputs in place of gradient steps (Bertinetto et al., 2019).
+
+    .. math:: W = (\Phi'\Phi / n + l2 \, I)^{-1} \Phi' Y / n
+
+    with the module's outputs :math:`\Phi` for the n support rows, differentiated exactly. The module is the body; rates
+    are not used.
+
+    Parameters
+    ----------
+    l2
+        Penalty, positive.
+    n_classes
+        Where targets name classes: how many there are; :math:`Y` then has a column for each.
+    scale
+        Factor of the predictions.
+    """
+
+    l2: float = 1.0
+    n_classes: int | None = None
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.l2 < float("inf"):
+            raise ValueError(f"`l2` must be positive and finite, got {self.l2}.")
+
+    def adapted(self, params: Params) -> list[str]:  # noqa: ARG002
+        """Return no names: the body is the same for all tasks."""
+        return []
+
+    def predict(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Tensor:  # noqa: ARG002
+        """Return the head's predictions for the query rows."""
+        support, query = model.predict(start, batch.X_support), model.predict(start, batch.X_query)
+        y, n, p = batch.y_support, support.shape[1], support.shape[2]
+        if self.n_classes is not None:
+            y = torch.nn.functional.one_hot(y, self.n_classes).to(support.dtype)
+        St = support.mT
+        if n < p:
+            gram = support @ St / n + self.l2 * torch.eye(n, dtype=support.dtype, device=support.device)
+            head = St @ torch.linalg.solve(gram, y) / n
+        else:
+            gram = St @ support / n + self.l2 * torch.eye(p, dtype=support.dtype, device=support.device)
+            head = torch.linalg.solve(gram, St @ y) / n
+        prediction: Tensor = self.scale * (query @ head)
+        return prediction
+
+    def losses(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Tensor:
+        """Return the query losses of the head's predictions."""
+        return model.score(self.predict(model, start, rates, batch), batch.y_query)

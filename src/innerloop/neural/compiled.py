@@ -1,0 +1,57 @@
+"""Meta-gradients traced whole, inner gradients included, and compiled."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from innerloop.neural.batch import TaskBatch
+from innerloop.neural.meta import GradientFunction
+
+
+def compiled(function: GradientFunction) -> GradientFunction:
+    """Return the same function compiled, anew for each set of shapes.
+
+    The trace holds the operations of one call: what the module decides by looking at numbers (a branch on a value) is
+    decided once.
+
+    Raises
+    ------
+    RuntimeError
+        If there is no C++ compiler.
+    """
+    _check_compiler()
+    by_kind: dict[tuple[object, ...], Callable[..., list[Tensor]]] = {}
+
+    def call(learned: Sequence[Tensor], batch: TaskBatch) -> tuple[Tensor, list[Tensor]]:
+        tensors = [tensor.detach() for tensor in (*learned, *batch.tensors)]
+        kind = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in tensors)
+        if kind not in by_kind:
+            by_kind[kind] = _compile(function, len(learned), tensors)
+        with torch.no_grad():
+            values, *gradients = by_kind[kind](*tensors)
+        return values, gradients
+
+    return call
+
+
+def _compile(function: GradientFunction, n_learned: int, tensors: Sequence[Tensor]) -> Callable[..., list[Tensor]]:
+    def flat(*tensors: Tensor) -> list[Tensor]:
+        values, gradients = function(tensors[:n_learned], TaskBatch(*tensors[n_learned:]))
+        return [values, *gradients]
+
+    graph = make_fx(flat)(*tensors)
+    return torch.compile(graph, dynamic=False)
+
+
+def _check_compiler() -> None:
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++", "cl") if name):
+        raise RuntimeError(
+            "`compile=True` needs a C++ compiler, and neither $CXX nor g++ nor clang++ was found; install one (on "
+            "Debian `apt install g++`) or leave `compile` off."
+        )

@@ -1,0 +1,127 @@
+"""A module as a function of parameters that differ from task to task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Tensors = dict[str, Tensor]
+
+
+def half_mse(prediction: Tensor, y: Tensor) -> Tensor:
+    """Return half the mean squared error over rows and targets, the loss of `MetaObjective`."""
+    if prediction.shape != y.shape:
+        raise ValueError(
+            f"the module's output must have the shape of the task's targets, got {tuple(prediction.shape)} and "
+            f"{tuple(y.shape)}; reshape one, or give another `loss`."
+        )
+    return (prediction - y).square().mean() / 2
+
+
+def accuracy(prediction: Tensor, y: Tensor) -> Tensor:
+    """Return the share of rows whose largest output is their class."""
+    return (prediction.argmax(dim=-1) == y).to(prediction.dtype).mean()
+
+
+@final
+class TaskModel:
+    """Predictions and losses of many tasks, each with its own parameters.
+
+    Parameters are dicts of tensors. One with an axis more than the module's holds one value per task; one without
+    is shared by all tasks.
+
+    Parameters
+    ----------
+    module
+        Any module; it is called through `torch.func.functional_call` and never changed.
+    loss
+        Loss of one task, ``loss(prediction, y)``, a number.
+    by_task
+        Go through the tasks in a loop rather than in one vectorised call. None: where the module has convolutions
+        and is on the CPU, where a convolution with weights for each task is slower than as many plain ones.
+    """
+
+    def __init__(self, module: nn.Module, loss: Loss = half_mse, by_task: bool | None = None) -> None:
+        self.module, self.loss, self.by_task = module, loss, by_task
+        self._ndim = {name: parameter.ndim for name, parameter in module.named_parameters()}
+        self._has_convolutions = any(isinstance(part, _ConvNd) for part in module.modules())
+        self._statistics = _running_statistics(module)
+        self._others = {name: value for name, value in module.named_buffers() if name not in self._statistics}
+
+    def is_by_task(self, device: torch.device) -> bool:
+        """Return whether tasks on this device are gone through one by one."""
+        return (self._has_convolutions and device.type == "cpu") if self.by_task is None else self.by_task
+
+    def check_buffers(self, params: Mapping[str, Tensor], X: Tensor) -> None:
+        """Refuse a module whose forward pass changes buffers in place, other than running statistics.
+
+        Parameters
+        ----------
+        params
+            Without a task axis.
+        X : (n_rows, ...)
+            Inputs of one task.
+        """
+        if not self._others:
+            return
+        copies = {name: value.detach().clone() for name, value in self.module.named_buffers()}
+        before = {name: copy._version for name, copy in copies.items()}
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            functional_call(self.module, {**params, **copies}, (X,))
+        changed = [name for name in self._others if copies[name]._version != before[name]]
+        if changed:
+            raise ValueError(
+                f"`module` changes its buffer {changed[0]!r} in place on every call, so that the result would depend "
+                "on the order of tasks; call .eval() on that part, or replace it by one without state."
+            )
+
+    def predict(self, params: Mapping[str, Tensor], X: Tensor) -> Tensor:
+        """Return each task's outputs: (n_tasks, n_rows, ...)."""
+        return self._over_tasks(self._call, params, X)
+
+    def losses(self, params: Mapping[str, Tensor], X: Tensor, y: Tensor) -> Tensor:
+        """Return each task's loss: (n_tasks,)."""
+        return self._over_tasks(lambda params, X, y: self.loss(self._call(params, X), y), params, X, y)
+
+    def score(self, prediction: Tensor, y: Tensor, metric: Loss | None = None) -> Tensor:
+        """Return each task's loss, or another metric, from its predictions: (n_tasks,)."""
+        return vmap(self.loss if metric is None else metric)(prediction, y)
+
+    def _call(self, params: Tensors, X: Tensor) -> Tensor:
+        outputs: Tensor = functional_call(self.module, params, (X,))
+        return outputs
+
+    def _over_tasks(self, function: Callable[..., Tensor], params: Mapping[str, Tensor], *data: Tensor) -> Tensor:
+        everything, n_tasks = {**params, **self._copies(len(data[0]), data[0].device)}, len(data[0])
+        own = {name for name, value in everything.items() if value.ndim > self._ndim.get(name, value.ndim)}
+        own |= self._statistics.keys()
+        if self.is_by_task(data[0].device):
+            columns = {
+                name: value.unbind() if name in own else (value,) * n_tasks for name, value in everything.items()
+            }
+            tasks = ({name: column[i] for name, column in columns.items()} for i in range(n_tasks))
+            return torch.stack([function(task, *(part[i] for part in data)) for i, task in enumerate(tasks)])
+        axes = {name: 0 if name in own else None for name in everything}
+        return vmap(function, (axes, *(0 for _ in data)), randomness="different")(everything, *data)
+
+    def _copies(self, n_tasks: int, device: torch.device) -> Tensors:
+        """Return buffers for one call: running statistics for each task to write to, all others as they are."""
+        own = {name: value.to(device).repeat(n_tasks, *[1] * value.ndim) for name, value in self._statistics.items()}
+        return {**own, **{name: value.to(device) for name, value in self._others.items()}}
+
+
+def _running_statistics(module: nn.Module) -> Tensors:
+    """Return the buffers that normalisation layers write to, and do not read, in training."""
+    return {
+        f"{prefix}.{name}".lstrip("."): value
+        for prefix, part in module.named_modules()
+        if isinstance(part, _NormBase) and part.training
+        for name, value in part.named_buffers(recurse=False)
+    }

@@ -1,0 +1,115 @@
+"""Inner learning rates of any sign: one for all, per layer, per parameter, per element, per step.
+
+A rate is
+
+- a number or a tensor of shape (): for all parameters and steps;
+- a tensor of shape (n_steps,): one per step;
+- a mapping from names to tensors of shape () or of the parameter's own shape. A name is a parameter's
+  (``"0.weight"``) or a module's (``"0"``: all parameters below it; ``""``: all). The longest name wins;
+- a list or tuple of any of these without the second, one per step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+OneStep = float | Tensor | Mapping[str, float | Tensor]
+Rate = OneStep | Sequence[OneStep]
+Tensors = dict[str, Tensor]
+
+
+def resolve(inner_lr: Rate, like: Mapping[str, Tensor], n_steps: int, name: str = "inner_lr") -> list[Tensors]:
+    """Return each step's rate of each parameter, of shape () or the parameter's.
+
+    Parameters
+    ----------
+    inner_lr
+        See the module.
+    like
+        The parameters that take steps, without a task axis.
+    n_steps
+        How many steps.
+    name
+        What messages call the rate.
+
+    Raises
+    ------
+    ValueError
+        If a rate is not finite, has a wrong shape, is missing, or names nothing.
+    """
+    steps: list[OneStep]
+    if isinstance(inner_lr, Mapping):
+        steps = [inner_lr] * n_steps
+    elif isinstance(inner_lr, Sequence) or torch.as_tensor(inner_lr).ndim == 1:
+        steps = list(inner_lr)  # type: ignore[arg-type]
+        if len(steps) != n_steps:
+            raise ValueError(f"`{name}` must have one rate per step ({n_steps}), got {len(steps)}.")
+    else:
+        steps = [inner_lr] * n_steps
+    return [_of_step(step, like, name) for step in steps]
+
+
+def check_finite_rates(rates: Sequence[Tensors], name: str = "inner_lr") -> None:
+    """Refuse NaN and infinity, naming the parameter."""
+    for step, of_parameters in enumerate(rates):
+        for parameter, rate in of_parameters.items():
+            if not torch.isfinite(rate).all():
+                bad = rate[~torch.isfinite(rate)][0].item()
+                raise ValueError(
+                    f"`{name}` must be finite (zero and negative are fine), got {bad} for {parameter!r} at step {step}."
+                )
+
+
+def leaves(inner_lr: Rate) -> Tensors:
+    """Return the tensors of a rate by name, so that they can be learned and saved."""
+    if isinstance(inner_lr, Mapping):
+        return {key: torch.as_tensor(value) for key, value in inner_lr.items()}
+    if isinstance(inner_lr, Sequence):
+        steps = [leaves(step) for step in inner_lr]
+        return {f"{k}/{key}": value for k, step in enumerate(steps) for key, value in step.items()}
+    return {"": torch.as_tensor(inner_lr)}
+
+
+def rebuild(inner_lr: Rate, tensors: Mapping[str, Tensor]) -> Rate:
+    """Return a rate of the same structure with other tensors, the inverse of `leaves`."""
+    if isinstance(inner_lr, Sequence):
+        return [_rebuild_step(step, tensors, f"{k}/") for k, step in enumerate(inner_lr)]
+    return _rebuild_step(inner_lr, tensors, "")
+
+
+def _rebuild_step(rate: OneStep, tensors: Mapping[str, Tensor], prefix: str) -> OneStep:
+    return {key: tensors[prefix + key] for key in rate} if isinstance(rate, Mapping) else tensors[prefix]
+
+
+def _of_step(rate: OneStep, like: Mapping[str, Tensor], name: str) -> Tensors:
+    if not isinstance(rate, Mapping):
+        return {parameter: _of_parameter(rate, tensor, parameter, name) for parameter, tensor in like.items()}
+    for key in rate:
+        if not any(_covers(key, parameter) for parameter in like):
+            raise ValueError(
+                f"`{name}` names {key!r}, which is no adapted parameter and no module of any; "
+                f"these take steps: {', '.join(map(repr, like))}."
+            )
+    resolved = {}
+    for parameter, tensor in like.items():
+        keys = [key for key in rate if _covers(key, parameter)]
+        if not keys:
+            raise ValueError(f"`{name}` has no rate for {parameter!r}; name it, a module above it, or '' for all.")
+        resolved[parameter] = _of_parameter(rate[max(keys, key=len)], tensor, parameter, name)
+    return resolved
+
+
+def _covers(key: str, parameter: str) -> bool:
+    return key in ("", parameter) or parameter.startswith(f"{key}.")
+
+
+def _of_parameter(rate: float | Tensor, like: Tensor, parameter: str, name: str) -> Tensor:
+    tensor = torch.as_tensor(rate).to(device=like.device, dtype=like.dtype)
+    if tensor.ndim and tensor.shape != like.shape:
+        raise ValueError(
+            f"`{name}` of {parameter!r} must have shape () or {tuple(like.shape)}, got {tuple(tensor.shape)}."
+        )
+    return tensor

@@ -1,0 +1,177 @@
+"""Meta-gradients agree with a plain loop of double backward, for every algorithm and kind of module."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import neural_reference as reference  # noqa: E402
+from innerloop.neural import (  # noqa: E402
+    MAML,
+    ImplicitMAML,
+    MetaTrainer,
+    Reptile,
+    RidgeHead,
+    TaskBatch,
+    adapt,
+    predict,
+)
+
+MODULES = {
+    "mlp": reference.mlp,
+    "batch norm": lambda: reference.conv4("batch"),
+    "group norm": lambda: reference.conv4("group"),
+}
+HEAD = {"mlp": "4", "batch norm": "5", "group norm": "5"}
+N_TASKS = 3
+
+
+class Fixed:
+    """A source of one batch."""
+
+    def __init__(self, batch):
+        self.batch = batch
+
+    def sample(self, n_tasks, n_support, n_query, index):  # noqa: ARG002
+        return self.batch
+
+
+def case(kind):
+    """Return a module and tasks."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = MODULES[kind]()
+        shape = (2,) if kind == "mlp" else (1, 16, 16)
+        n_outputs = 1 if kind == "mlp" else 3
+        X_support, X_query = (torch.randn(N_TASKS, n, *shape, dtype=torch.float64) for n in (5, 4))
+        y_support, y_query = (torch.randn(N_TASKS, n, n_outputs, dtype=torch.float64) for n in (5, 4))
+        for parameter in module.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    return module, TaskBatch(X_support, y_support, X_query, y_query)
+
+
+def signed_rates(module):
+    """Return a rate for each element of each parameter, of both signs."""
+    rng = torch.Generator().manual_seed(1)
+    return {
+        name: 0.2 * torch.randn(parameter.shape, generator=rng, dtype=torch.float64)
+        for name, parameter in module.named_parameters()
+    }
+
+
+def gradients(module, batch, rates, n_steps, algorithm, by_task, learn=False, compile=False):
+    """Return losses and gradients of a trainer's first step."""
+    names = algorithm.adapted(dict(module.named_parameters()))
+    trainer = MetaTrainer(
+        module,
+        Fixed(batch),
+        {name: rates[name] for name in names} if names else 0.1,
+        n_tasks=N_TASKS,
+        n_support=5,
+        n_query=4,
+        n_steps=n_steps,
+        learn_inner_lr=learn,
+        algorithm=algorithm,
+        by_task=by_task,
+        compile=compile,
+    )
+    losses = trainer.step()
+    rate_gradients = {name: rate.grad for name, rate in trainer.rate_tensors.items()} if learn else {}
+    return losses, {name: p.grad for name, p in trainer.params.items()}, rate_gradients
+
+
+def assert_same(actual, expected, tolerance=1e-12):
+    size = torch.sqrt(sum(value.square().sum() for value in expected.values()))
+    error = torch.sqrt(sum((actual[name] - value).square().sum() for name, value in expected.items()))
+    assert error <= tolerance * size
+
+
+def mean(parts):
+    return {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
+
+
+def tasks(batch):
+    return list(zip(*batch.tensors, strict=True))
+
+
+BOTH_WAYS = pytest.mark.parametrize("by_task", [False, True], ids=["batched", "by task"])
+STEPS = pytest.mark.parametrize("n_steps", [1, 5])
+KINDS = pytest.mark.parametrize("kind", MODULES)
+
+
+@BOTH_WAYS
+@STEPS
+@KINDS
+@pytest.mark.parametrize("name", ["maml", "first order", "anil", "learned rates"])
+def test_gradients_through_the_steps(kind, n_steps, name, by_task):
+    module, batch = case(kind)
+    algorithm = MAML(first_order=name == "first order", subset=[HEAD[kind]] if name == "anil" else None)
+    params, rates = dict(module.named_parameters()), signed_rates(module)
+    names = algorithm.adapted(params)
+    learn = name == "learned rates"
+    losses, found, found_rates = gradients(module, batch, rates, n_steps, algorithm, by_task, learn)
+    own = [{n: rates[n] for n in names}] * n_steps
+    parts = [
+        reference.task_gradient(module, params, names, own, task, first_order=algorithm.first_order)
+        for task in tasks(batch)
+    ]
+    torch.testing.assert_close(losses, torch.stack([part[0] for part in parts]), rtol=1e-12, atol=0)
+    assert_same(found, mean([part[1] for part in parts]))
+    if learn:
+        over_steps = [{n: sum(step[n] for step in part[2]) for n in names} for part in parts]
+        assert_same(found_rates, mean(over_steps))
+
+
+@BOTH_WAYS
+@STEPS
+@KINDS
+def test_gradients_of_reptile(kind, n_steps, by_task):
+    module, batch = case(kind)
+    params, rates = dict(module.named_parameters()), signed_rates(module)
+    _, found, _ = gradients(module, batch, rates, n_steps, Reptile(), by_task)
+    assert_same(found, mean([reference.reptile_gradient(module, params, [rates] * n_steps, t) for t in tasks(batch)]))
+
+
+@BOTH_WAYS
+@STEPS
+@KINDS
+def test_gradients_of_implicit_maml(kind, n_steps, by_task):
+    module, batch = case(kind)
+    params, rates = dict(module.named_parameters()), {n: rate / 20 for n, rate in signed_rates(module).items()}
+    _, found, _ = gradients(module, batch, rates, n_steps, ImplicitMAML(40.0, n_cg_steps=60), by_task)
+    parts = [reference.implicit_gradient(module, params, [rates] * n_steps, task, 40.0) for task in tasks(batch)]
+    assert_same(found, mean(parts))
+
+
+@BOTH_WAYS
+@KINDS
+@pytest.mark.parametrize("n_support", [5, 2])
+def test_gradients_through_a_ridge_head(kind, by_task, n_support):
+    module, batch = case(kind)
+    batch = TaskBatch(batch.X_support[:, :n_support], batch.y_support[:, :n_support], batch.X_query, batch.y_query)
+    losses, found, _ = gradients(module, batch, {}, 1, RidgeHead(0.3), by_task)
+    params = {name: p.detach().clone().requires_grad_() for name, p in module.named_parameters()}
+    values = []
+    for Xs, ys, Xq, yq in tasks(batch):
+        support, query = (torch.func.functional_call(module, params, (X,)) for X in (Xs, Xq))
+        gram = support.T @ support / n_support + 0.3 * torch.eye(support.shape[1], dtype=torch.float64)
+        head = torch.linalg.inv(gram) @ support.T @ ys / n_support
+        values.append(reference.half_mse(query @ head, yq))
+    torch.testing.assert_close(losses, torch.stack(values).detach(), rtol=1e-12, atol=0)
+    expected = torch.autograd.grad(sum(values) / N_TASKS, list(params.values()))
+    assert_same(found, dict(zip(params, expected, strict=True)))
+
+
+@BOTH_WAYS
+@KINDS
+def test_adapt_can_be_differentiated_by_start_and_rate(kind, by_task):
+    module, batch = case(kind)
+    params, rates = dict(module.named_parameters()), signed_rates(module)
+    leaf = {name: rate.clone().requires_grad_() for name, rate in rates.items()}
+    theta = adapt(module, params, batch, leaf, n_steps=2, by_task=by_task)
+    prediction = predict(module, theta, batch.X_query, by_task)
+    loss = (prediction - batch.y_query).square().mean() / 2
+    found = torch.autograd.grad(loss, [*params.values(), *leaf.values()])
+    parts = [reference.task_gradient(module, params, list(params), [rates] * 2, task) for task in tasks(batch)]
+    assert_same(dict(zip(params, found, strict=False)), mean([part[1] for part in parts]))
+    expected = mean([{n: part[2][0][n] + part[2][1][n] for n in params} for part in parts])
+    assert_same(dict(zip(leaf, found[len(params) :], strict=True)), expected)
