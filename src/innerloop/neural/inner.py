@@ -71,7 +71,7 @@ def adapt(
     rates = resolve(inner_lr, chosen, n_steps)
     check_finite_rates(rates)
     model = TaskModel(module, loss, by_task)
-    model.check_buffers(params, batch.X_support[0])
+    model.inspect(params, batch.X_support[0])
     start = {
         name: value.expand(len(batch), *value.shape) if name in chosen else value for name, value in params.items()
     }

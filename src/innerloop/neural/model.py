@@ -11,6 +11,8 @@ from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
+from innerloop.neural.dense import is_dense
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 Tensors = dict[str, Tensor]
 
@@ -54,13 +56,15 @@ class TaskModel:
         self._has_convolutions = any(isinstance(part, _ConvNd) for part in module.modules())
         self._statistics = _running_statistics(module)
         self._others = {name: value for name, value in module.named_buffers() if name not in self._statistics}
+        self._has_ties = len(list(module.parameters())) < len(list(module.named_parameters(remove_duplicate=False)))
+        self.widest_dense = 0  # until `inspect` has seen the module at work
 
     def is_by_task(self, device: torch.device) -> bool:
         """Return whether tasks on this device are gone through one by one."""
         return (self._has_convolutions and device.type == "cpu") if self.by_task is None else self.by_task
 
-    def check_buffers(self, params: Mapping[str, Tensor], X: Tensor) -> None:
-        """Refuse a module whose forward pass changes buffers in place, other than running statistics.
+    def inspect(self, params: Mapping[str, Tensor], X: Tensor) -> None:
+        """Refuse a module that changes buffers in place, other than running statistics; look for dense layers.
 
         Parameters
         ----------
@@ -69,6 +73,8 @@ class TaskModel:
         X : (n_rows, ...)
             Inputs of one task.
         """
+        if self.by_task is None and is_dense(self.module, params, X):
+            self.widest_dense = max(min(value.shape) for value in params.values() if value.ndim == 2)
         if not self._others:
             return
         copies = {name: value.detach().clone() for name, value in self.module.named_buffers()}
@@ -92,10 +98,13 @@ class TaskModel:
 
     def score(self, prediction: Tensor, y: Tensor, metric: Loss | None = None) -> Tensor:
         """Return each task's loss, or another metric, from its predictions: (n_tasks,)."""
-        return vmap(self.loss if metric is None else metric)(prediction, y)
+        metric = self.loss if metric is None else metric
+        if metric is half_mse and prediction.shape == y.shape:
+            return (prediction - y).square().flatten(1).mean(dim=1) / 2
+        return vmap(metric)(prediction, y)
 
     def _call(self, params: Tensors, X: Tensor) -> Tensor:
-        outputs: Tensor = functional_call(self.module, params, (X,))
+        outputs: Tensor = functional_call(self.module, params, (X,), tie_weights=self._has_ties)
         return outputs
 
     def _over_tasks(self, function: Callable[..., Tensor], params: Mapping[str, Tensor], *data: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from innerloop.neural.batch import TEST, TRAINING, TaskBatch, TaskSource
 from innerloop.neural.callbacks import Callback
 from innerloop.neural.checkpoint import load_checkpoint, save_checkpoint
 from innerloop.neural.compiled import compiled
-from innerloop.neural.meta import gradients_of, meta_losses, one_start
+from innerloop.neural.meta import gradients_of, query_losses, query_predictions
 from innerloop.neural.model import Loss, TaskModel, half_mse
 from innerloop.neural.rates import Rate, Tensors, check_finite_rates, leaves, rebuild, resolve
 
@@ -130,7 +130,7 @@ class MetaTrainer:
         self._gradients = compiled(gradients) if compile else gradients
         self.iteration = 0
         batch = self._batch()
-        self.model.check_buffers(self.params, batch.X_support[0])
+        self.model.inspect(self.params, batch.X_support[0])
         self._rank, self._n_processes = _place()
         if self.n_tasks < self._n_processes:
             raise ValueError(
@@ -231,8 +231,7 @@ class MetaTrainer:
             size = min(_TASKS_AT_ONCE, n_tasks - first)
             batch = self.source.sample(size, self.n_adapt, self.n_query, (stage, k)).to(self.device, self.dtype)
             with torch.no_grad():
-                start = one_start(self.algorithm, self.params, size)
-                prediction = self.algorithm.predict(self.model, start, rates, batch)
+                prediction = query_predictions(self.algorithm, self.model, self.params, rates, batch)
                 scores.append(self.model.score(prediction, batch.y_query, metric))
         return torch.cat(scores)
 
@@ -290,7 +289,7 @@ class MetaTrainer:
         rates = self._fixed_rates
         if self.learn_inner_lr:
             rates = self._rates(dict(zip(self.rate_tensors, learned[len(params) :], strict=True)))
-        return meta_losses(self.algorithm, self.model, params, rates, batch)
+        return query_losses(self.algorithm, self.model, params, rates, batch)
 
     def _rates(self, tensors: Tensors) -> list[Tensors]:
         return resolve(rebuild(self.inner_lr, tensors), self._stepping(), self.n_steps)
