@@ -5,6 +5,7 @@ from innerloop.neural.batch import TEST, TRAINING, VALIDATION, SinusoidTasks, Ta
 from innerloop.neural.callbacks import Callback, TensorBoardCallback
 from innerloop.neural.inner import adapt, predict
 from innerloop.neural.model import accuracy, half_mse
+from innerloop.neural.sweep import sweep
 from innerloop.neural.trainer import MetaTrainer
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "adapt",
     "half_mse",
     "predict",
+    "sweep",
 ]

@@ -123,25 +123,23 @@ def _spread(
     return starts, spread
 
 
-def gradients_of(losses: LossFunction, by_task: bool = False) -> GradientFunction:
-    """Return the function of losses and of the gradients of their sum over all tasks.
+def gradients_of(losses: LossFunction) -> GradientFunction:
+    """Return the function of the losses and of the gradients of their sum."""
 
-    `by_task` goes through the tasks one at a time and so holds the graph of one task only.
-    """
-
-    def whole(learned: Sequence[Tensor], batch: TaskBatch) -> tuple[Tensor, list[Tensor]]:
+    def gradients(learned: Sequence[Tensor], batch: TaskBatch) -> tuple[Tensor, list[Tensor]]:
         points = [tensor.detach().requires_grad_() for tensor in learned]
         values = losses(points, batch)
-        gradients = torch.autograd.grad(values.sum(), points, allow_unused=True, materialize_grads=True)
-        return values.detach(), list(gradients)
+        found = torch.autograd.grad(values.sum(), points, allow_unused=True, materialize_grads=True)
+        return values.detach(), list(found)
+
+    return gradients
+
+
+def by_task(gradients: GradientFunction) -> GradientFunction:
+    """Return the same function, going through the tasks one at a time, so that it holds the graph of one only."""
 
     def one_by_one(learned: Sequence[Tensor], batch: TaskBatch) -> tuple[Tensor, list[Tensor]]:
-        values, total = whole(learned, batch[:1])
-        all_values = [values]
-        for i in range(1, len(batch)):
-            values, gradients = whole(learned, batch[i : i + 1])
-            all_values.append(values)
-            torch._foreach_add_(total, gradients)
-        return torch.cat(all_values, dim=-1), total
+        values, total = zip(*(gradients(learned, batch[i : i + 1]) for i in range(len(batch))), strict=True)
+        return torch.cat(values), [torch.stack(parts).sum(dim=0) for parts in zip(*total, strict=True)]
 
-    return one_by_one if by_task else whole
+    return one_by_one

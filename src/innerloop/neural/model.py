@@ -18,7 +18,11 @@ Tensors = dict[str, Tensor]
 
 
 def half_mse(prediction: Tensor, y: Tensor) -> Tensor:
-    """Return half the mean squared error over rows and targets, the loss of `MetaObjective`."""
+    """Return half the mean squared error over rows and targets, the loss of `MetaObjective`.
+
+    As an inner loss it is that of `MetaObjective` for one target. For k targets the mean makes gradients k times as
+    small: a rate of k times the size takes the same steps.
+    """
     if prediction.shape != y.shape:
         raise ValueError(
             f"the module's output must have the shape of the task's targets, got {tuple(prediction.shape)} and "

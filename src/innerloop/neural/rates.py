@@ -12,6 +12,7 @@ A rate is
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ def resolve(inner_lr: Rate, like: Mapping[str, Tensor], n_steps: int, name: str 
     steps: list[OneStep]
     if isinstance(inner_lr, Mapping):
         steps = [inner_lr] * n_steps
-    elif isinstance(inner_lr, Sequence) or torch.as_tensor(inner_lr).ndim == 1:
+    elif isinstance(inner_lr, Sequence) or as_tensor(inner_lr).ndim == 1:
         steps = list(inner_lr)  # type: ignore[arg-type]
         if len(steps) != n_steps:
             raise ValueError(f"`{name}` must have one rate per step ({n_steps}), got {len(steps)}.")
@@ -63,14 +64,19 @@ def check_finite_rates(rates: Sequence[Tensors], name: str = "inner_lr") -> None
                 )
 
 
+def as_tensor(rate: Any) -> Tensor:
+    """Return a rate as a tensor; a plain number keeps all its digits."""
+    return rate if isinstance(rate, Tensor) else torch.as_tensor(rate, dtype=torch.float64)
+
+
 def leaves(inner_lr: Rate) -> Tensors:
     """Return the tensors of a rate by name, so that they can be learned and saved."""
     if isinstance(inner_lr, Mapping):
-        return {key: torch.as_tensor(value) for key, value in inner_lr.items()}
+        return {key: as_tensor(value) for key, value in inner_lr.items()}
     if isinstance(inner_lr, Sequence):
         steps = [leaves(step) for step in inner_lr]
         return {f"{k}/{key}": value for k, step in enumerate(steps) for key, value in step.items()}
-    return {"": torch.as_tensor(inner_lr)}
+    return {"": as_tensor(inner_lr)}
 
 
 def rebuild(inner_lr: Rate, tensors: Mapping[str, Tensor]) -> Rate:
@@ -107,7 +113,7 @@ def _covers(key: str, parameter: str) -> bool:
 
 
 def _of_parameter(rate: float | Tensor, like: Tensor, parameter: str, name: str) -> Tensor:
-    tensor = torch.as_tensor(rate).to(device=like.device, dtype=like.dtype)
+    tensor = as_tensor(rate).to(device=like.device, dtype=like.dtype)
     if tensor.ndim and tensor.shape != like.shape:
         raise ValueError(
             f"`{name}` of {parameter!r} must have shape () or {tuple(like.shape)}, got {tuple(tensor.shape)}."

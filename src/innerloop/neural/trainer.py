@@ -17,6 +17,7 @@ from innerloop.neural.batch import TEST, TRAINING, TaskBatch, TaskSource
 from innerloop.neural.callbacks import Callback
 from innerloop.neural.checkpoint import load_checkpoint, save_checkpoint
 from innerloop.neural.compiled import compiled
+from innerloop.neural.meta import by_task as by_task_of
 from innerloop.neural.meta import gradients_of, query_losses, query_predictions
 from innerloop.neural.model import Loss, TaskModel, half_mse
 from innerloop.neural.rates import Rate, Tensors, check_finite_rates, leaves, rebuild, resolve
@@ -126,8 +127,8 @@ class MetaTrainer:
         self._adapt_rates()
         self.optimiser = optimiser(self.learned)
         self.scheduler = None if scheduler is None else scheduler(self.optimiser)
-        gradients = gradients_of(self._losses, self.model.is_by_task(self.device))
-        self._gradients = compiled(gradients) if compile else gradients
+        gradients = compiled(gradients_of(self._losses)) if compile else gradients_of(self._losses)
+        self._gradients = by_task_of(gradients) if self.model.is_by_task(self.device) else gradients
         self.iteration = 0
         batch = self._batch()
         self.model.inspect(self.params, batch.X_support[0])

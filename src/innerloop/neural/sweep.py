@@ -1,0 +1,381 @@
+"""Many inner rates trained together, with common random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol, final
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from innerloop._checks import FloatArray, as_count, as_floats, check_finite
+from innerloop._progress import progress as progress_bar
+from innerloop._random import stream
+from innerloop.neural.algorithms import MAML, Algorithm
+from innerloop.neural.batch import TEST, TRAINING, VALIDATION, TaskBatch, TaskSource
+from innerloop.neural.compiled import compiled
+from innerloop.neural.meta import GradientFunction, by_task, gradients_of, query_losses, query_predictions
+from innerloop.neural.model import Loss, TaskModel, half_mse
+from innerloop.neural.trainer import adam
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Arrays = dict[str, FloatArray]
+
+_TASKS_AT_ONCE = 25
+
+
+class Blocks(Protocol):
+    """Where finished blocks of seeds are kept."""
+
+    def read(self, name: str) -> Mapping[str, FloatArray] | None:
+        """Return a block, or None where it is not finished."""
+        ...
+
+    def write(self, name: str, arrays: Mapping[str, FloatArray]) -> None:
+        """Keep a finished block."""
+        ...
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sweep:
+    """All that decides the numbers of a `sweep`; see there for the parameters."""
+
+    make_module: Callable[[], nn.Module]
+    source: TaskSource
+    inner_lrs: FloatArray
+    adapt_lrs: FloatArray
+    n_iterations: int
+    n_tasks: int
+    n_support: int
+    n_query: int
+    n_steps: int
+    n_adapt_steps: int
+    n_adapt: int
+    n_validation: int
+    n_test: int
+    algorithm: Algorithm
+    loss: Loss
+    metric: Loss | None
+    optimiser: Callable[[Iterable[Tensor]], torch.optim.Optimizer]
+    seed: int
+    device: torch.device | str | None
+    dtype: torch.dtype | None
+    compile: bool
+
+    def plan(self) -> dict[str, Any]:
+        """Return what identifies the sweep, as JSON can hold it."""
+        module = self.start(0)
+        sizes = ("n_iterations", "n_tasks", "n_support", "n_query", "n_steps", "n_adapt_steps", "n_adapt")
+        return {
+            "kind": "neural sweep",
+            "parameters": {name: list(value.shape) for name, value in module.named_parameters()},
+            "module": str(module),
+            "source": repr(self.source),
+            "inner_lrs": self.inner_lrs.tolist(),
+            "adapt_lrs": self.adapt_lrs.tolist(),
+            **{name: getattr(self, name) for name in (*sizes, "n_validation", "n_test", "seed")},
+            "algorithm": repr(self.algorithm),
+            "functions": [getattr(f, "__qualname__", repr(f)) for f in (self.loss, self.metric, self.optimiser)],
+            "dtype": str(self.dtype),
+        }
+
+    def start(self, replicate: int) -> nn.Module:
+        """Return the module that replicate number `replicate` starts from."""
+        with torch.random.fork_rng():
+            torch.manual_seed(int(stream(self.seed, replicate).integers(2**62)))
+            return self.make_module()
+
+    def compute_block(self, replicates: range) -> Arrays:
+        """Train and score all rates of some replicates.
+
+        Returns
+        -------
+        dict
+            ``validation`` and ``test``, and ``metric`` where there is one: (n_replicates, n_rates, n_adapt_rates).
+        """
+        return _Block(self, replicates).compute()
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """Replicates in training; a lane is a replicate with a rate, lane after lane of one replicate."""
+
+    sweep: Sweep
+    replicates: range
+
+    @property
+    def n_lanes(self) -> int:
+        return len(self.replicates) * len(self.sweep.inner_lrs)
+
+    @cached_property
+    def params(self) -> dict[str, Tensor]:
+        """The starts: (n_lanes, ...)."""
+        sweep = self.sweep
+        starts = [dict(sweep.start(replicate).named_parameters()) for replicate in self.replicates]
+        stacked = {name: torch.stack([start[name].detach() for start in starts]) for name in starts[0]}
+        return {
+            name: value.repeat_interleave(len(sweep.inner_lrs), dim=0).to(sweep.device, sweep.dtype)
+            for name, value in stacked.items()
+        }
+
+    @cached_property
+    def model(self) -> TaskModel:
+        model = TaskModel(self.sweep.start(self.replicates[0]), self.sweep.loss)
+        model.inspect({n: v[0] for n, v in self.params.items()}, self.tasks(TRAINING, 0, 1).X_support[0])
+        return model
+
+    @property
+    def some_param(self) -> Tensor:
+        return next(iter(self.params.values()))
+
+    def compute(self) -> Arrays:
+        """Train all lanes, then score them with each adaptation rate."""
+        self._train()
+        shape = (len(self.replicates), len(self.sweep.inner_lrs))
+        columns = [self._scores(rate) for rate in self.sweep.adapt_lrs]
+        return {kind: np.stack([column[kind].reshape(shape) for column in columns], axis=-1) for kind in columns[0]}
+
+    def tasks(self, stage: int, number: int, n_tasks: int) -> TaskBatch:
+        """Return the lanes' tasks, the same for all rates of a replicate."""
+        sweep = self.sweep
+        n_support = sweep.n_support if stage == TRAINING else sweep.n_adapt
+        batches = [
+            sweep.source.sample(n_tasks, n_support, sweep.n_query, (stage, number, replicate)).tensors
+            for replicate in self.replicates
+        ]
+        copies = len(sweep.inner_lrs)
+        parts = (
+            torch.cat([part.repeat(copies, *[1] * (part.ndim - 1)) for part in p]) for p in zip(*batches, strict=True)
+        )
+        return TaskBatch(*parts).to(self.some_param.device, self.some_param.dtype)
+
+    def _train(self) -> None:
+        sweep, learned = self.sweep, list(self.params.values())
+        for tensor in learned:
+            tensor.requires_grad_()
+        optimiser, gradients = sweep.optimiser(learned), self._gradients()
+        for iteration in range(sweep.n_iterations):
+            _, found = gradients(learned, self.tasks(TRAINING, iteration, sweep.n_tasks))
+            torch._foreach_div_(found, sweep.n_tasks)
+            for tensor, gradient in zip(learned, found, strict=True):
+                tensor.grad = gradient
+            optimiser.step()
+
+    def _gradients(self) -> GradientFunction:
+        sweep, names = self.sweep, list(self.params)
+        n_lanes = self.n_lanes
+        rates = torch.from_numpy(np.tile(sweep.inner_lrs, len(self.replicates))).to(self.some_param)
+
+        def together(learned: Sequence[Tensor], batch: TaskBatch) -> Tensor:
+            params = dict(zip(names, learned, strict=True))
+            return query_losses(sweep.algorithm, self.model, params, self._steps(rates), batch, n_lanes)
+
+        def alone(learned: Sequence[Tensor], batch: TaskBatch) -> Tensor:
+            params = dict(zip(names, learned[:-1], strict=True))
+            return query_losses(sweep.algorithm, self.model, params, self._steps(learned[-1]), batch)
+
+        by_lane = self.model.is_by_task(self.some_param.device)
+        gradients = gradients_of(alone if by_lane else together)
+        gradients = compiled(gradients) if sweep.compile else gradients
+        if not by_lane:
+            return gradients
+        one_lane = by_task(gradients)
+
+        def in_turn(learned: Sequence[Tensor], batch: TaskBatch) -> tuple[Tensor, list[Tensor]]:
+            size = len(batch) // n_lanes
+            values, found = zip(
+                *(
+                    one_lane([*(tensor[i] for tensor in learned), rates[i]], batch[i * size : (i + 1) * size])
+                    for i in range(n_lanes)
+                ),
+                strict=True,
+            )
+            return torch.cat(values), [torch.stack(parts) for parts in list(zip(*found, strict=True))[:-1]]
+
+        return in_turn
+
+    def _steps(self, rate: Tensor, n_steps: int | None = None) -> list[dict[str, Tensor]]:
+        step = dict.fromkeys(self.sweep.algorithm.adapted(self.params), rate)
+        return [step] * (self.sweep.n_steps if n_steps is None else n_steps)
+
+    def _scores(self, adapt_lr: float) -> Arrays:
+        """Return each lane's mean losses when tasks adapt at a rate."""
+        sweep = self.sweep
+        rates = self._steps(torch.tensor(adapt_lr).to(self.some_param), sweep.n_adapt_steps)
+        stages = {"validation": (VALIDATION, sweep.n_validation), "test": (TEST, sweep.n_test)}
+        scores: dict[str, list[FloatArray]] = {}
+        for kind, (stage, n_tasks) in stages.items():
+            for number, first in enumerate(range(0, n_tasks, _TASKS_AT_ONCE)):
+                batch = self.tasks(stage, number, min(_TASKS_AT_ONCE, n_tasks - first))
+                with torch.no_grad():
+                    found = query_predictions(sweep.algorithm, self.model, self.params, rates, batch, self.n_lanes)
+                    values = {kind: self.model.score(found, batch.y_query)}
+                    if kind == "test" and sweep.metric is not None:
+                        values["metric"] = self.model.score(found, batch.y_query, sweep.metric)
+                for name, value in values.items():
+                    scores.setdefault(name, []).append(value.view(self.n_lanes, -1).double().cpu().numpy())
+        return {name: np.concatenate(parts, axis=1).mean(axis=1) for name, parts in scores.items()}
+
+
+def sweep(
+    make_module: Callable[[], nn.Module],
+    source: TaskSource,
+    inner_lrs: ArrayLike,
+    adapt_lrs: ArrayLike,
+    *,
+    n_seeds: int,
+    n_iterations: int,
+    n_tasks: int,
+    n_support: int,
+    n_query: int,
+    n_steps: int = 1,
+    n_adapt_steps: int | None = None,
+    n_adapt: int | None = None,
+    n_validation: int = 100,
+    n_test: int = 400,
+    algorithm: Algorithm = MAML(),  # noqa: B008
+    loss: Loss = half_mse,
+    metric: Loss | None = None,
+    optimiser: Callable[[Iterable[Tensor]], torch.optim.Optimizer] = adam,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    compile: bool = False,
+    seeds_at_once: int = 1,
+    store: Callable[[dict[str, Any]], Blocks] | None = None,
+    progress: bool = False,
+) -> xr.Dataset:
+    """Train at many inner rates together and score each with the adaptation rate that suits it.
+
+    All rates of a seed start from the same weights and see the same tasks, so that differences between rates are far
+    better known than the losses themselves. The adaptation rate of each inner rate is the one with the lowest mean loss
+    over the validation tasks of all seeds; losses are those of test tasks.
+
+    Parameters
+    ----------
+    make_module
+        Makes a module; called once a seed, under a random state of its own.
+    source
+        Where tasks come from; asked for index (stage, number, seed's number).
+    inner_lrs
+        Rates of training, of any sign; 0 is added where missing, to compare with.
+    adapt_lrs
+        Rates of adaptation to choose from.
+    n_seeds
+        Independent repetitions.
+    n_iterations, n_tasks, n_support, n_query, n_steps
+        Length of training, tasks of an iteration, rows of a task, inner steps.
+    n_adapt_steps, n_adapt
+        Steps and support rows of validation and test tasks; None: as in training.
+    n_validation, n_test
+        Tasks to choose the adaptation rate on, and to score, for each seed.
+    algorithm, loss, device, dtype, compile
+        As in `MetaTrainer`.
+    metric
+        Another score of test predictions, such as `accuracy`.
+    optimiser
+        Makes the outer optimiser; it must treat each number by itself, as SGD and Adam do, for all rates share tensors.
+    seed
+        Any whole number from 0.
+    seeds_at_once
+        Seeds trained together: a block.
+    store
+        Makes, from what identifies the sweep, a place where finished blocks are kept; a sweep that was cut off goes on
+        after the last of them.
+    progress
+        Show a bar.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over ``inner_lr``: ``loss``, ``stderr`` over seeds, ``difference`` to inner_lr = 0 and its
+        ``difference_stderr``, paired over seeds, ``adapt_lr``; over (``seed``, ``inner_lr``): ``loss_by_seed``; over
+        (``inner_lr``, ``adapt_lr_tried``): ``validation_loss``. With a metric also ``metric``, ``metric_stderr``,
+        ``metric_difference``, ``metric_difference_stderr`` and ``metric_by_seed``.
+    """
+    given, adapt = (np.atleast_1d(as_floats(r, n)) for r, n in ((inner_lrs, "inner_lrs"), (adapt_lrs, "adapt_lrs")))
+    check_finite(given, "inner_lrs")
+    check_finite(adapt, "adapt_lrs")
+    settings = Sweep(
+        make_module=make_module,
+        source=source,
+        inner_lrs=np.unique(np.append(given, 0.0)),
+        adapt_lrs=np.unique(adapt),
+        n_iterations=as_count(n_iterations, "n_iterations", 0),
+        n_tasks=as_count(n_tasks, "n_tasks"),
+        n_support=as_count(n_support, "n_support"),
+        n_query=as_count(n_query, "n_query"),
+        n_steps=as_count(n_steps, "n_steps", 0),
+        n_adapt_steps=as_count(n_steps if n_adapt_steps is None else n_adapt_steps, "n_adapt_steps", 0),
+        n_adapt=as_count(n_support if n_adapt is None else n_adapt, "n_adapt"),
+        n_validation=as_count(n_validation, "n_validation"),
+        n_test=as_count(n_test, "n_test"),
+        algorithm=algorithm,
+        loss=loss,
+        metric=metric,
+        optimiser=optimiser,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+        compile=compile,
+    )
+    blocks = None if store is None else store(settings.plan())
+    starts = range(0, as_count(n_seeds, "n_seeds"), as_count(seeds_at_once, "seeds_at_once"))
+    found: list[Mapping[str, FloatArray]] = []
+    with progress_bar("sweep", len(starts), progress) as tick:
+        for first in starts:
+            replicates = range(first, min(first + seeds_at_once, n_seeds))
+            found.append(_read_or_compute(settings, replicates, blocks))
+            tick()
+    return _dataset(settings, {kind: np.concatenate([block[kind] for block in found]) for kind in found[0]})
+
+
+def _read_or_compute(settings: Sweep, replicates: range, blocks: Blocks | None) -> Mapping[str, FloatArray]:
+    name = f"seeds-{replicates[0]}-{replicates[-1]}"
+    kept = None if blocks is None else blocks.read(name)
+    if kept is not None:
+        return kept
+    arrays = settings.compute_block(replicates)
+    if blocks is not None:
+        blocks.write(name, arrays)
+    return arrays
+
+
+def _dataset(settings: Sweep, arrays: Arrays) -> xr.Dataset:
+    """Choose the adaptation rates and summarise over seeds."""
+    import xarray as xr
+
+    validation = arrays["validation"].mean(axis=0)
+    best = np.argmin(np.where(np.isnan(validation), np.inf, validation), axis=1)
+    baseline = int(np.flatnonzero(settings.inner_lrs == 0)[0])
+    data: dict[str, Any] = {
+        "adapt_lr": ("inner_lr", settings.adapt_lrs[best]),
+        "validation_loss": (("inner_lr", "adapt_lr_tried"), validation),
+    }
+    for kind, prefix in (("test", ""), ("metric", "metric_")):
+        if kind in arrays:
+            values = np.take_along_axis(arrays[kind], best[None, :, None], axis=2)[:, :, 0]
+            difference = values - values[:, [baseline]]
+            name = prefix.rstrip("_") or "loss"
+            data[name] = ("inner_lr", values.mean(axis=0))
+            data[f"{prefix}stderr"] = ("inner_lr", _stderr(values))
+            data[f"{prefix}difference"] = ("inner_lr", difference.mean(axis=0))
+            data[f"{prefix}difference_stderr"] = ("inner_lr", _stderr(difference))
+            data[f"{name}_by_seed"] = (("seed", "inner_lr"), values)
+    n_seeds = len(arrays["test"])
+    coords = {"inner_lr": settings.inner_lrs, "adapt_lr_tried": settings.adapt_lrs, "seed": np.arange(n_seeds)}
+    return xr.Dataset(data, coords)
+
+
+def _stderr(values: FloatArray) -> FloatArray:
+    """Return the standard error of the mean over seeds; NaN for one seed."""
+    n = len(values)
+    return values.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.full(values.shape[1], np.nan)

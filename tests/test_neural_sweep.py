@@ -1,0 +1,145 @@
+"""A sweep is many trainings side by side: the same numbers as one by one, and differences that are paired."""
+
+import numpy as np
+import pytest
+
+from innerloop._random import stream
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+
+import neural_reference as reference  # noqa: E402
+from innerloop.neural import MAML, TEST, MetaTrainer, SinusoidTasks, sweep  # noqa: E402
+from innerloop.neural.batch import TaskBatch  # noqa: E402
+
+RATES = [-0.05, 0.0, 0.1]
+SIZES = {"n_tasks": 4, "n_support": 5, "n_query": 4}
+
+
+def tanh_net():
+    return nn.Sequential(nn.Linear(1, 6), nn.Tanh(), nn.Linear(6, 1)).double()
+
+
+class Images:
+    """Random images whose mean brightness is to be told."""
+
+    def sample(self, n_tasks, n_support, n_query, index):
+        rng = np.random.default_rng([9, *index])
+        X = [torch.from_numpy(rng.standard_normal((n_tasks, n, 1, 16, 16))) for n in (n_support, n_query)]
+        y = [part.mean(dim=(2, 3, 4)).unsqueeze(-1).expand(-1, -1, 3) for part in X]
+        return TaskBatch(X[0], y[0], X[1], y[1])
+
+    def __repr__(self):
+        return "Images()"
+
+
+class Seed:
+    """The tasks that a sweep shows to one of its seeds."""
+
+    def __init__(self, source, seed):
+        self.source, self.seed = source, seed
+
+    def sample(self, n_tasks, n_support, n_query, index):
+        return self.source.sample(n_tasks, n_support, n_query, (*index, self.seed))
+
+
+class Memory:
+    """Blocks in memory, cut off after some."""
+
+    def __init__(self, limit=10**9):
+        self.blocks, self.limit, self.plans = {}, limit, []
+
+    def __call__(self, plan):
+        self.plans.append(plan)
+        return self
+
+    def read(self, name):
+        return self.blocks.get(name)
+
+    def write(self, name, arrays):
+        if len(self.blocks) == self.limit:
+            raise KeyboardInterrupt
+        self.blocks[name] = arrays
+
+
+def small(**changes):
+    settings = {"n_seeds": 2, "n_iterations": 3, "n_validation": 6, "n_test": 5} | SIZES | changes
+    return sweep(tanh_net, SinusoidTasks(3), RATES, [-0.05, 0.02, 0.1], **settings)
+
+
+@pytest.fixture(scope="module")
+def result():
+    return small()
+
+
+LANES = {
+    "maml": (tanh_net, SinusoidTasks(3), MAML(), 1),
+    "two steps": (tanh_net, SinusoidTasks(3), MAML(), 2),
+    "thick steps": (tanh_net, SinusoidTasks(3), MAML(), 8),
+    "head only": (tanh_net, SinusoidTasks(3), MAML(subset=["2"]), 1),
+    "first order": (tanh_net, SinusoidTasks(3), MAML(first_order=True), 2),
+    "convolutions": (lambda: reference.conv4("batch"), Images(), MAML(), 1),
+}
+
+
+@pytest.mark.parametrize(("make", "source", "algorithm", "n_steps"), LANES.values(), ids=LANES)
+def test_each_lane_is_a_training_of_its_own(make, source, algorithm, n_steps):
+    settings = {"n_steps": n_steps, "algorithm": algorithm} | SIZES
+    found = sweep(make, source, RATES, [0.02], n_seeds=2, n_iterations=3, n_test=5, n_validation=2, **settings)
+    for seed in range(2):
+        for rate in RATES:
+            with torch.random.fork_rng():
+                torch.manual_seed(int(stream(0, seed).integers(2**62)))
+                module = make()
+            trainer = MetaTrainer(module, Seed(source, seed), rate, adapt_lr=0.02, **settings)
+            trainer.train(3)
+            loss = trainer.evaluate(5, stage=TEST).mean().item()
+            assert found.loss_by_seed.sel(seed=seed, inner_lr=rate).item() == pytest.approx(loss, rel=1e-10)
+
+
+def test_differences_are_paired_over_seeds(result):
+    by_seed = result.loss_by_seed
+    difference = by_seed - by_seed.sel(inner_lr=0.0)
+    np.testing.assert_allclose(result.difference, difference.mean("seed"))
+    np.testing.assert_allclose(result.difference_stderr, difference.std("seed", ddof=1) / np.sqrt(2))
+    np.testing.assert_allclose(result.stderr, by_seed.std("seed", ddof=1) / np.sqrt(2))
+    assert result.difference.sel(inner_lr=0.0) == 0
+
+
+def test_the_adaptation_rate_is_the_best_on_validation_tasks(result):
+    chosen = result.validation_loss.idxmin("adapt_lr_tried")
+    np.testing.assert_array_equal(result.adapt_lr, chosen)
+
+
+def test_seeds_at_once_do_not_change_the_numbers(result):
+    np.testing.assert_allclose(small(seeds_at_once=2).loss_by_seed, result.loss_by_seed, rtol=1e-11)
+
+
+def test_zero_is_added_to_compare_with():
+    found = sweep(tanh_net, SinusoidTasks(), [0.1], [0.0], n_seeds=1, n_iterations=1, n_test=2, n_validation=2, **SIZES)
+    assert found.inner_lr.values.tolist() == [0.0, 0.1]
+    assert np.isnan(found.stderr).all()
+
+
+def test_a_sweep_goes_on_where_it_was_cut_off(result):
+    store = Memory(limit=1)
+    with pytest.raises(KeyboardInterrupt):
+        small(store=store)
+    before = {name: block["test"] for name, block in store.blocks.items()}
+    store.limit = 10
+    resumed = small(store=store)
+    assert resumed.identical(result)
+    assert all(store.blocks[name]["test"] is block for name, block in before.items())
+    assert store.plans[0] == store.plans[1]
+
+
+def test_a_metric_is_scored_beside_the_loss(result):
+    found = small(metric=lambda prediction, y: (prediction - y).square().mean())
+    np.testing.assert_allclose(found.metric, 2 * found.loss)
+    assert found[["loss", "stderr", "adapt_lr"]].identical(result[["loss", "stderr", "adapt_lr"]])
+
+
+def test_a_rate_that_is_not_finite_is_refused():
+    with pytest.raises(ValueError, match="`inner_lrs` must be finite"):
+        sweep(tanh_net, SinusoidTasks(), [np.nan], [0.0], n_seeds=1, n_iterations=1, **SIZES)

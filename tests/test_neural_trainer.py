@@ -1,0 +1,361 @@
+"""Training: what agrees with the exact solution, what goes on after a kill, what several processes share."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import innerloop as il
+from cases import draw, table
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+
+import neural_reference as reference  # noqa: E402
+from innerloop.neural import (  # noqa: E402
+    MAML,
+    MetaTrainer,
+    SinusoidTasks,
+    TaskBatch,
+    TaskSetTasks,
+    TensorBoardCallback,
+    accuracy,
+)
+from test_neural_gradients import Fixed  # noqa: E402
+
+SIZES = {"n_tasks": 4, "n_support": 5, "n_query": 3}
+
+
+def small_net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+
+
+def trainer(module=None, inner_lr=0.05, **settings):
+    return MetaTrainer(module or small_net(), SinusoidTasks(1), inner_lr, **SIZES | settings)
+
+
+def weights(trained):
+    return torch.cat([tensor.detach().reshape(-1) for tensor in trained.learned])
+
+
+@pytest.mark.parametrize("inner_lr", [-0.4, 0.0, 0.3])
+@pytest.mark.parametrize("n_steps", [1, 3])
+@pytest.mark.parametrize("n_targets", [None, 2])
+def test_a_linear_module_has_the_loss_and_gradient_of_the_meta_objective(n_targets, n_steps, inner_lr):
+    episodes = il.Episodes(draw([(6, 4)] * 5, 3, n_targets))
+    objective = il.MetaObjective.from_tasks(episodes, n_steps)
+    module = nn.Linear(3, n_targets or 1, bias=False).double()
+    batch = TaskBatch.from_episodes(episodes)
+    k = n_targets or 1  # the inner loss is a mean over targets, so that the same step has a rate k times as large
+    found = MetaTrainer(module, Fixed(batch), k * inner_lr, n_steps=n_steps, n_tasks=5, n_support=6, n_query=4)
+    coef = module.weight.detach().numpy().T.copy()
+    loss = found.step().mean().item()
+    B, g, scale = objective.at(inner_lr)
+    residual = scale * (g - B @ coef)
+    assert loss == pytest.approx((residual**2).sum() / (2 * objective.weight * k), rel=1e-10)
+    expected = -scale * B.T @ residual / (objective.weight * k)
+    np.testing.assert_allclose(found.params["weight"].grad.numpy().T, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_training_a_linear_module_reaches_the_exact_solution():
+    episodes = il.Episodes(draw([(6, 4)] * 5, 3))
+    exact = il.solve(il.MetaObjective.from_tasks(episodes), -0.2)
+    found = MetaTrainer(
+        nn.Linear(3, 1, bias=False).double(),
+        Fixed(TaskBatch.from_episodes(episodes)),
+        -0.2,
+        n_tasks=5,
+        n_support=6,
+        n_query=4,
+        optimiser=lambda tensors: torch.optim.SGD(tensors, 0.2),
+    )
+    found.train(1500)
+    np.testing.assert_allclose(found.update_module().weight.detach().numpy()[0], exact.coef, rtol=1e-6)
+
+
+def test_training_lowers_the_loss_on_unseen_tasks():
+    found = trainer(inner_lr=0.01, n_steps=2, optimiser=lambda tensors: torch.optim.Adam(tensors, 0.02))
+    before = found.evaluate(100)
+    found.train(60)
+    gain = before - found.evaluate(100)
+    assert gain.mean() > 4 * gain.std() / 10
+
+
+def test_adaptation_has_its_own_rate_steps_and_rows():
+    found = trainer(adapt_lr=0.02, n_adapt_steps=3, n_adapt=7)
+    batch = SinusoidTasks(1).sample(4, 7, 3, (2, 0))
+    params = dict(found.module.named_parameters())
+    rates = [{name: torch.tensor(0.02, dtype=torch.float64) for name in params}] * 3
+    expected = [
+        reference.task_gradient(found.module, params, list(params), rates, task)[0]
+        for task in zip(*batch.tensors, strict=True)
+    ]
+    torch.testing.assert_close(found.evaluate(4), torch.stack(expected), rtol=1e-12, atol=0)
+
+
+def test_a_learned_rate_crosses_zero():
+    found = trainer(inner_lr={"": 0.001}, learn_inner_lr=True, optimiser=lambda tensors: torch.optim.SGD(tensors, 0.0))
+    found.optimiser.param_groups[0]["lr"] = 1e-3 / abs(_rate_slope(found)) * 3
+    found.rate_tensors[""].data.fill_(0.001 * np.sign(_rate_slope(found)))
+    start = found.rate_tensors[""].item()
+    found.step()
+    assert found.rate_tensors[""].item() * start < 0
+
+
+def _rate_slope(found):
+    probe = trainer(inner_lr={"": 0.0}, learn_inner_lr=True)
+    probe.step(found._batch())
+    return probe.rate_tensors[""].grad.item()
+
+
+def test_the_module_is_left_alone_until_asked():
+    module = small_net()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    found = trainer(module)
+    found.train(2)
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+    assert found.update_module() is module
+    assert torch.equal(module[0].weight, found.params["0.weight"])
+
+
+def test_running_statistics_are_left_alone():
+    module = reference.conv4("batch")
+    before = {name: value.clone() for name, value in module.named_buffers()}
+    X, y = torch.randn(4, 3, 1, 16, 16, dtype=torch.float64), torch.randn(4, 3, 3, dtype=torch.float64)
+    MetaTrainer(module, Fixed(TaskBatch(X, y, X, y)), 0.1, n_tasks=4, n_support=3, n_query=3).train(1)
+    assert all(torch.equal(before[name], value) for name, value in module.named_buffers())
+
+
+def test_classes_are_learned_by_cross_entropy():
+    X = torch.randn(4, 6, 2, dtype=torch.float64)
+    y = (X[..., 0] > 0).long()
+    found = MetaTrainer(
+        nn.Linear(2, 2).double(),
+        Fixed(TaskBatch(X, y, X, y)),
+        0.5,
+        n_tasks=4,
+        n_support=6,
+        n_query=6,
+        loss=nn.functional.cross_entropy,
+        optimiser=lambda tensors: torch.optim.Adam(tensors, 0.1),
+    )
+    found.train(50)
+    assert found.evaluate(4, metric=accuracy).mean() > 0.9
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own, while it loads inductor
+def test_compiled_gradients_are_the_same():
+    rates = {"0": 0.1, "2": -0.05}
+    plain, fast = (trainer(inner_lr=rates, n_steps=2, compile=compile) for compile in (False, True))
+    for found in (plain, fast):
+        found.train(3)
+    torch.testing.assert_close(weights(fast), weights(plain), rtol=1e-12, atol=1e-14)
+
+
+def test_without_a_compiler_the_message_says_so(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    with pytest.raises(RuntimeError, match="needs a C\\+\\+ compiler"):
+        trainer(compile=True)
+
+
+TRAINING = """
+import sys, torch
+from torch import nn
+torch.set_num_threads(1)
+from innerloop.neural import MetaTrainer, SinusoidTasks
+torch.manual_seed(0)
+net = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Dropout(0.1), nn.Linear(8, 1))
+found = MetaTrainer(net, SinusoidTasks(1), {"": torch.full((), 0.05)}, n_tasks=3, n_support=4, n_query=3,
+                    learn_inner_lr=True, optimiser=lambda t: torch.optim.AdamW(t, 1e-3, amsgrad=True),
+                    scheduler=lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 100))
+folder = sys.argv[1]
+try:
+    found.load(folder)
+except FileNotFoundError:
+    pass
+print("ready", flush=True)
+found.train(100, checkpoint=folder, checkpoint_every=10)
+print("done", flush=True)
+"""
+
+
+def run_training(folder, kill_after=None):
+    """Run the training in a process, kill it after so many seconds, and return whether it got to the end."""
+    environment = os.environ | {"PYTHONPATH": str(Path(il.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-c", TRAINING, str(folder)], stdout=subprocess.PIPE, env=environment, text=True
+    ) as process:
+        if kill_after is not None:
+            process.stdout.readline()
+            time.sleep(kill_after)
+            process.send_signal(signal.SIGKILL)
+        return "done" in process.stdout.read()
+
+
+def tensors_of(folder):
+    from safetensors.torch import load_file
+
+    manifest = json.loads((folder / "manifest.json").read_text())
+    return load_file(folder / manifest["files"]["tensors"]["name"])
+
+
+def test_a_killed_training_resumes_to_the_same_bits(tmp_path):
+    assert run_training(tmp_path / "whole")
+    for seconds in (0.05, 0.2):
+        run_training(tmp_path / "killed", seconds)
+    assert run_training(tmp_path / "killed")
+    whole, killed = tensors_of(tmp_path / "whole"), tensors_of(tmp_path / "killed")
+    assert whole.keys() == killed.keys()
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+
+
+def test_a_checkpoint_holds_all_that_goes_on(tmp_path):
+    settings = {"scheduler": lambda optimiser: torch.optim.lr_scheduler.StepLR(optimiser, 2)}
+    whole, first, second = (trainer(**settings) for _ in range(3))
+    whole.train(6)
+    first.train(3, checkpoint=tmp_path)
+    second.load(tmp_path)
+    second.train(6)
+    assert torch.equal(weights(whole), weights(second))
+    assert second.scheduler.get_last_lr() == whole.scheduler.get_last_lr()
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".json", ".safetensors"]
+
+
+@pytest.mark.parametrize("part", ["tensors", "state"])
+def test_a_damaged_checkpoint_is_refused(tmp_path, part):
+    found = trainer()
+    found.train(1, checkpoint=tmp_path)
+    (file,) = tmp_path.glob(f"{part}-*")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"cannot be read .*does not have the checksum"):
+        found.load(tmp_path)
+    file.unlink()
+    with pytest.raises(ValueError, match=r"cannot be read .*is missing"):
+        found.load(tmp_path)
+
+
+@pytest.mark.parametrize("manifest", [b"", b"{}", b"[1]", b'{"format": "other", "version": 1}'])
+def test_a_damaged_manifest_is_refused(tmp_path, manifest):
+    (tmp_path / "manifest.json").write_bytes(manifest)
+    with pytest.raises(ValueError, match="cannot be read"):
+        trainer().load(tmp_path)
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path):
+    trainer().train(1, checkpoint=tmp_path)
+    with pytest.raises(
+        ValueError, match=r"another module: its parameter '0.bias' has shape \(8,\), this one has shape \(9,\)"
+    ):
+        trainer(nn.Sequential(nn.Linear(1, 9), nn.Tanh(), nn.Linear(9, 1))).load(tmp_path)
+    with pytest.raises(ValueError, match="its inner rate '' has shape \\(\\), this one has none"):
+        trainer(inner_lr={"0": 0.1, "2": 0.1}).load(tmp_path)
+    with pytest.raises(ValueError, match="optimiser Adam, this training has SGD"):
+        trainer(optimiser=lambda tensors: torch.optim.SGD(tensors, 0.1)).load(tmp_path)
+
+
+def test_a_folder_of_something_else_is_not_overwritten(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years")
+    with pytest.raises(FileExistsError, match="no innerloop checkpoint"):
+        trainer().save(tmp_path)
+
+
+def test_no_checkpoint_is_a_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint in"):
+        trainer().load(tmp_path)
+
+
+SHARED = """
+import sys, torch
+from torch import distributed, nn
+distributed.init_process_group("gloo")
+from innerloop.neural import MetaTrainer, SinusoidTasks
+torch.manual_seed(0)
+net = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+found = MetaTrainer(net, SinusoidTasks(1), 0.05, n_tasks=5, n_support=5, n_query=3, learn_inner_lr=True)
+found.train(5, checkpoint=sys.argv[1])
+distributed.destroy_process_group()
+"""
+
+
+def test_two_processes_train_as_one(tmp_path):
+    (tmp_path / "shared.py").write_text(SHARED)
+    environment = os.environ | {"PYTHONPATH": str(Path(il.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [str(tmp_path / "shared.py"), str(tmp_path / "out")]
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120)
+    alone, shared = (trainer(inner_lr=0.05, n_tasks=5, learn_inner_lr=True) for _ in range(2))
+    alone.train(5)
+    shared.load(tmp_path / "out")
+    torch.testing.assert_close(weights(shared), weights(alone), rtol=1e-13, atol=1e-15)
+
+
+class Recorder:
+    def __init__(self):
+        self.seen, self.ended = [], 0
+
+    def on_step(self, trainer, losses):
+        self.seen.append((trainer.iteration, len(losses)))
+
+    def on_end(self, trainer):  # noqa: ARG002
+        self.ended += 1
+
+
+def test_callbacks_see_every_iteration():
+    recorder = Recorder()
+    trainer(callbacks=[recorder]).train(3)
+    assert recorder.seen == [(1, 4), (2, 4), (3, 4)]
+    assert recorder.ended == 1
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tensorboard_shows_loss_and_learned_rates(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trainer(learn_inner_lr=True, callbacks=[TensorBoardCallback(tmp_path, every=2)]).train(4)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == {"meta-training loss", "inner_lr/all"}
+    assert [event.step for event in events.Scalars("meta-training loss")] == [2, 4]
+
+
+def test_the_same_index_gives_the_same_tasks():
+    tasks = il.TaskSet.from_arrays(*table([9, 8, 12, 10], 3))
+    for source in (SinusoidTasks(4), TaskSetTasks(tasks, 4)):
+        first, again, other = (source.sample(6, 3, 4, index) for index in ((0, 1), (0, 1), (0, 2)))
+        assert all(torch.equal(a, b) for a, b in zip(first.tensors, again.tensors, strict=True))
+        assert not torch.equal(first.X_query, other.X_query)
+        assert first.X_support.shape[:2] == (6, 3)
+        assert first.y_query.shape == (6, 4, 1)
+
+
+def test_a_table_deals_different_rows_to_support_and_query():
+    X, y, groups = table([7, 7], 2)
+    batch = TaskSetTasks(il.TaskSet.from_arrays(X, y, groups)).sample(2, 3, 4, (0,))
+    rows = torch.cat([batch.X_support, batch.X_query], dim=1)
+    assert {tuple(row) for row in rows.reshape(-1, 2).tolist()} == {tuple(row) for row in X.tolist()}
+
+
+def test_a_negative_number_of_steps_is_refused():
+    with pytest.raises(ValueError, match="`n_steps` must be at least 0"):
+        trainer(n_steps=-1)
+
+
+def test_anil_moves_the_head_only():
+    from innerloop.neural import adapt
+
+    module, batch = small_net(), SinusoidTasks().sample(3, 5, 5, (0,))
+    params = dict(module.named_parameters())
+    theta = adapt(module, params, batch, 0.1, adapted=["2"])
+    assert theta["0.weight"] is params["0.weight"]
+    assert theta["2.weight"].shape == (3, 1, 8)
+    assert MAML(subset=lambda name: name.startswith("2")).adapted(params) == ["2.weight", "2.bias"]
