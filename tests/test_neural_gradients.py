@@ -15,6 +15,8 @@ from innerloop.neural import (  # noqa: E402
     adapt,
     predict,
 )
+from innerloop.neural.dense import is_dense  # noqa: E402
+from innerloop.neural.rates import resolve  # noqa: E402
 
 MODULES = {
     "mlp": reference.mlp,
@@ -94,6 +96,13 @@ def tasks(batch):
 
 
 BOTH_WAYS = pytest.mark.parametrize("by_task", [False, True], ids=["batched", "by task"])
+SHAPES = {"thin": (2, 1), "formed": (5, 3), "thin, then formed": (4, 2)}
+DENSE_RATES = {
+    "one": -0.3,
+    "per layer": {"0": 0.2, "2": -0.3, "4": 0.1},
+    "per parameter": {"": 0.1, "0.weight": -0.2, "2.bias": 0.3},
+    "per element": None,
+}
 STEPS = pytest.mark.parametrize("n_steps", [1, 5])
 KINDS = pytest.mark.parametrize("kind", MODULES)
 
@@ -159,6 +168,80 @@ def test_gradients_through_a_ridge_head(kind, by_task, n_support):
     torch.testing.assert_close(losses, torch.stack(values).detach(), rtol=1e-12, atol=0)
     expected = torch.autograd.grad(sum(values) / N_TASKS, list(params.values()))
     assert_same(found, dict(zip(params, expected, strict=True)))
+
+
+@pytest.mark.parametrize("subset", [None, ["4"], ["0.weight", "2.bias"]], ids=["all", "head", "parts"])
+@pytest.mark.parametrize("first_order", [False, True], ids=["second order", "first order"])
+@pytest.mark.parametrize(("n_support", "n_steps"), SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("rate", DENSE_RATES.values(), ids=DENSE_RATES)
+def test_gradients_of_dense_layers_without_their_weights(rate, n_support, n_steps, first_order, subset):
+    module, batch = case("mlp")
+    batch = TaskBatch(batch.X_support[:, :n_support], batch.y_support[:, :n_support], batch.X_query, batch.y_query)
+    params, algorithm = dict(module.named_parameters()), MAML(first_order, subset)
+    names = algorithm.adapted(params)
+    if rate is None:
+        rate = {name: value for name, value in signed_rates(module).items() if name in names}
+    if isinstance(rate, dict) and subset is not None:
+        rate = {name: resolve(rate, params, 1)[0][name] for name in names} if set(rate) != set(names) else rate
+    trainer = MetaTrainer(
+        module,
+        Fixed(batch),
+        rate,
+        n_tasks=N_TASKS,
+        n_support=n_support,
+        n_query=4,
+        n_steps=n_steps,
+        learn_inner_lr=True,
+        algorithm=algorithm,
+    )
+    assert trainer.model.is_dense
+    trainer.step()
+    own = resolve(rate, {name: params[name] for name in names}, n_steps)
+    parts = [
+        reference.task_gradient(module, params, names, own, task, first_order=first_order) for task in tasks(batch)
+    ]
+    assert_same({name: p.grad for name, p in trainer.params.items()}, mean([part[1] for part in parts]))
+    slopes = sum(value.sum() for part in parts for step in part[2] for value in step.values()) / N_TASKS
+    found = sum(tensor.grad.sum() for tensor in trainer.rate_tensors.values())
+    torch.testing.assert_close(found, slopes, rtol=1e-11, atol=1e-13)
+
+
+class Own(torch.nn.Module):
+    """Two layers written by hand; `skip` adds the input, which is no function of single numbers."""
+
+    def __init__(self, skip):
+        super().__init__()
+        self.skip, self.first, self.second = skip, torch.nn.Linear(2, 2), torch.nn.Linear(2, 1, bias=False)
+
+    def forward(self, x):
+        hidden = torch.sin(self.first(x))
+        return self.second(hidden + x if self.skip else hidden)
+
+
+class Twice(torch.nn.Module):
+    """The same layer two times."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.layer(torch.tanh(self.layer(x)))
+
+
+WHETHER_DENSE = {
+    "by hand": (Own(skip=False), True),
+    "skip": (Own(skip=True), False),
+    "twice": (Twice(), False),
+    "in place": (torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(inplace=True), torch.nn.Linear(3, 1)), True),
+    "dropout": (torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Dropout(), torch.nn.Linear(3, 1)), False),
+    "layer norm": (torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3), torch.nn.Linear(3, 1)), False),
+}
+
+
+@pytest.mark.parametrize(("module", "expected"), WHETHER_DENSE.values(), ids=WHETHER_DENSE)
+def test_dense_modules_are_known_by_what_they_do(module, expected):
+    assert is_dense(module, dict(module.named_parameters()), torch.zeros(4, 2)) is expected
 
 
 @BOTH_WAYS

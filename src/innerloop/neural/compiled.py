@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Sequence
 
 import torch
+import torch._inductor
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -46,7 +47,11 @@ def _compile(function: GradientFunction, n_learned: int, tensors: Sequence[Tenso
         return [values, *gradients]
 
     graph = make_fx(flat)(*tensors)
-    return torch.compile(graph, dynamic=False)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    with torch.no_grad():
+        function_of_tensors: Callable[..., list[Tensor]] = torch._inductor.compile(graph, list(tensors))
+    return function_of_tensors
 
 
 def _check_compiler() -> None:

@@ -1,14 +1,14 @@
-r"""Gradient steps of dense layers that never form a task's weights.
+r"""Gradient steps of dense layers on top of one multiplication that all tasks share.
 
-A layer ``z = x W' + b`` of a task with support rows h has the gradient ``W: D'h, b: D'1``, D the gradient of the loss
-with respect to z; after steps of rates a_k its outputs for other rows x are ::
+A layer ``z = x W' + b`` of a task with support rows h has the gradients ``D'h`` and ``D'1``, D those of the loss with
+respect to z; after steps of rates a_k its outputs for other rows x are ::
 
-    z(x) = x W' + b - sum_k (a_k x h_k' + a_k) D_k
+    z(x) = x W' + b - sum_k a_k (x h_k' + 1) D_k        (thin: as many numbers as support rows)
+         = x W' + b - x (sum_k a_k D_k'h_k)' - sum_k a_k D_k'1    (formed: as many as weights)
 
-W and b being those of the start, the same for all tasks. So all tasks share one multiplication by W, and what is a
-task's own is as thin as its support rows: for n of them n (n_in + n_out) numbers a step instead of n_in n_out. This
-holds for a module that consists of dense layers and functions of single numbers, and for rates that are one number for
-each layer's weights and one for its biases.
+W and b being those of the start, the same for all tasks. The first costs n_rows (n_in + n_out) for each support row and
+step, and forms no weights; it is taken where these rows are fewer than inputs and outputs. This holds for a module that
+consists of dense layers and functions of single numbers.
 """
 
 from __future__ import annotations
@@ -29,13 +29,43 @@ _OF_SINGLE_NUMBERS = {
 }
 
 
-class _Step(NamedTuple):
-    """What one step leaves of one layer: inputs h, slopes D, and the rates of weights and biases with a minus."""
+@final
+class _Thin(NamedTuple):
+    """What a step adds to a layer's outputs, by its inputs h, its slopes D and its rates, one number a task."""
 
     inputs: Tensor
     slopes: Tensor
-    minus_weight_rate: Tensor | None
-    minus_bias_rate: Tensor | None
+    minus_weight_rate: Tensor
+    minus_bias_rate: Tensor
+
+    def added_to(self, z: Tensor, x: Tensor) -> Tensor:
+        gram = _Gram.apply(x, self.inputs)  # type: ignore[no-untyped-call]
+        return torch.baddbmm(z, torch.addcmul(self.minus_bias_rate, gram, self.minus_weight_rate), self.slopes)
+
+
+@final
+class _Formed(NamedTuple):
+    """What a step adds to a layer's weights (n_tasks, n_out, n_in) and biases (n_tasks, n_out)."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def added_to(self, z: Tensor, x: Tensor) -> Tensor:
+        return torch.baddbmm(z if self.bias is None else z + self.bias.unsqueeze(1), x, self.weight.mT)
+
+
+class _Gram(torch.autograd.Function):
+    """``x h'``, with gradients computed in the layout of x and h: twice as fast as transposing afterwards."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, h: Tensor) -> Tensor:
+        ctx.save_for_backward(x, h)
+        return x @ h.mT
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> Any:
+        (x, h), (slope,) = ctx.saved_tensors, slopes
+        return slope @ h if ctx.needs_input_grad[0] else None, slope.mT @ x if ctx.needs_input_grad[1] else None
 
 
 class _NotDenseError(Exception):
@@ -49,7 +79,7 @@ class _Layers(TorchFunctionMode):
     Inputs are (n_lanes * n_tasks, n_rows, n_in), weights (n_lanes, n_out, n_in).
     """
 
-    def __init__(self, steps: Mapping[int, Sequence[_Step]]) -> None:
+    def __init__(self, steps: Mapping[int, Sequence[_Thin | _Formed]]) -> None:
         self.steps = steps
         self.calls: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -68,22 +98,11 @@ class _Layers(TorchFunctionMode):
         shared = rows @ weight.mT if bias is None else torch.baddbmm(bias.unsqueeze(1), rows, weight.mT)
         z = shared.view(*x.shape[:2], -1)
         for step in self.steps.get(id(weight), ()):
-            z = torch.baddbmm(z, _coefficients(x, step), step.slopes)
+            z = step.added_to(z, x)
         if torch.is_grad_enabled() and not z.requires_grad:
             z = z.detach().requires_grad_()
         self.calls[id(weight)] = x, z
         return z
-
-
-def _coefficients(x: Tensor, step: _Step) -> Tensor:
-    """Return - a x h' - a: (n_tasks, n_rows, n_support)."""
-    if step.minus_weight_rate is None:
-        assert step.minus_bias_rate is not None
-        return step.minus_bias_rate.expand(len(x), x.shape[1], step.inputs.shape[1])
-    gram = x @ step.inputs.mT
-    if step.minus_bias_rate is None:
-        return gram * step.minus_weight_rate
-    return torch.addcmul(step.minus_bias_rate, gram, step.minus_weight_rate)
 
 
 def is_dense(module: nn.Module, params: Mapping[str, Tensor], X: Tensor) -> bool:
@@ -109,7 +128,6 @@ def _is_layer(name: str, params: Mapping[str, Tensor]) -> bool:
 def predict_after_steps(
     module: nn.Module,
     params: Mapping[str, Tensor],
-    adapted: Sequence[str],
     rates: Sequence[Mapping[str, Tensor]],
     data: tuple[Tensor, Tensor, Tensor],
     losses: Callable[[Tensor, Tensor], Tensor],
@@ -123,10 +141,8 @@ def predict_after_steps(
         One that `is_dense`.
     params
         Starts: (n_lanes, ...).
-    adapted
-        Names of the parameters that take steps.
     rates
-        For each step, the rate of each adapted parameter: () or (n_lanes * n_tasks,).
+        For each step, the rate of each adapted parameter; broadcasts against (n_lanes * n_tasks, ...).
     data
         ``X_support, y_support, X_query``: (n_lanes * n_tasks, n_rows, ...), lane after lane.
     losses
@@ -137,7 +153,7 @@ def predict_after_steps(
     X, y, X_query = data
     differentiable = torch.is_grad_enabled() and not first_order
     weights = {name: params[name] for name in params if params[name].ndim == 3}
-    steps: dict[int, list[_Step]] = {id(weight): [] for weight in weights.values()}
+    steps: dict[int, list[_Thin | _Formed]] = {id(weight): [] for weight in weights.values()}
     for rate in rates:
         with torch.enable_grad():
             own = params if differentiable else {name: value.detach() for name, value in params.items()}
@@ -147,12 +163,26 @@ def predict_after_steps(
             calls = {name: layers.calls[id(own[name])] for name in weights}
             outputs = [z for _, z in calls.values()]
             slopes = torch.autograd.grad(losses(prediction, y).sum(), outputs, create_graph=differentiable)
-        minus = {name: -rate[name].view(-1, 1, 1) if rate[name].ndim else -rate[name] for name in adapted}
         for (name, weight), (x, _), slope in zip(weights.items(), calls.values(), slopes, strict=True):
-            bias = f"{name.removesuffix('weight')}bias"
-            if name in minus or bias in minus:
-                inputs = x if differentiable else x.detach()
-                steps[id(weight)].append(_Step(inputs, slope, minus.get(name), minus.get(bias)))
+            inputs = x if differentiable else x.detach()
+            of_bias = rate.get(f"{name.removesuffix('weight')}bias")
+            step = _step(inputs, slope, rate.get(name), of_bias, len(rates) * x.shape[1])
+            if step is not None:
+                steps[id(weight)].append(step)
     with _Layers(steps):
         outputs_query: Tensor = functional_call(module, dict(params), (X_query,))
     return outputs_query
+
+
+def _step(
+    x: Tensor, slope: Tensor, weight_rate: Tensor | None, bias_rate: Tensor | None, n_rows: int
+) -> _Thin | _Formed | None:
+    """Return what a step adds; `n_rows` support rows are gone through in all steps together."""
+    if weight_rate is None and bias_rate is None:
+        return None
+    if weight_rate is not None and bias_rate is not None:
+        per_task = weight_rate.ndim in (0, 3) and bias_rate.ndim in (0, 2)
+        if per_task and n_rows <= min(x.shape[2], slope.shape[2]):
+            return _Thin(x, slope, -weight_rate, -(bias_rate.unsqueeze(-1) if bias_rate.ndim else bias_rate))
+    weight = torch.zeros_like(slope.mT @ x) if weight_rate is None else -weight_rate * (slope.mT @ x)
+    return _Formed(weight, None if bias_rate is None else -bias_rate * slope.sum(dim=1))

@@ -12,7 +12,7 @@ from innerloop.neural.batch import TaskBatch
 from innerloop.neural.dense import predict_after_steps
 from innerloop.neural.model import TaskModel
 
-# The losses (..., n_tasks) of a batch as a function of the tensors that are learned.
+# The losses (n_tasks,) of a batch as a function of the tensors that are learned.
 LossFunction = Callable[[Sequence[Tensor], TaskBatch], Tensor]
 GradientFunction = Callable[[Sequence[Tensor], TaskBatch], tuple[Tensor, list[Tensor]]]
 
@@ -44,8 +44,8 @@ def query_losses(
     -------
     (n_tasks,), with lanes (n_lanes * n_tasks,)
     """
-    if _is_thin(algorithm, model, rates, batch, n_lanes):
-        return model.score(_thin_predictions(algorithm, model, params, rates, batch, n_lanes), batch.y_query)
+    if isinstance(algorithm, MAML) and model.is_dense:
+        return model.score(_dense_predictions(algorithm, model, params, rates, batch, n_lanes), batch.y_query)
     start, rates = _spread(algorithm, params, rates, len(batch), n_lanes)
     return algorithm.losses(model, start, rates, batch)
 
@@ -59,45 +59,25 @@ def query_predictions(
     n_lanes: int | None = None,
 ) -> Tensor:
     """Return the outputs for the query rows; see `query_losses`."""
-    if _is_thin(algorithm, model, rates, batch, n_lanes):
-        return _thin_predictions(algorithm, model, params, rates, batch, n_lanes)
+    if isinstance(algorithm, MAML) and model.is_dense:
+        return _dense_predictions(algorithm, model, params, rates, batch, n_lanes)
     start, rates = _spread(algorithm, params, rates, len(batch), n_lanes)
     return algorithm.predict(model, start, rates, batch)
 
 
-def _is_thin(
-    algorithm: Algorithm,
-    model: TaskModel,
-    rates: Sequence[Mapping[str, Tensor]],
-    batch: TaskBatch,
-    n_lanes: int | None,
-) -> bool:
-    """Return whether the steps of dense layers are better kept as thin factors than as weights."""
-    n_support = batch.X_support.shape[1]
-    return (
-        isinstance(algorithm, MAML)
-        and 0 < n_support * len(rates) <= model.widest_dense
-        and (n_lanes is not None or all(rate.ndim == 0 for step in rates for rate in step.values()))
-    )
-
-
-def _thin_predictions(
-    algorithm: Algorithm,
+def _dense_predictions(
+    algorithm: MAML,
     model: TaskModel,
     params: Mapping[str, Tensor],
     rates: Sequence[Mapping[str, Tensor]],
     batch: TaskBatch,
     n_lanes: int | None,
 ) -> Tensor:
-    assert isinstance(algorithm, MAML)
     if n_lanes is None:
         params = {name: value.unsqueeze(0) for name, value in params.items()}
     else:
-        n_tasks = len(batch) // n_lanes
-        rates = [{n: r.repeat_interleave(n_tasks) if r.ndim else r for n, r in step.items()} for step in rates]
-    return predict_after_steps(
-        model.module, params, algorithm.adapted(params), rates, batch.tensors[:3], model.score, algorithm.first_order
-    )
+        rates = _spread_rates(params, rates, len(batch) // n_lanes)
+    return predict_after_steps(model.module, params, rates, batch.tensors[:3], model.score, algorithm.first_order)
 
 
 def _spread(
@@ -116,20 +96,30 @@ def _spread(
         name: value.unsqueeze(1).expand(n_lanes, each, *value.shape[1:]).reshape(n_tasks, *value.shape[1:])
         for name, value in params.items()
     }
-    spread = [
-        {n: r.repeat_interleave(each).view(-1, *[1] * (params[n].ndim - 1)) if r.ndim else r for n, r in step.items()}
+    return starts, _spread_rates(params, rates, each)
+
+
+def _spread_rates(
+    params: Mapping[str, Tensor], rates: Sequence[Mapping[str, Tensor]], n_tasks: int
+) -> list[dict[str, Tensor]]:
+    """Return each lane's rate for each of its tasks, ready to broadcast against parameters."""
+    return [
+        {
+            n: r.repeat_interleave(n_tasks).view(-1, *[1] * (params[n].ndim - 1)) if r.ndim else r
+            for n, r in step.items()
+        }
         for step in rates
     ]
-    return starts, spread
 
 
-def gradients_of(losses: LossFunction) -> GradientFunction:
-    """Return the function of the losses and of the gradients of their sum."""
+def gradients_of(losses: LossFunction, n_lanes: int = 1) -> GradientFunction:
+    """Return the function of the losses and of the gradients of each lane's mean loss."""
 
     def gradients(learned: Sequence[Tensor], batch: TaskBatch) -> tuple[Tensor, list[Tensor]]:
         points = [tensor.detach().requires_grad_() for tensor in learned]
         values = losses(points, batch)
-        found = torch.autograd.grad(values.sum(), points, allow_unused=True, materialize_grads=True)
+        means = values.sum() * (n_lanes / len(values))
+        found = torch.autograd.grad(means, points, allow_unused=True, materialize_grads=True)
         return values.detach(), list(found)
 
     return gradients
@@ -140,6 +130,6 @@ def by_task(gradients: GradientFunction) -> GradientFunction:
 
     def one_by_one(learned: Sequence[Tensor], batch: TaskBatch) -> tuple[Tensor, list[Tensor]]:
         values, total = zip(*(gradients(learned, batch[i : i + 1]) for i in range(len(batch))), strict=True)
-        return torch.cat(values), [torch.stack(parts).sum(dim=0) for parts in zip(*total, strict=True)]
+        return torch.cat(values), [torch.stack(parts).mean(dim=0) for parts in zip(*total, strict=True)]
 
     return one_by_one

@@ -61,7 +61,7 @@ class TaskModel:
         self._statistics = _running_statistics(module)
         self._others = {name: value for name, value in module.named_buffers() if name not in self._statistics}
         self._has_ties = len(list(module.parameters())) < len(list(module.named_parameters(remove_duplicate=False)))
-        self.widest_dense = 0  # until `inspect` has seen the module at work
+        self.is_dense = False  # until `inspect` has seen the module at work
 
     def is_by_task(self, device: torch.device) -> bool:
         """Return whether tasks on this device are gone through one by one."""
@@ -77,8 +77,7 @@ class TaskModel:
         X : (n_rows, ...)
             Inputs of one task.
         """
-        if self.by_task is None and is_dense(self.module, params, X):
-            self.widest_dense = max(min(value.shape) for value in params.values() if value.ndim == 2)
+        self.is_dense = self.by_task is None and is_dense(self.module, params, X)
         if not self._others:
             return
         copies = {name: value.detach().clone() for name, value in self.module.named_buffers()}

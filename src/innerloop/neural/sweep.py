@@ -164,7 +164,6 @@ class _Block:
         optimiser, gradients = sweep.optimiser(learned), self._gradients()
         for iteration in range(sweep.n_iterations):
             _, found = gradients(learned, self.tasks(TRAINING, iteration, sweep.n_tasks))
-            torch._foreach_div_(found, sweep.n_tasks)
             for tensor, gradient in zip(learned, found, strict=True):
                 tensor.grad = gradient
             optimiser.step()
@@ -183,7 +182,7 @@ class _Block:
             return query_losses(sweep.algorithm, self.model, params, self._steps(learned[-1]), batch)
 
         by_lane = self.model.is_by_task(self.some_param.device)
-        gradients = gradients_of(alone if by_lane else together)
+        gradients = gradients_of(alone) if by_lane else gradients_of(together, n_lanes)
         gradients = compiled(gradients) if sweep.compile else gradients
         if not by_lane:
             return gradients

@@ -186,14 +186,13 @@ class MetaTrainer:
             Tasks to take instead of the source's.
         """
         batch = self._batch() if batch is None else batch
-        n_tasks = len(batch)
         learned = self.learned
-        losses, gradients = self._gradients(
-            learned, batch[self._rank :: self._n_processes] if self._n_processes > 1 else batch
-        )
-        if self._n_processes > 1:
-            gradients = _summed(gradients)
-        torch._foreach_div_(gradients, n_tasks)
+        if self._n_processes == 1:
+            losses, gradients = self._gradients(learned, batch)
+        else:
+            own = batch[self._rank :: self._n_processes]
+            losses, gradients = self._gradients(learned, own)
+            gradients = _summed(gradients, len(own) / len(batch))
         for tensor, gradient in zip(learned, gradients, strict=True):
             tensor.grad = gradient
         self.optimiser.step()
@@ -313,9 +312,9 @@ def _place() -> tuple[int, int]:
     return 0, 1
 
 
-def _summed(gradients: Sequence[Tensor]) -> list[Tensor]:
-    """Return the sum over all processes, in one message."""
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+def _summed(gradients: Sequence[Tensor], weight: float) -> list[Tensor]:
+    """Return the weighted sum over all processes, in one message."""
+    flat = weight * torch.cat([gradient.reshape(-1) for gradient in gradients])
     distributed.all_reduce(flat)
     parts = torch.split(flat, [gradient.numel() for gradient in gradients])
     return [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
