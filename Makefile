@@ -28,6 +28,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/simulation_speed.py --out benchmarks/results/simulation_speed.json
 	$(BIN)/python benchmarks/theory_speed.py --out benchmarks/results/theory_speed.json
 	$(BIN)/python benchmarks/theory_vs_monte_carlo.py --out benchmarks/results/theory_vs_monte_carlo.json
+	$(BIN)/python benchmarks/neural_speed.py --out benchmarks/results/neural_speed.json
 
 wheel: $(READY)
 	$(BIN)/python -m build --wheel

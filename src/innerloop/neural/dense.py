@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 _OF_SINGLE_NUMBERS = {
     *(functional.relu, functional.gelu, functional.silu, functional.softplus, functional.elu, functional.leaky_relu),
     *(torch.relu, torch.tanh, torch.sigmoid, torch.sin, torch.cos),
+    *(getattr(torch.Tensor, name).__get__ for name in ("requires_grad", "dtype", "device")),
     *(torch.Tensor.relu, torch.Tensor.tanh, torch.Tensor.sigmoid, torch.Tensor.sin, torch.Tensor.cos),
 }
 
@@ -68,7 +69,7 @@ class _Gram(torch.autograd.Function):
         return slope @ h if ctx.needs_input_grad[0] else None, slope.mT @ x if ctx.needs_input_grad[1] else None
 
 
-class _NotDenseError(Exception):
+class NotDenseError(Exception):
     """The module does something else than dense layers and functions of single numbers."""
 
 
@@ -88,12 +89,12 @@ class _Layers(TorchFunctionMode):
         if func is functional.linear:
             return self._linear(*args, **kwargs)
         if func not in _OF_SINGLE_NUMBERS:
-            raise _NotDenseError(func)
+            raise NotDenseError(func)
         return func(*args, **(kwargs | {"inplace": False} if "inplace" in kwargs else kwargs))
 
     def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if id(weight) in self.calls or x.ndim != 3 or weight.ndim != 3:
-            raise _NotDenseError("a layer is called twice, or its weights are no parameter")
+            raise NotDenseError("a layer is called twice, or its weights are no parameter")
         rows = x.reshape(len(weight), -1, x.shape[-1])
         shared = rows @ weight.mT if bias is None else torch.baddbmm(bias.unsqueeze(1), rows, weight.mT)
         z = shared.view(*x.shape[:2], -1)
@@ -114,7 +115,7 @@ def is_dense(module: nn.Module, params: Mapping[str, Tensor], X: Tensor) -> bool
     try:
         with torch.no_grad(), mode:
             functional_call(module, lanes, (X,))
-    except _NotDenseError:
+    except NotDenseError:
         return False
     return len(mode.calls) == sum(value.ndim == 2 for value in params.values())
 

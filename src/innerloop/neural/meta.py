@@ -9,7 +9,7 @@ from torch import Tensor
 
 from innerloop.neural.algorithms import MAML, Algorithm
 from innerloop.neural.batch import TaskBatch
-from innerloop.neural.dense import predict_after_steps
+from innerloop.neural.dense import NotDenseError, predict_after_steps
 from innerloop.neural.model import TaskModel
 
 # The losses (n_tasks,) of a batch as a function of the tensors that are learned.
@@ -44,8 +44,9 @@ def query_losses(
     -------
     (n_tasks,), with lanes (n_lanes * n_tasks,)
     """
-    if isinstance(algorithm, MAML) and model.is_dense:
-        return model.score(_dense_predictions(algorithm, model, params, rates, batch, n_lanes), batch.y_query)
+    prediction = _dense_predictions(algorithm, model, params, rates, batch, n_lanes)
+    if prediction is not None:
+        return model.score(prediction, batch.y_query)
     start, rates = _spread(algorithm, params, rates, len(batch), n_lanes)
     return algorithm.losses(model, start, rates, batch)
 
@@ -59,25 +60,33 @@ def query_predictions(
     n_lanes: int | None = None,
 ) -> Tensor:
     """Return the outputs for the query rows; see `query_losses`."""
-    if isinstance(algorithm, MAML) and model.is_dense:
-        return _dense_predictions(algorithm, model, params, rates, batch, n_lanes)
+    prediction = _dense_predictions(algorithm, model, params, rates, batch, n_lanes)
+    if prediction is not None:
+        return prediction
     start, rates = _spread(algorithm, params, rates, len(batch), n_lanes)
     return algorithm.predict(model, start, rates, batch)
 
 
 def _dense_predictions(
-    algorithm: MAML,
+    algorithm: Algorithm,
     model: TaskModel,
     params: Mapping[str, Tensor],
     rates: Sequence[Mapping[str, Tensor]],
     batch: TaskBatch,
     n_lanes: int | None,
-) -> Tensor:
+) -> Tensor | None:
+    """Return the query predictions of gradient steps of dense layers; None where there is anything else."""
+    if not (isinstance(algorithm, MAML) and model.is_dense):
+        return None
     if n_lanes is None:
         params = {name: value.unsqueeze(0) for name, value in params.items()}
     else:
         rates = _spread_rates(params, rates, len(batch) // n_lanes)
-    return predict_after_steps(model.module, params, rates, batch.tensors[:3], model.score, algorithm.first_order)
+    try:
+        return predict_after_steps(model.module, params, rates, batch.tensors[:3], model.score, algorithm.first_order)
+    except NotDenseError:  # the module does not do what it did when it was looked at
+        model.is_dense = False
+        return None
 
 
 def _spread(

@@ -100,19 +100,20 @@ class Sweep:
         dict
             ``validation`` and ``test``, and ``metric`` where there is one: (n_replicates, n_rates, n_adapt_rates).
         """
-        return _Block(self, replicates).compute()
+        return Lanes(self, replicates).compute()
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class _Block:
-    """Replicates in training; a lane is a replicate with a rate, lane after lane of one replicate."""
+class Lanes:
+    """Replicates in training, all rates together: a lane is a replicate at a rate, lane after lane of one replicate."""
 
     sweep: Sweep
     replicates: range
 
     @property
     def n_lanes(self) -> int:
+        """How many trainings run side by side."""
         return len(self.replicates) * len(self.sweep.inner_lrs)
 
     @cached_property
@@ -128,17 +129,20 @@ class _Block:
 
     @cached_property
     def model(self) -> TaskModel:
+        """The module as a function; buffers are those of the first replicate's."""
         model = TaskModel(self.sweep.start(self.replicates[0]), self.sweep.loss)
         model.inspect({n: v[0] for n, v in self.params.items()}, self.tasks(TRAINING, 0, 1).X_support[0])
         return model
 
     @property
     def some_param(self) -> Tensor:
+        """Any of the parameters, for its device and dtype."""
         return next(iter(self.params.values()))
 
     def compute(self) -> Arrays:
         """Train all lanes, then score them with each adaptation rate."""
-        self._train()
+        for iteration in range(self.sweep.n_iterations):
+            self.step(self.tasks(TRAINING, iteration, self.sweep.n_tasks))
         shape = (len(self.replicates), len(self.sweep.inner_lrs))
         columns = [self._scores(rate) for rate in self.sweep.adapt_lrs]
         return {kind: np.stack([column[kind].reshape(shape) for column in columns], axis=-1) for kind in columns[0]}
@@ -157,17 +161,20 @@ class _Block:
         )
         return TaskBatch(*parts).to(self.some_param.device, self.some_param.dtype)
 
-    def _train(self) -> None:
-        sweep, learned = self.sweep, list(self.params.values())
-        for tensor in learned:
-            tensor.requires_grad_()
-        optimiser, gradients = sweep.optimiser(learned), self._gradients()
-        for iteration in range(sweep.n_iterations):
-            _, found = gradients(learned, self.tasks(TRAINING, iteration, sweep.n_tasks))
-            for tensor, gradient in zip(learned, found, strict=True):
-                tensor.grad = gradient
-            optimiser.step()
+    def step(self, batch: TaskBatch) -> Tensor:
+        """Do one iteration of every lane and return the losses, lane after lane."""
+        learned = list(self.params.values())
+        losses, found = self._gradients(learned, batch)
+        for tensor, gradient in zip(learned, found, strict=True):
+            tensor.grad = gradient
+        self._optimiser.step()
+        return losses
 
+    @cached_property
+    def _optimiser(self) -> torch.optim.Optimizer:
+        return self.sweep.optimiser([tensor.requires_grad_() for tensor in self.params.values()])
+
+    @cached_property
     def _gradients(self) -> GradientFunction:
         sweep, names = self.sweep, list(self.params)
         n_lanes = self.n_lanes
