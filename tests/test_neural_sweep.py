@@ -12,6 +12,7 @@ from torch import nn  # noqa: E402
 import neural_reference as reference  # noqa: E402
 from innerloop.neural import MAML, TEST, MetaTrainer, SinusoidTasks, sweep  # noqa: E402
 from innerloop.neural.batch import TaskBatch  # noqa: E402
+from innerloop.neural.sweep import Sweep  # noqa: E402
 
 RATES = [-0.05, 0.0, 0.1]
 SIZES = {"n_tasks": 4, "n_support": 5, "n_query": 4}
@@ -42,25 +43,6 @@ class Seed:
 
     def sample(self, n_tasks, n_support, n_query, index):
         return self.source.sample(n_tasks, n_support, n_query, (*index, self.seed))
-
-
-class Memory:
-    """Blocks in memory, cut off after some."""
-
-    def __init__(self, limit=10**9):
-        self.blocks, self.limit, self.plans = {}, limit, []
-
-    def __call__(self, plan):
-        self.plans.append(plan)
-        return self
-
-    def read(self, name):
-        return self.blocks.get(name)
-
-    def write(self, name, arrays):
-        if len(self.blocks) == self.limit:
-            raise KeyboardInterrupt
-        self.blocks[name] = arrays
 
 
 def small(**changes):
@@ -122,16 +104,26 @@ def test_zero_is_added_to_compare_with():
     assert np.isnan(found.stderr).all()
 
 
-def test_a_sweep_goes_on_where_it_was_cut_off(result):
-    store = Memory(limit=1)
+def test_a_sweep_goes_on_where_it_was_cut_off(result, tmp_path, monkeypatch):
+    computed, compute = [], Sweep.compute_block
+
+    def cut_off_after(n):
+        def logged(self, replicates):
+            if len(computed) == n:
+                raise KeyboardInterrupt
+            computed.append(replicates)
+            return compute(self, replicates)
+
+        monkeypatch.setattr(Sweep, "compute_block", logged)
+
+    cut_off_after(1)
     with pytest.raises(KeyboardInterrupt):
-        small(store=store)
-    before = {name: block["test"] for name, block in store.blocks.items()}
-    store.limit = 10
-    resumed = small(store=store)
-    assert resumed.identical(result)
-    assert all(store.blocks[name]["test"] is block for name, block in before.items())
-    assert store.plans[0] == store.plans[1]
+        small(store=tmp_path / "store")
+    cut_off_after(10)
+    assert small(store=tmp_path / "store").identical(result)
+    assert computed == [range(0, 1), range(1, 2)]
+    with pytest.raises(ValueError, match="holds the blocks of another plan"):
+        small(store=tmp_path / "store", seed=3)
 
 
 def test_a_metric_is_scored_beside_the_loss(result):

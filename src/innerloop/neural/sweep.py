@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, final
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import torch
@@ -13,8 +14,10 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from innerloop._checks import FloatArray, as_count, as_floats, check_finite
+from innerloop._parallel import gather
 from innerloop._progress import progress as progress_bar
 from innerloop._random import stream
+from innerloop._store import Arrays, BlockStore, MemoryStore, Store
 from innerloop.neural.algorithms import MAML, Algorithm
 from innerloop.neural.batch import TEST, TRAINING, VALIDATION, TaskBatch, TaskSource
 from innerloop.neural.compiled import compiled
@@ -25,21 +28,7 @@ from innerloop.neural.trainer import adam
 if TYPE_CHECKING:
     import xarray as xr
 
-Arrays = dict[str, FloatArray]
-
 _TASKS_AT_ONCE = 25
-
-
-class Blocks(Protocol):
-    """Where finished blocks of seeds are kept."""
-
-    def read(self, name: str) -> Mapping[str, FloatArray] | None:
-        """Return a block, or None where it is not finished."""
-        ...
-
-    def write(self, name: str, arrays: Mapping[str, FloatArray]) -> None:
-        """Keep a finished block."""
-        ...
 
 
 @final
@@ -256,7 +245,7 @@ def sweep(
     dtype: torch.dtype | None = None,
     compile: bool = False,
     seeds_at_once: int = 1,
-    store: Callable[[dict[str, Any]], Blocks] | None = None,
+    store: str | Path | None = None,
     progress: bool = False,
 ) -> xr.Dataset:
     """Train at many inner rates together and score each with the adaptation rate that suits it.
@@ -292,10 +281,9 @@ def sweep(
     seed
         Any whole number from 0.
     seeds_at_once
-        Seeds trained together: a block.
+        Seeds trained together: a block. A store that exists keeps its own number.
     store
-        Makes, from what identifies the sweep, a place where finished blocks are kept; a sweep that was cut off goes on
-        after the last of them.
+        Folder for finished blocks: a sweep that was cut off goes on from there, one of more seeds uses what is there.
     progress
         Show a bar.
 
@@ -333,26 +321,17 @@ def sweep(
         dtype=dtype,
         compile=compile,
     )
-    blocks = None if store is None else store(settings.plan())
-    starts = range(0, as_count(n_seeds, "n_seeds"), as_count(seeds_at_once, "seeds_at_once"))
-    found: list[Mapping[str, FloatArray]] = []
-    with progress_bar("sweep", len(starts), progress) as tick:
-        for first in starts:
-            replicates = range(first, min(first + seeds_at_once, n_seeds))
-            found.append(_read_or_compute(settings, replicates, blocks))
-            tick()
-    return _dataset(settings, {kind: np.concatenate([block[kind] for block in found]) for kind in found[0]})
+    wanted, at_once = as_count(n_seeds, "n_seeds"), as_count(seeds_at_once, "seeds_at_once")
+    at_once = min(at_once, wanted)
+    blocks: Store = MemoryStore(at_once) if store is None else BlockStore(store, settings.plan(), at_once)
+    numbers = range(-(-wanted // blocks.block_size))
+    with progress_bar("Sweeping", len(numbers), progress) as tick:
+        found = gather(partial(_block, settings, blocks.block_size), numbers, blocks, tick=tick)
+    return _dataset(settings, {kind: np.concatenate([block[kind] for block in found])[:wanted] for kind in found[0]})
 
 
-def _read_or_compute(settings: Sweep, replicates: range, blocks: Blocks | None) -> Mapping[str, FloatArray]:
-    name = f"seeds-{replicates[0]}-{replicates[-1]}"
-    kept = None if blocks is None else blocks.read(name)
-    if kept is not None:
-        return kept
-    arrays = settings.compute_block(replicates)
-    if blocks is not None:
-        blocks.write(name, arrays)
-    return arrays
+def _block(settings: Sweep, seeds_at_once: int, number: int) -> Arrays:
+    return settings.compute_block(range(number * seeds_at_once, (number + 1) * seeds_at_once))
 
 
 def _dataset(settings: Sweep, arrays: Arrays) -> xr.Dataset:
