@@ -28,6 +28,7 @@ LEVELS = {
     "objective": 2,
     "distributions": 2,
     "solve": 3,
+    "kernel": 3,
     "estimators": 4,
     "neural": 4,
     "theory": 4,

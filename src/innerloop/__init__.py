@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         TaskDistribution,
     )
     from innerloop.estimators import MetaRegressor
+    from innerloop.kernel import KernelObjective, KernelPath, ReluKernel
     from innerloop.simulation import estimate_loss
     from innerloop.storage import load_model, save_model
     from innerloop.theory import RateOptimum, choose_method, expected_loss, optimal_rates
@@ -36,6 +37,8 @@ __all__ = [
     "Design",
     "Episodes",
     "IllConditionedWarning",
+    "KernelObjective",
+    "KernelPath",
     "MetaObjective",
     "MetaPath",
     "MetaRegressor",
@@ -44,6 +47,7 @@ __all__ = [
     "QuadraticRegression",
     "RandomFeatures",
     "RateOptimum",
+    "ReluKernel",
     "ResampledTasks",
     "Sinusoid",
     "TaskDistribution",
@@ -61,11 +65,14 @@ __all__ = [
 # Names whose rooms need more than numpy and scipy are loaded on first use.
 _ON_FIRST_USE = {
     "Design": "innerloop.distributions",
+    "KernelObjective": "innerloop.kernel",
+    "KernelPath": "innerloop.kernel",
     "MetaRegressor": "innerloop.estimators",
     "MixedLinearRegression": "innerloop.distributions",
     "QuadraticRegression": "innerloop.distributions",
     "RandomFeatures": "innerloop.distributions",
     "RateOptimum": "innerloop.theory",
+    "ReluKernel": "innerloop.kernel",
     "ResampledTasks": "innerloop.distributions",
     "Sinusoid": "innerloop.distributions",
     "TaskDistribution": "innerloop.distributions",

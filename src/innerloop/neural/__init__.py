@@ -4,6 +4,7 @@ from innerloop.neural.algorithms import MAML, Algorithm, ImplicitMAML, Reptile, 
 from innerloop.neural.batch import TEST, TRAINING, VALIDATION, SinusoidTasks, TaskBatch, TaskSetTasks, TaskSource
 from innerloop.neural.callbacks import Callback, TensorBoardCallback
 from innerloop.neural.inner import adapt, predict
+from innerloop.neural.linear import FrozenFeatures, LinearizedModule, features, linearize
 from innerloop.neural.model import accuracy, half_mse
 from innerloop.neural.sweep import sweep
 from innerloop.neural.trainer import MetaTrainer
@@ -15,7 +16,9 @@ __all__ = [
     "VALIDATION",
     "Algorithm",
     "Callback",
+    "FrozenFeatures",
     "ImplicitMAML",
+    "LinearizedModule",
     "MetaTrainer",
     "Reptile",
     "RidgeHead",
@@ -26,7 +29,9 @@ __all__ = [
     "TensorBoardCallback",
     "accuracy",
     "adapt",
+    "features",
     "half_mse",
+    "linearize",
     "predict",
     "sweep",
 ]

@@ -1,0 +1,277 @@
+"""Figure 5: two-layer ReLU networks on quadratic tasks, y = (w'x + b)^2 + z, and their kernel prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, final
+
+import numpy as np
+
+from innerloop._checks import FloatArray
+from innerloop._figures import BLUE, GREY, ORANGE
+from innerloop._parallel import gather
+from innerloop._progress import progress as progress_bar
+from innerloop._random import stream
+from innerloop._store import BlockStore, MemoryStore, Store
+from innerloop._threads import one_thread
+from innerloop.distributions import Design, QuadraticRegression
+from innerloop.episodes import Episodes
+from innerloop.kernel import KernelObjective, ReluKernel
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from torch import Tensor
+
+    from innerloop.papers.bernacchia2021.network import Tasks
+
+Arrays = dict[str, Any]
+
+WIDTH, BIAS_STD = 512, 0.5
+RATES = np.array([-1.0, -0.6, -0.4, -0.2, -0.1, 0.0, 0.1, 0.2, 0.4, 0.6])
+FINE = np.linspace(-1.0, 0.6, 33).round(10)
+N_TEST_TASKS, N_TEST_ROWS = 50, 20
+CAPTION = (
+    "Figure 5 of Bernacchia (2021): y = (w'x + b)^2 + z, two-layer ReLU networks meta-trained to nearly zero loss. The "
+    "paper's sizes are not known; these are ours. All rates of a seed share tasks, initial weights, test tasks and "
+    "adapt_lr, the best for inner_lr = 0. The paper's 10 unpaired runs a point: loss .0779(10), .0780(17), .0766(6), "
+    ".0792(8), .0788(12), .0793(8) at inner_lr = -.0175, -.0125, -.0075, -.0025, .0025, .0075."
+)
+# At scale 1: 200 seeds of networks, 2000 of kernels.
+_N_BLOCKS, _N_KERNEL_BLOCKS, _SEEDS_PER_BLOCK, _KERNEL_SEEDS_PER_BLOCK = 50, 100, 4, 20
+# Outer steps, and their size as a part of the inverse of the kernel's largest curvature.
+_MOST_STEPS, _STEP = 400, 0.8
+_TEST_TASKS_AT_ONCE = 10
+_FEWEST_BLOCKS = 2
+_VERSION = 1
+# Streams of a seed.
+_TRAINING, _TEST, _WEIGHTS = range(3)
+
+
+@final
+@dataclass(frozen=True)
+class Choice:
+    """One choice of tasks and sizes; `adapt_lr` is best for inner_lr = 0 by the kernel, to a tenth."""
+
+    dist: QuadraticRegression
+    design: Design
+    adapt_lr: float
+
+
+CHOICES = {
+    "a": Choice(QuadraticRegression(10, 0.2, 0.2, 0.2), Design(5, 10, 5, 10), 0.6),
+    "b": Choice(QuadraticRegression(20, 1.0, 0.5, 0.1), Design(3, 30, 2, 20), 0.8),
+    "c": Choice(QuadraticRegression(10, 0.2, 0.5, 0.5), Design(5, 10, 5, 10), 0.9),
+}
+
+
+def compute(
+    scale: float = 1.0, store: Path | None = None, n_jobs: int = 1, progress: bool = False
+) -> dict[str, Arrays]:
+    """Return the test losses of networks and of their kernels.
+
+    Parameters
+    ----------
+    scale
+        Part of the seeds; 1 is 200 of networks and 2000 of kernels.
+    store
+        Folder for finished seeds.
+    n_jobs, progress
+        As in `estimate_loss`.
+
+    Returns
+    -------
+    dict
+        For each choice "loss" and "left" (n_seeds, n_rates), test losses of the networks at `RATES` and what is left
+        of their meta-training losses; and "kernel" (n_kernel_seeds, n_fine), predictions at `FINE`. Seed i has the same
+        tasks and the same initial weights everywhere.
+    """
+    parts = (("kernel", _kernel_block, _N_KERNEL_BLOCKS), ("network", _network_block, _N_BLOCKS))
+    arrays: dict[str, Arrays] = {letter: {} for letter in CHOICES}
+    for name, compute_block, n_at_scale_1 in parts:
+        n_blocks = max(_FEWEST_BLOCKS, round(scale * n_at_scale_1))
+        for letter, choice in CHOICES.items():
+            plan = {"fig5": _VERSION, "choice": repr(choice), "width": WIDTH, "bias_std": BIAS_STD, "part": name}
+            plan["inner_lr"] = (FINE if name == "kernel" else RATES).tolist()
+            blocks: Store = MemoryStore(1) if store is None else BlockStore(store / f"{letter}-{name}", plan, 1)
+            with progress_bar(f"{letter}, {name}", n_blocks, progress) as tick:
+                found = gather(partial(compute_block, choice), range(n_blocks), blocks, n_jobs, tick=tick)
+            arrays[letter] |= {key: np.concatenate([block[key] for block in found]) for key in found[0]}
+    return arrays
+
+
+def draw(arrays: Mapping[str, Arrays], ax: Mapping[str, Axes]) -> None:
+    """Draw a panel for each choice.
+
+    Parameters
+    ----------
+    arrays
+        From `compute`.
+    ax
+        Axes by the letter of the choice.
+    """
+    for letter, choice in CHOICES.items():
+        axis, own = ax[letter], arrays[letter]
+        gain, error = _against_zero(own["loss"], RATES)
+        predicted, band = _against_zero(own["kernel"], FINE)
+        axis.fill_between(FINE, predicted - band, predicted + band, color=ORANGE, alpha=0.25, lw=0)
+        axis.plot(FINE, predicted, color=ORANGE, lw=1.6, label=f"infinite width, {len(own['kernel'])} seeds")
+        label = f"width {WIDTH}, {len(own['loss'])} seeds, ± 1 s.e."
+        axis.errorbar(RATES, gain, error, fmt="o", ms=4, color=BLUE, capsize=2, lw=1, zorder=3, label=label)
+        axis.axhline(0, color=GREY, lw=0.6)
+        axis.axvline(0, color=GREY, lw=0.6)
+        axis.set(xlabel="inner_lr (meta-training)", ylabel="test loss minus that of inner_lr = 0 (half MSE)")
+        axis.set_title(_title(choice, float(own["loss"][:, RATES == 0].mean())), fontsize=9)
+        axis.set_title(letter, loc="left", fontweight="bold")
+        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=1, frameon=False)
+
+
+def _title(choice: Choice, loss: float) -> str:
+    dist, design = choice.dist, choice.design
+    return (
+        f"noise {dist.noise_std:g}, spread of w {dist.task_std:g}, of b {dist.bias_std:g}\n{dist.n_inputs} inputs, "
+        f"{design.n_tasks} tasks of {design.n_support} + {design.n_query} rows; loss at 0: {loss:.3g}"
+    )
+
+
+class Answer(NamedTuple):
+    """One rate against none: paired differences of test loss, with standard errors over seeds."""
+
+    letter: str
+    inner_lr: float
+    kernel: float
+    kernel_stderr: float
+    network: float
+    network_stderr: float
+
+
+def answers(arrays: Mapping[str, Arrays]) -> list[Answer]:
+    """Return for each choice the best negative and the best positive rate against none.
+
+    Rates are chosen on the kernel prediction for seeds that the networks do not have, so that choosing favours nothing.
+    """
+    found = []
+    at = np.searchsorted(FINE, RATES)
+    for letter, own in arrays.items():
+        others = own["kernel"][len(own["loss"]) :].mean(axis=0)[at]
+        network, kernel = _against_zero(own["loss"], RATES), _against_zero(own["kernel"], FINE)
+        for side in (RATES < 0, RATES > 0):
+            i = np.flatnonzero(side)[others[side].argmin()]
+            numbers = (kernel[0][at[i]], kernel[1][at[i]], network[0][i], network[1][i])
+            found.append(Answer(letter, float(RATES[i]), *map(float, numbers)))
+    return found
+
+
+def _against_zero(losses: FloatArray, rates: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the mean over seeds of the difference to rate 0, and its standard error."""
+    gain = losses - losses[:, rates == 0]
+    return gain.mean(axis=0), gain.std(axis=0, ddof=1) / np.sqrt(len(gain))
+
+
+def _kernel_block(choice: Choice, block: int) -> dict[str, FloatArray]:
+    with one_thread():
+        runs = prepare(choice, _seeds(block, _KERNEL_SEEDS_PER_BLOCK))
+        return {"kernel": runs.objective.solve(FINE).test_loss(runs.test, choice.adapt_lr).T}
+
+
+def _network_block(choice: Choice, block: int) -> dict[str, FloatArray]:
+    import torch
+
+    from innerloop.papers.bernacchia2021.network import Tasks, losses
+
+    runs = prepare(choice, _seeds(block, _SEEDS_PER_BLOCK))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        params, left = train_networks(runs, RATES)
+        adapt_lrs = torch.full_like(left, choice.adapt_lr)
+        tasks = (torch.split(part, _TEST_TASKS_AT_ONCE, dim=1) for part in as_tensors(runs.test, len(RATES)))
+        parts = [losses(params, Tasks(*part), adapt_lrs, BIAS_STD) for part in zip(*tasks, strict=True)]
+    finally:
+        torch.set_num_threads(threads)
+    found = {"loss": torch.stack(parts).mean(dim=0), "left": left}
+    return {name: value.view(-1, len(RATES)).double().numpy() for name, value in found.items()}
+
+
+def _seeds(block: int, size: int) -> range:
+    return range(block * size, (block + 1) * size)
+
+
+class Runs(NamedTuple):
+    """What seeds share at all rates: tasks, initial weights (W, v, c), and the objective of the kernel."""
+
+    training: list[Episodes]
+    test: list[Episodes]
+    weights: list[FloatArray]
+    objective: KernelObjective
+
+
+def prepare(choice: Choice, seeds: range, width: int = WIDTH) -> Runs:
+    """Draw tasks and weights: W (n_seeds, d + 1, n), v (n_seeds, n, 1), c (n_seeds, 1, 1)."""
+    training, test = ([_episodes(choice, seed, stage) for seed in seeds] for stage in (_TRAINING, _TEST))
+    generators = [stream(seed, _WEIGHTS) for seed in seeds]
+    shapes = (choice.dist.n_inputs + 1, width), (width, 1), (1, 1)
+    weights = [np.stack([rng.standard_normal(shape) for rng in generators]) for shape in shapes]
+    hidden, output, bias = weights
+
+    def start(X: FloatArray) -> FloatArray:
+        units = np.maximum(_with_bias(X) @ hidden, 0.0)
+        values: FloatArray = units @ output * np.sqrt(2 / width) + BIAS_STD * bias
+        return values[..., 0]
+
+    return Runs(training, test, weights, KernelObjective.from_tasks(training, ReluKernel(BIAS_STD), start=start))
+
+
+def train_networks(runs: Runs, rates: FloatArray) -> tuple[list[Tensor], Tensor]:
+    """Train a network for each seed and rate, rates fastest; return weights and what is left of the losses."""
+    import torch
+
+    from innerloop.papers.bernacchia2021.network import train
+
+    curvature = np.array([_largest_curvature(runs.objective, rate) for rate in rates]).T
+    return train(
+        [part.repeat(len(rates), axis=0) for part in runs.weights],
+        as_tensors(runs.training, len(rates)),
+        torch.from_numpy(np.tile(rates, len(runs.training))).float(),
+        BIAS_STD,
+        torch.from_numpy(_STEP / curvature.ravel()).float(),
+        _MOST_STEPS,
+    )
+
+
+def as_tensors(episodes: list[Episodes], n_rates: int) -> Tasks:
+    """Stack the tasks of each seed, once for each rate."""
+    import torch
+
+    from innerloop.papers.bernacchia2021.network import Tasks
+
+    blocks = [next(run.blocks(max_rows=int(run.n_query.sum()))) for run in episodes]
+
+    def lanes(name: str) -> Tensor:
+        part = np.stack([getattr(block, name) for block in blocks]).repeat(n_rates, axis=0)
+        return torch.from_numpy(_with_bias(part) if name.startswith("X") else part).float()
+
+    return Tasks(lanes("X_support"), lanes("y_support"), lanes("X_query"), lanes("y_query"))
+
+
+def _episodes(choice: Choice, seed: int, stage: int) -> Episodes:
+    (group,) = choice.design.groups
+    n_tasks, n_support, n_query = group.n_tasks, group.n_support, group.n_query
+    if stage == _TEST:
+        n_tasks, n_support, n_query = N_TEST_TASKS, choice.design.n_adapt, N_TEST_ROWS
+    tasks = choice.dist.draw_tasks([n_support + n_query] * n_tasks, stream(seed, stage))
+    return Episodes((X[:n_support], y[:n_support], X[n_support:], y[n_support:]) for X, y in tasks)
+
+
+def _with_bias(X: FloatArray) -> FloatArray:
+    """Return x~ = (x / sqrt d, beta)."""
+    return np.concatenate((X / np.sqrt(X.shape[-1]), np.full((*X.shape[:-1], 1), BIAS_STD)), axis=-1)
+
+
+def _largest_curvature(objective: KernelObjective, rate: float) -> FloatArray:
+    """Return the largest eigenvalue of the Hessian of the meta-training loss of each run."""
+    G, _, scale = objective.at(rate)
+    largest: FloatArray = np.linalg.eigvalsh(G)[..., -1] * scale**2 / G.shape[-1]
+    return largest
