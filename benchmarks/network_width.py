@@ -72,7 +72,9 @@ def draw(result: dict[str, Any], path: Path) -> None:
         ax.set_xticklabels([f"{width:g}" for width in result["widths"]])
         ax.minorticks_off()
         ax.set_title(letter, loc="left", fontweight="bold")
-    axes[0].set_ylabel("distance to the kernel prediction")
+    axes[0].set(ylabel="distance to the kernel prediction", yticks=[0.05, 0.1, 0.2, 0.5])
+    axes[0].yaxis.set_major_formatter("{x:g}")
+    axes[0].minorticks_off()
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=4, frameon=False)
     save_figure(figure, path)
 

@@ -117,22 +117,23 @@ def draw(arrays: Mapping[str, Arrays], ax: Mapping[str, Axes]) -> None:
         gain, error = _against_zero(own["loss"], RATES)
         predicted, band = _against_zero(own["kernel"], FINE)
         axis.fill_between(FINE, predicted - band, predicted + band, color=ORANGE, alpha=0.25, lw=0)
-        axis.plot(FINE, predicted, color=ORANGE, lw=1.6, label=f"infinite width, {len(own['kernel'])} seeds")
+        axis.plot(FINE, predicted, color=ORANGE, lw=1.6, label=f"infinite width, {len(own['kernel'])} seeds, ± 1 s.e.")
         label = f"width {WIDTH}, {len(own['loss'])} seeds, ± 1 s.e."
         axis.errorbar(RATES, gain, error, fmt="o", ms=4, color=BLUE, capsize=2, lw=1, zorder=3, label=label)
         axis.axhline(0, color=GREY, lw=0.6)
         axis.axvline(0, color=GREY, lw=0.6)
-        axis.set(xlabel="inner_lr (meta-training)", ylabel="test loss minus that of inner_lr = 0 (half MSE)")
+        axis.set_xlabel("inner_lr (meta-training)")
         axis.set_title(_title(choice, float(own["loss"][:, RATES == 0].mean())), fontsize=9)
         axis.set_title(letter, loc="left", fontweight="bold")
         axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=1, frameon=False)
+    ax["a"].set_ylabel("test loss minus that of inner_lr = 0 (half MSE)")
 
 
 def _title(choice: Choice, loss: float) -> str:
     dist, design = choice.dist, choice.design
     return (
         f"noise {dist.noise_std:g}, spread of w {dist.task_std:g}, of b {dist.bias_std:g}\n{dist.n_inputs} inputs, "
-        f"{design.n_tasks} tasks of {design.n_support} + {design.n_query} rows; loss at 0: {loss:.3g}"
+        f"{design.n_tasks} tasks of {design.n_support} + {design.n_query} rows\nloss at inner_lr = 0: {loss:.3g}"
     )
 
 

@@ -1,0 +1,69 @@
+"""Where the best inner rate of Figure 5's kernels lies, and how label noise turns its sign: JSON.
+
+    python benchmarks/kernel_sign.py --out benchmarks/results/kernel_sign.json
+
+Differences are paired: test loss (half MSE) minus that of inner_lr = 0 for the same tasks and the same start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from innerloop.papers.bernacchia2021 import fig5
+
+FAR = {
+    "a": [-16.0, -8.0, -4.0, -2.0, -1.0],
+    "b": [-16.0, -8.0, -4.0, -2.0, -1.0],
+    "c": [0.2, 0.4, 0.6, 0.8, 1.2, 2.0],
+}
+NOISES, NEAR, N_SEEDS, SEEDS_AT_ONCE = [0.2, 0.5, 1.0, 1.5, 2.0, 3.0], [-0.4, 0.2], 400, 20
+FIRST = 10_000  # seeds that Figure 5 does not have
+
+
+def measure(n_seeds: int = N_SEEDS) -> dict[str, Any]:
+    """Return differences and standard errors: far from zero for each choice, and near zero for c at other noises."""
+    far = {letter: against_zero(fig5.CHOICES[letter], rates, n_seeds) for letter, rates in FAR.items()}
+    c = fig5.CHOICES["c"]
+    noisy = {
+        f"{noise:g}": against_zero(
+            dataclasses.replace(c, dist=dataclasses.replace(c.dist, noise_std=noise)), NEAR, n_seeds
+        )
+        for noise in NOISES
+    }
+    return {"n_seeds": n_seeds, "far": far, "c_by_noise_std": noisy}
+
+
+def against_zero(choice: fig5.Choice, rates: list[float], n_seeds: int) -> dict[str, list[float]]:
+    """Return the paired differences to rate 0 and their standard errors."""
+    losses = []
+    for first in range(FIRST, FIRST + n_seeds, SEEDS_AT_ONCE):
+        runs = fig5.prepare(choice, range(first, first + SEEDS_AT_ONCE))
+        losses.append(runs.objective.solve([*rates, 0.0]).test_loss(runs.test, choice.adapt_lr))
+    gain = np.concatenate(losses, axis=1)
+    gain = gain[:-1] - gain[-1]
+    return {
+        "inner_lr": rates,
+        "difference": gain.mean(axis=1).tolist(),
+        "stderr": (gain.std(axis=1, ddof=1) / np.sqrt(n_seeds)).tolist(),
+    }
+
+
+def main() -> None:
+    from solve_path import environment
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    out = parser.parse_args().out
+    result = {**measure(), "environment": environment()}
+    out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
