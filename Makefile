@@ -20,7 +20,7 @@ types: $(READY)
 	$(BIN)/mypy
 
 reproduce: $(READY)
-	$(BIN)/innerloop reproduce --out figures --jobs -1
+	$(BIN)/innerloop reproduce fig2 fig3 fig5 map --out figures --jobs -1
 
 bench: $(READY)
 	$(BIN)/python benchmarks/solve_path.py --out benchmarks/results/solve_path.json
