@@ -92,6 +92,14 @@ def as_rate(value: Any, name: str) -> float:
     return float(rate)
 
 
+def as_fraction(value: Any, name: str) -> float:
+    """Return a number between 0 and 1, neither of them."""
+    fraction = as_rate(value, name)
+    if not 0 < fraction < 1:
+        raise ValueError(f"`{name}` must be between 0 and 1, got {fraction}.")
+    return fraction
+
+
 def as_nonnegative(value: ArrayLike, name: str) -> FloatArray:
     """Return finite numbers that are zero or positive."""
     array = as_floats(value, name)

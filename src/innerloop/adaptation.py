@@ -1,14 +1,20 @@
-"""Inner rules: how meta-parameters become the coefficients of one task."""
+"""Inner rules: how meta-parameters become the coefficients of one task.
+
+Every rule is an affine map ``theta = omega + W (y - X omega)`` of the meta-parameters omega, with a gain W that the
+task's features give. So the error it leaves is known too: with ``A = I - W X``, a task whose coefficients lie around
+omega with covariance Lambda is missed with covariance ``A Lambda A' + W W'``, both relative to the noise variance.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Protocol, final
 
 import numpy as np
 
-from innerloop._checks import FloatArray, IntArray, as_count, as_rate
+from innerloop._checks import FloatArray, IntArray, as_count, as_rate, check_finite
+from innerloop._task_rows import row_blocks
 from innerloop.episodes import ragged_ranges
 from innerloop.tasks import TaskSet
 
@@ -17,11 +23,37 @@ _ROWS_AT_ONCE = 2**17
 
 
 class Adaptation(Protocol):
-    """An inner rule: an affine map from meta-parameters to a task's coefficients, given the task's rows."""
+    """An inner rule."""
 
     def adapt(self, coef: FloatArray, tasks: TaskSet) -> FloatArray:
         """Return the coefficients of every task: (n_tasks, n_features[, n_targets])."""
         ...
+
+    def gain(self, X: FloatArray, n_rows: IntArray, target: int = 0) -> FloatArray:
+        """Return W of tasks whose rows, maybe turned as in a `RowBlock`, are X.
+
+        Parameters
+        ----------
+        X : (n_tasks, n_turned, n_features)
+        n_rows : (n_tasks,)
+            How many rows each task has.
+        target
+            Which target; rules may differ between them.
+
+        Returns
+        -------
+        (n_tasks, n_features, n_turned)
+        """
+        ...
+
+
+def error_covariance(
+    rule: Adaptation, X: FloatArray, n_rows: IntArray, task_cov: FloatArray, target: int
+) -> FloatArray:
+    """Return ``A Lambda A' + W W'`` of tasks given as for `Adaptation.gain`: (n_tasks, n_features, n_features)."""
+    W = rule.gain(X, n_rows, target)
+    A = np.eye(X.shape[2]) - W @ X
+    return np.asarray(A @ task_cov @ A.transpose(0, 2, 1) + W @ W.transpose(0, 2, 1))
 
 
 @final
@@ -33,27 +65,34 @@ class NoAdaptation:
         """Return the meta-parameters for every task."""
         return np.broadcast_to(coef, (len(tasks), *coef.shape)).copy()
 
+    def gain(self, X: FloatArray, n_rows: IntArray, target: int = 0) -> FloatArray:  # noqa: ARG002
+        """Return zero."""
+        return np.zeros((len(X), X.shape[2], X.shape[1]))
+
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GradientSteps:
     r"""Gradient steps on half the mean squared error of the task's rows.
 
-    .. math:: \theta \leftarrow \theta - \frac{lr}{n} X'(X \theta - y), \quad n\_steps \text{ times}
+    .. math:: \theta \leftarrow \theta - \frac{lr}{n} \odot X'(X \theta - y), \quad n\_steps \text{ times}
 
     Parameters
     ----------
-    lr
-        Learning rate, any finite number.
+    lr : float or (n_features,)
+        Learning rate, any finite number, or one for each feature.
     n_steps
         How many steps, at least 1.
     """
 
-    lr: float
+    lr: float | FloatArray
     n_steps: int = 1
 
     def __post_init__(self) -> None:
-        as_rate(self.lr, "lr")
+        if isinstance(self.lr, np.ndarray) and self.lr.ndim == 1:
+            check_finite(self.lr, "lr")
+        else:
+            as_rate(self.lr, "lr")
         as_count(self.n_steps, "n_steps")
 
     def adapt(self, coef: FloatArray, tasks: TaskSet) -> FloatArray:
@@ -71,12 +110,63 @@ class GradientSteps:
         (n_tasks, n_features) or (n_tasks, n_features, n_targets)
         """
         theta = np.repeat(coef.reshape(1, tasks.n_features, -1), len(tasks), axis=0)
+        rate = np.asarray(self.lr)[..., None]
         ends = np.searchsorted(tasks.starts, np.arange(0, tasks.n_rows, _ROWS_AT_ONCE))
         bounds = np.unique(np.append(ends, len(tasks)))
         for first, end in pairwise(bounds):
             for _ in range(self.n_steps):
-                theta[first:end] -= self.lr * _gradients(theta, tasks, np.arange(first, end))
+                theta[first:end] -= rate * _gradients(theta, tasks, np.arange(first, end))
         return theta.reshape(len(tasks), *coef.shape)
+
+    def gain(self, X: FloatArray, n_rows: IntArray, target: int = 0) -> FloatArray:  # noqa: ARG002
+        """Return W, which a step takes to ``W + lr / n X'(I - X W)``."""
+        step = np.asarray(self.lr)[..., None] * X.transpose(0, 2, 1) / np.maximum(n_rows, 1)[:, None, None]
+        W = step
+        for _ in range(self.n_steps - 1):
+            W = W + step - step @ (X @ W)
+        return W
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Ridge:
+    r"""The ridge with a metric: the best linear prediction where tasks differ with covariance Lambda.
+
+    .. math:: \theta = \arg\min |y - X \theta|^2 + (\theta - \omega)' (c \Lambda)^{-1} (\theta - \omega)
+              = \omega + c \Lambda X' (I + c X \Lambda X')^{-1} (y - X \omega)
+
+    The strength c may depend on the number of rows; it is interpolated geometrically in ``log(1 + n)``.
+
+    Parameters
+    ----------
+    task_cov : (n_targets, n_features, n_features)
+        Lambda, relative to the noise variance.
+    n_rows, strength : (n_points,)
+        Numbers of rows, increasing, and the strength c at each.
+    """
+
+    task_cov: FloatArray
+    n_rows: FloatArray = field(default_factory=lambda: np.ones(1))
+    strength: FloatArray = field(default_factory=lambda: np.ones(1))
+
+    def adapt(self, coef: FloatArray, tasks: TaskSet) -> FloatArray:
+        """Return the adapted coefficients of every task; see `GradientSteps.adapt`."""
+        start = coef.reshape(tasks.n_features, -1)
+        theta = np.empty((len(tasks), *start.shape))
+        for block in row_blocks(tasks):
+            left = block.y - block.X @ start
+            for k in range(start.shape[1]):
+                W = self.gain(block.X, block.n_rows, k)
+                theta[block.members, :, k] = start[:, k] + np.einsum("tpr,tr->tp", W, left[..., k])
+        return theta.reshape(len(tasks), *coef.shape)
+
+    def gain(self, X: FloatArray, n_rows: IntArray, target: int = 0) -> FloatArray:
+        """Return ``W = c Lambda X' (I + c X Lambda X')^-1``."""
+        logs = np.interp(np.log1p(n_rows), np.log1p(self.n_rows), np.log(self.strength))
+        spread = np.exp(logs)[:, None, None] * (X @ self.task_cov[target])
+        V = spread @ X.transpose(0, 2, 1)
+        V[:, np.arange(V.shape[1]), np.arange(V.shape[1])] += 1.0
+        return np.linalg.solve(V, spread).transpose(0, 2, 1)
 
 
 def _gradients(theta: FloatArray, tasks: TaskSet, chosen: IntArray) -> FloatArray:

@@ -203,7 +203,7 @@ class TaskSet:
             )
         support = sizes - asked[1] if n_support is None else np.full(len(self), asked[0])
         query = sizes - support if n_query is None else np.full(len(self), asked[1])
-        order = self._shuffled(seed)
+        order = self.shuffled(seed)
         return Episodes.from_rows(
             self.X,
             self.y,
@@ -239,7 +239,7 @@ class TaskSet:
         fold = np.arange(len(task)) - np.repeat(row_starts(n_folds)[:-1], n_folds)
         first = fold * sizes[task] // n_folds[task]
         end = (fold + 1) * sizes[task] // n_folds[task]
-        order = self._shuffled(seed)
+        order = self.shuffled(seed)
         offset = ragged_ranges(end, support[task]) % np.repeat(sizes[task], support[task])
         return Episodes.from_rows(
             self.X,
@@ -253,6 +253,7 @@ class TaskSet:
         """Return the usual number of support rows: half the median task, at least 1 and at most 10."""
         return int(np.clip(np.median(self.sizes) // 2, 1, 10))
 
-    def _shuffled(self, seed: int) -> IntArray:
+    def shuffled(self, seed: int) -> IntArray:
+        """Return an order of all rows, task by task, that is shuffled within each; see `split`."""
         columns = [*np.atleast_2d(self.y.T), *self.X.T]
         return shuffled_order(columns, self.task_of_row, self.ids, seed)

@@ -1,7 +1,8 @@
 """The scikit-learn estimator."""
 
 from innerloop.estimators._heldout import Rates, mean_and_error
-from innerloop.estimators._training import MetaTraining, Settings
+from innerloop.estimators._settings import Settings
+from innerloop.estimators._training import MetaTraining
 from innerloop.estimators.meta_regressor import MetaRegressor
 
 __all__ = ["MetaRegressor", "MetaTraining", "Rates", "Settings", "mean_and_error"]

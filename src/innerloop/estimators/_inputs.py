@@ -34,3 +34,28 @@ def like(groups: NDArray[Any], known: NDArray[Any]) -> NDArray[Any]:
         kinds = ["text" if ids.dtype.kind == "U" else "numbers" for ids in (known, groups)]
         raise TypeError(f"`groups` were {kinds[0]} in fit and are {kinds[1]} now; convert one to the other.")
     return groups
+
+
+def take_groups(group: str | None, X: Any, groups: Any, required: bool = True) -> tuple[Any, Any]:
+    """Return X without the column `group` of task ids, and the task ids."""
+    if group is None:
+        return X, groups
+    import narwhals as nw
+
+    frame = nw.from_native(X, eager_only=True, pass_through=True)
+    if not isinstance(frame, nw.DataFrame):
+        if groups is None and required:
+            raise ValueError(
+                f"`group` names the column {group!r}, but X is not a data frame; pass a frame, or the task ids as "
+                "groups=..."
+            )
+        return X, groups
+    if group not in frame.columns:
+        if groups is None and required:
+            from innerloop._frames import missing_column
+
+            raise ValueError(missing_column(group, frame.columns, "`X`"))
+        return X, groups
+    if groups is None:
+        groups = frame[group].to_numpy()
+    return frame.drop(group).to_native(), groups

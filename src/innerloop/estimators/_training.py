@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import cached_property, reduce
 from operator import add
 from typing import final
 
 import numpy as np
 
-from innerloop._checks import FloatArray
+from innerloop._checks import FloatArray, IntArray
 from innerloop._random import stream
+from innerloop.adaptation import GradientSteps, NoAdaptation
 from innerloop.episodes import Episodes
+from innerloop.estimators._choice import LADDER, Choice, Comparison, Kind
 from innerloop.estimators._heldout import HeldOut, Rates, held_out_curves
 from innerloop.estimators._scaling import Scaling
+from innerloop.estimators._settings import Settings
+from innerloop.estimators._trials import Predictor
 from innerloop.objective import MetaObjective
+from innerloop.random_effects import RandomEffects, estimate_effects
 from innerloop.solve import IllConditionedWarning, solve_path
 from innerloop.tasks import TaskSet
 
@@ -34,43 +39,9 @@ def _no_tick() -> None:
 
 
 @final
-@dataclass(frozen=True)
-class Settings:
-    """What the user fixed: None stands for "choose by cross-validation"."""
-
-    inner_lr: float | None = None
-    adapt_lr: float | None = None
-    l2: float | None = None
-    n_support: int | None = None
-    n_query: int | None = None
-    n_steps: int = 1
-    n_folds: int = 5
-    standardize: bool = True
-    fit_intercept: bool = True
-    seed: int = 0
-
-    def asks_for_choice(self) -> bool:
-        """Return whether anything is left to choose."""
-        return self.inner_lr is None or self.adapt_lr is None or self.l2 is None
-
-    def fixes_rates(self) -> bool:
-        """Return whether a rate is fixed."""
-        return self.inner_lr is not None or self.adapt_lr is not None
-
-    def fixed_rates(self) -> Rates:
-        """Return the rates where none is left to choose."""
-        return Rates(self.inner_lr or 0.0, self.adapt_lr or 0.0, self.l2 or 0.0)
-
-    def without_inner_loop(self) -> Settings:
-        """Return the same with every rate zero that is not fixed: one task tells nothing of rates."""
-        inner_lr, adapt_lr = (0.0 if rate is None else rate for rate in (self.inner_lr, self.adapt_lr))
-        return replace(self, inner_lr=inner_lr, adapt_lr=adapt_lr)
-
-
-@final
 @dataclass(frozen=True, eq=False)
 class MetaTraining:
-    """Tasks made ready: everything about them that any choice of rates needs.
+    """Tasks made ready: everything about them that any choice needs.
 
     Parameters
     ----------
@@ -82,6 +53,10 @@ class MetaTraining:
         The meta-training loss of all tasks, in scaled units.
     held_out
         Cross-validated losses over tasks; None where nothing is left to choose.
+    tasks
+        The tasks, in scaled units.
+    folds
+        The folds of the cross-validation.
     """
 
     settings: Settings
@@ -89,6 +64,8 @@ class MetaTraining:
     n_support: int
     objective: MetaObjective
     held_out: HeldOut | None
+    tasks: TaskSet
+    folds: TaskFolds
 
     @classmethod
     def prepare(cls, tasks: TaskSet, settings: Settings, tick: Callable[[], None] = _no_tick) -> MetaTraining:
@@ -105,26 +82,77 @@ class MetaTraining:
         shown = episodes
         if settings.n_query is not None:
             shown = scaled.split(n_support, settings.n_query, settings.seed)
-        held_out = None
-        if not settings.asks_for_choice():
-            objective = MetaObjective.from_tasks(shown, settings.n_steps)
-        elif len(tasks) == 1:
-            objective = MetaObjective.from_tasks(shown, settings.n_steps)
-            settings = settings.without_inner_loop()
-            episodes = _folds_as_tasks(scaled, settings.seed).deal(n_support, settings.seed)
-            _, held_out = _cross_validate(episodes, episodes, settings, tick)
+        if len(tasks) > 1:
+            folds = TaskFolds.of(scaled, shown, settings)
+            objective = reduce(add, folds.objectives)
         else:
-            objective, held_out = _cross_validate(shown, episodes, settings, tick)
-        return cls(settings, scaling, n_support, objective, held_out)
+            objective = MetaObjective.from_tasks(shown, settings.n_steps)
+            settings = settings.of_one_task()
+            parts = _folds_as_tasks(scaled, settings.seed)
+            episodes = parts.deal(n_support, settings.seed)
+            folds = TaskFolds.of(parts, episodes, settings)
+        held_out = _cross_validate(folds, episodes, settings, tick) if settings.asks_for_choice() else None
+        return cls(settings, scaling, n_support, objective, held_out, scaled, folds)
 
     def chosen(self) -> Rates:
-        """Return the rates to use: those that are fixed, or the choice by held-out loss."""
+        """Return the rates of gradient adaptation: those that are fixed, or the choice by held-out loss."""
         return self.settings.fixed_rates() if self.held_out is None else self.held_out.choose().rates
+
+    def rates_in_use(self) -> Rates:
+        """Return the rates of the chosen kind; for the ridge those of the best gradient step, NaN if it has none."""
+        way = self.choice.way
+        if way.kind == "ridge":
+            l2 = float(self.effects.precision.mean()) / self.tasks.n_rows
+            rates = self.chosen() if "gradient" in self.settings.kinds else Rates(np.nan, np.nan, l2)
+            return replace(rates, l2=l2)
+        return self._rates()[way.kind]
+
+    @cached_property
+    def choice(self) -> Choice:
+        """How tasks are to adapt."""
+        rest = [self._fitted(objective) for objective in self.folds.rest()]
+        settings, one = self.settings, len(self.tasks) == 1
+        ladder = (0,) if one else tuple(sorted({*LADDER, self.n_support}))
+        options = {"intercept": settings.fit_intercept, "l2": settings.l2, "seed": settings.seed}
+        comparison = Comparison(self.folds.tasks, self.folds.fold, rest, ladder, options)
+        return comparison.choose(settings.kinds, settings.n_support)
+
+    @cached_property
+    def effects(self) -> RandomEffects:
+        """How tasks differ."""
+        settings = self.settings
+        return estimate_effects(
+            self.tasks,
+            self.choice.way.structure,
+            intercept=settings.fit_intercept,
+            l2=settings.l2,
+            seed=settings.seed,
+        )
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """The chosen way to predict tasks."""
+        return self.choice.way.predictor(self.effects, self._fitted(self.objective))
+
+    def _rates(self) -> dict[Kind, Rates]:
+        gradient = self.chosen()
+        none = Rates(0.0, 0.0, gradient.l2)
+        if self.held_out is not None and (self.held_out.inner_lrs == 0).any():
+            none = self.held_out.best("none", 0.0).rates
+        return {"none": none, "gradient": gradient}
+
+    def _fitted(self, objective: MetaObjective) -> dict[Kind, Predictor]:
+        """Return the predictors that the rates chosen on all tasks give with an objective of some."""
+        found: dict[Kind, Predictor] = {}
+        for kind, rates in self._rates().items():
+            coef = _coef(objective, rates)
+            rule = GradientSteps(rates.adapt_lr, self.settings.n_steps) if rates.adapt_lr else NoAdaptation()
+            found[kind] = Predictor(coef, coef, rule)
+        return found
 
     def coef(self, rates: Rates) -> FloatArray:
         """Return the meta-parameters at these rates, in scaled units: (n_columns, n_targets)."""
-        path = _solve_quietly(self.objective, np.array([rates.inner_lr]), np.array([rates.l2]))
-        return path.reshape(self.objective.n_features, -1)
+        return _coef(self.objective, rates)
 
     def score(self, tasks: TaskSet, choices: list[Rates]) -> FloatArray:
         """Return the mean squared error of new tasks under each choice: (n_tasks, n_choices).
@@ -161,30 +189,57 @@ def _folds_as_tasks(tasks: TaskSet, seed: int) -> TaskSet:
     return TaskSet.from_arrays(tasks.X, tasks.y, folds)
 
 
-def _cross_validate(
-    shown: Episodes, episodes: Episodes, settings: Settings, tick: Callable[[], None]
-) -> tuple[MetaObjective, HeldOut]:
-    """Return the objective of the episodes shown in training, and every candidate's losses on all rows."""
-    n_tasks = int(episodes.task.max()) + 1
+@final
+@dataclass(frozen=True, eq=False)
+class TaskFolds:
+    """Folds of tasks, and the meta-training objective of each.
+
+    Parameters
+    ----------
+    tasks
+        In scaled units.
+    fold : (n_tasks,)
+    objectives
+        One a fold.
+    """
+
+    tasks: TaskSet
+    fold: IntArray
+    objectives: list[MetaObjective]
+
+    @classmethod
+    def of(cls, tasks: TaskSet, shown: Episodes, settings: Settings) -> TaskFolds:
+        """Cut tasks into folds; `shown` are their episodes in training."""
+        n_tasks = len(tasks)
+        fold = stream(settings.seed, 1).permutation(np.arange(n_tasks) % min(settings.n_folds, n_tasks))
+        parts = [shown.select(fold == f) for f in range(fold.max() + 1)]
+        return cls(tasks, fold, [MetaObjective.from_tasks(part, settings.n_steps) for part in parts])
+
+    def rest(self) -> Iterator[MetaObjective]:
+        """Yield the objective of all other folds (where there are none, of all tasks), fold by fold."""
+        for own in self.objectives:
+            yield reduce(add, [other for other in self.objectives if other is not own] or self.objectives)
+
+
+def _cross_validate(folds: TaskFolds, episodes: Episodes, settings: Settings, tick: Callable[[], None]) -> HeldOut:
+    """Return every candidate's losses on all rows of held-out tasks."""
     unit = natural_rate(episodes)
     inner = unit * INNER_GRID if settings.inner_lr is None else np.array([settings.inner_lr])
     l2s = L2_GRID if settings.l2 is None else np.array([settings.l2])
-    rng = stream(settings.seed, 1)
-    fold = rng.permutation(np.arange(n_tasks) % min(settings.n_folds, n_tasks))
-    folds = [fold == f for f in range(fold.max() + 1)]
-    objectives = [MetaObjective.from_tasks(shown.select(part), settings.n_steps) for part in folds]
-    scored = rng.permutation(n_tasks) < _MOST_SCORED_TASKS
+    scored = stream(settings.seed, 5).permutation(len(folds.tasks)) < _MOST_SCORED_TASKS
     curves = []
-    for f, part in enumerate(folds):
-        rest = [other for other in objectives if other is not objectives[f]] or objectives
-        coef = _solve_quietly(reduce(add, rest), inner[:, None], l2s).reshape(
-            -1, episodes.n_features, episodes.n_targets
-        )
-        curves.append(held_out_curves(episodes.select(part & scored), coef, settings.n_steps, unit)[1])
+    for f, rest in enumerate(folds.rest()):
+        coef = _solve_quietly(rest, inner[:, None], l2s).reshape(-1, episodes.n_features, episodes.n_targets)
+        held_out = episodes.select((folds.fold == f) & scored)
+        curves.append(held_out_curves(held_out, coef, settings.n_steps, unit)[1])
         tick()
     shape = (-1, len(inner), len(l2s), 2 * settings.n_steps + 1)
-    held_out = HeldOut(inner, l2s, unit, np.concatenate(curves).reshape(shape), settings.adapt_lr)
-    return reduce(add, objectives), held_out
+    return HeldOut(inner, l2s, unit, np.concatenate(curves).reshape(shape), settings.adapt_lr)
+
+
+def _coef(objective: MetaObjective, rates: Rates) -> FloatArray:
+    path = _solve_quietly(objective, np.array([rates.inner_lr]), np.array([rates.l2]))
+    return path.reshape(objective.n_features, -1)
 
 
 def _solve_quietly(objective: MetaObjective, inner_lrs: FloatArray, l2: FloatArray) -> FloatArray:

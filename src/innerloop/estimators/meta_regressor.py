@@ -12,42 +12,41 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from innerloop._checks import FloatArray, as_count, as_labels, as_nonnegative, as_rate
+from innerloop._checks import FloatArray, IntArray, as_fraction, as_labels
 from innerloop._progress import progress
 from innerloop.adaptation import Adaptation, GradientSteps, NoAdaptation
-from innerloop.estimators._inputs import as_seed, is_auto, like, plain
-from innerloop.estimators._scaling import Scaling
-from innerloop.estimators._training import MetaTraining, Settings
+from innerloop.estimators._inputs import like, take_groups
+from innerloop.estimators._known import KnownRows
+from innerloop.estimators._settings import Settings, read_settings
+from innerloop.estimators._spread import Spread
+from innerloop.estimators._state import from_state, to_state
+from innerloop.estimators._training import MetaTraining
 from innerloop.tasks import TaskSet
 
 # Rows predicted at once; bounds the memory that gathers each row's own coefficients.
 _ROWS_AT_ONCE = 2**16
 
-# What `to_state` keeps beside the parameters, the scaling and cv_results_.
-_SCALARS = ("inner_lr_", "adapt_lr_", "l2_", "n_support_", "n_features_in_", "_single_target")
-_ARRAYS = (
-    *("coef_", "intercept_", "groups_", "group_coef_", "group_intercept_", "_theta"),
-    *("inner_lr_se_", "adapt_lr_se_", "feature_names_in_"),
-)
-
 
 class MetaRegressor(RegressorMixin, BaseEstimator):
     """Linear regression for many related tasks, meta-trained exactly at signed inner learning rates.
 
-    Meta-training finds the coefficients from which one gradient step of rate `inner_lr` on a few rows of each
-    training task does best; a new task then takes a gradient step of rate `adapt_lr` on its own few rows. Both
-    rates, and whether to use an inner loop at all, are chosen by cross-validation over whole tasks.
+    A new task adapts on its own few rows: by a ridge that draws its coefficients towards the population's, each as
+    strongly as the training tasks agree on it, or by a gradient step from coefficients that were meta-trained for
+    such steps, or not at all. Which, and with what strength, is chosen by cross-validation over whole tasks.
 
     Parameters
     ----------
     inner_lr : float or "auto", default="auto"
-        Inner learning rate of meta-training; negative rates are usual. 0 is pooled least squares.
+        Inner learning rate of meta-training for gradient steps; negative rates are usual. 0 is pooled least squares.
     adapt_lr : float or "auto", default="auto"
-        Learning rate with which a task adapts.
-    adaptation : {"auto", "gradient", "none"}, default="auto"
-        How tasks adapt; "auto" is "gradient", whose rate may turn out to be 0.
+        Learning rate of the gradient step by which a task adapts.
+    adaptation : {"auto", "none", "gradient", "ridge"}, default="auto"
+        How tasks adapt. "auto": the simplest of the other three that is as good as the best, within a standard
+        error, at every one of 0, 1, 2, 5, 10 and 20 rows, or at `n_support` rows where that is given; "gradient"
+        where a rate is given. The rate of "gradient" may turn out to be 0.
     l2 : float or "auto", default="auto"
-        Ridge penalty on the meta-parameters, in units of the half mean squared error.
+        Ridge penalty on the meta-parameters, in units of the half mean squared error. "auto": by cross-validation;
+        for "ridge", by restricted maximum likelihood.
     group : str, default=None
         Name of the column of X, a data frame, that holds the task ids. It is not a feature.
     random_state : int, RandomState instance or None, default=0
@@ -77,8 +76,14 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         Meta-parameters, in the units of X.
     intercept_ : float or (n_targets,)
         Their intercept.
+    adaptation_ : str
+        How tasks adapt: "none", "gradient" or "ridge".
+    adaptation_results_ : dict of arrays
+        Held-out mean squared error of each kind of adaptation at numbers of rows, and its paired difference to the
+        chosen kind.
     inner_lr_, adapt_lr_, l2_ : float
-        The rates and the penalty in use.
+        The rates and the penalty in use. Where "auto" chose "ridge" the rates are those of the best gradient step;
+        with adaptation="ridge" they are NaN.
     inner_lr_se_, adapt_lr_se_ : float
         Bootstrap standard errors over tasks of the cross-validated optimum; NaN where nothing was chosen.
     n_support_ : int
@@ -97,8 +102,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
     Notes
     -----
     With ``inner_lr=0`` this is pooled (ridge) regression, and one task with ``inner_lr=0, l2=0`` is ordinary least
-    squares. The choice is the simplest within one standard error of the best: no inner loop, adaptation only,
-    inner loop in training only, both. docs/theory.md, section "Choosing the rates".
+    squares. Of gradient steps the simplest within one standard error of the best is taken: no inner loop,
+    adaptation only, inner loop in training only, both. docs/theory.md, sections 5 and 18.
 
     Examples
     --------
@@ -115,6 +120,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
     groups_: NDArray[Any]
     group_coef_: FloatArray
     group_intercept_: FloatArray
+    adaptation_results_: dict[str, NDArray[Any]]
+    _known: KnownRows
 
     # With metadata routing on, `groups` reaches the model as well as the splitter without further requests.
     __metadata_request__fit = {"groups": True}
@@ -125,7 +132,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         self,
         inner_lr: float | Literal["auto"] = "auto",
         adapt_lr: float | Literal["auto"] = "auto",
-        adaptation: Literal["auto", "gradient", "none"] = "auto",
+        adaptation: Literal["auto", "none", "gradient", "ridge"] = "auto",
         l2: float | Literal["auto"] = "auto",
         group: str | None = None,
         random_state: Any = 0,
@@ -173,7 +180,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
             If a parameter or the data cannot be used; the message says why.
         """
         settings = self.settings()
-        X, groups = self._take_groups(X, groups)
+        X, groups = take_groups(self.group, X, groups)
         X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64)
         if groups is None:
             warnings.warn(
@@ -190,21 +197,25 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
 
     def fit_from(self, training: MetaTraining, tasks: TaskSet, remember: bool = True) -> None:
         """Set the fitted attributes from tasks made ready; `remember` the tasks as seen groups."""
-        settings, held_out = training.settings, training.held_out
-        rates = training.chosen()
+        settings, held_out, way = training.settings, training.held_out, training.choice.way
+        predictor, rates = training.predictor, training.rates_in_use()
+        self.adaptation_ = way.kind if way.kind != "gradient" or rates.adapt_lr else "none"
         self.inner_lr_, self.adapt_lr_, self.l2_ = rates.inner_lr, rates.adapt_lr, rates.l2
         self.n_support_ = training.n_support
         self.inner_lr_se_, self.adapt_lr_se_, self.cv_results_ = np.nan, np.nan, None
         if held_out is not None:
             errors = held_out.standard_errors(settings.seed)
-            fixed = (training.settings.inner_lr, training.settings.adapt_lr)
+            fixed = (settings.inner_lr, settings.adapt_lr)
             self.inner_lr_se_, self.adapt_lr_se_ = (
                 error if rate is None else np.nan for error, rate in zip(errors, fixed, strict=True)
             )
             self.cv_results_ = held_out.table()
-        self._scaling, self._theta = training.scaling, training.coef(rates)
+        self.adaptation_results_ = training.choice.results
+        self._scaling, self._theta = training.scaling, predictor.coef
+        self._spread = Spread.of(training.effects, way.n_rows, way.strength)
+        self._calibration = training.choice.calibration
         self._single_target = tasks.y.ndim == 1
-        self.coef_, self.intercept_ = self._original(self._theta)
+        self.coef_, self.intercept_ = self._original(predictor.unseen)
         if not hasattr(self, "n_features_in_"):
             self.n_features_in_ = tasks.n_features
             if tasks.feature_names is not None:
@@ -213,23 +224,11 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
 
     def settings(self) -> Settings:
         """Return the parameters, checked."""
-        if self.adaptation not in ("auto", "gradient", "none"):
-            raise ValueError(f"`adaptation` must be 'auto', 'gradient' or 'none', got {self.adaptation!r}.")
-        adapt_lr = None if is_auto(self.adapt_lr) else as_rate(self.adapt_lr, "adapt_lr")
-        return Settings(
-            inner_lr=None if is_auto(self.inner_lr) else as_rate(self.inner_lr, "inner_lr"),
-            adapt_lr=0.0 if self.adaptation == "none" else adapt_lr,
-            l2=None if is_auto(self.l2) else float(as_nonnegative(self.l2, "l2")),
-            n_support=None if self.n_support is None else as_count(self.n_support, "n_support"),
-            n_query=None if self.n_query is None else as_count(self.n_query, "n_query"),
-            n_steps=as_count(self.n_steps, "n_steps"),
-            n_folds=as_count(self.cv, "cv", 2),
-            standardize=bool(self.standardize),
-            fit_intercept=bool(self.fit_intercept),
-            seed=as_seed(self.random_state),
-        )
+        return read_settings(self)
 
-    def predict(self, X: Any, groups: ArrayLike | None = None) -> FloatArray:
+    def predict(
+        self, X: Any, groups: ArrayLike | None = None, return_std: bool = False
+    ) -> FloatArray | tuple[FloatArray, FloatArray]:
         """Predict rows: seen groups with their adapted coefficients, all others with the meta-parameters.
 
         Parameters
@@ -237,25 +236,75 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         X : (n_rows, n_features) array or data frame
         groups : (n_rows,), default=None
             Task id of each row. None, without a `group` column in X: the meta-parameters for all rows.
+        return_std : bool, default=False
+            Whether to return the standard deviation of a target around its prediction too: that of the noise and of
+            the task's coefficients, scaled to what held-out tasks showed.
 
         Returns
         -------
-        (n_rows,) or (n_rows, n_targets)
+        prediction : (n_rows,) or (n_rows, n_targets)
+        std : the same shape, where asked for
         """
+        X, place = self._rows(X, groups)
+        prediction = self._predict(X, place)
+        if not return_std:
+            return prediction
+        n_rows, spread = self._spread.of_rows(self._rule(), self._known, self._scaling.design(X), place)
+        return prediction, self._targets(spread * self._calibration.std_factor(n_rows))
+
+    def predict_interval(
+        self, X: Any, groups: ArrayLike | None = None, level: float = 0.9
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return intervals that hold the target of a new row with a given probability.
+
+        Their width follows the model's standard deviation; its scale is that at which rows of held-out tasks were
+        held, after adaptation on as many rows. So they are right on average over tasks, whatever the noise.
+
+        Parameters
+        ----------
+        X, groups
+            As in `predict`.
+        level : float, default=0.9
+            Between 0 and 1.
+
+        Returns
+        -------
+        lower, upper : (n_rows,) or (n_rows, n_targets)
+        """
+        level = as_fraction(level, "level")
+        X, place = self._rows(X, groups)
+        n_rows, spread = self._spread.of_rows(self._rule(), self._known, self._scaling.design(X), place)
+        half = self._targets(spread * self._calibration.half_width(n_rows, level))
+        prediction = self._predict(X, place)
+        return prediction - half, prediction + half
+
+    def _rows(self, X: Any, groups: ArrayLike | None) -> tuple[FloatArray, IntArray]:
+        """Return checked rows, and the place of each among the known groups: -1 for none."""
         check_is_fitted(self)
-        X, groups = self._take_groups(X, groups, required=False)
+        X, groups = take_groups(self.group, X, groups, required=False)
         X = validate_data(self, X, reset=False, dtype=np.float64)
+        place = np.full(len(X), -1)
+        if groups is not None and len(self.groups_):
+            labels = like(as_labels(groups, "groups", len(X)), self.groups_)
+            near = np.minimum(np.searchsorted(self.groups_, labels), len(self.groups_) - 1)
+            place = np.where(self.groups_[near] == labels, near, -1)
+        elif groups is not None:
+            as_labels(groups, "groups", len(X))
+        return X, place
+
+    def _predict(self, X: FloatArray, place: IntArray) -> FloatArray:
         coef, intercept = np.atleast_2d(self.coef_), np.atleast_1d(self.intercept_)
         prediction = X @ coef.T + intercept
-        if groups is not None:
-            place, known = self._find(as_labels(groups, "groups", len(X)))
-            rows = np.flatnonzero(known)
-            group_coef = self.group_coef_.reshape(-1, *coef.shape)
-            group_intercept = self.group_intercept_.reshape(-1, *intercept.shape)
-            for part in np.array_split(rows, -(-len(rows) // _ROWS_AT_ONCE) or 1):
-                own = np.einsum("ij,ikj->ik", X[part], group_coef[place[part]])
-                prediction[part] = own + group_intercept[place[part]]
-        return np.asarray(prediction[:, 0] if self._single_target else prediction)
+        rows = np.flatnonzero(place >= 0)
+        group_coef = self.group_coef_.reshape(-1, *coef.shape)
+        group_intercept = self.group_intercept_.reshape(-1, *intercept.shape)
+        for part in np.array_split(rows, -(-len(rows) // _ROWS_AT_ONCE) or 1):
+            own = np.einsum("ij,ikj->ik", X[part], group_coef[place[part]])
+            prediction[part] = own + group_intercept[place[part]]
+        return self._targets(prediction)
+
+    def _targets(self, values: FloatArray) -> FloatArray:
+        return np.asarray(values[:, 0] if self._single_target else values)
 
     def adapt(self, X: Any, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
         """Return a fitted estimator that also knows the groups of these rows; this one does not change.
@@ -271,7 +320,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         MetaRegressor
         """
         check_is_fitted(self)
-        X, groups = self._take_groups(X, groups)
+        X, groups = take_groups(self.group, X, groups)
         X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64, reset=False)
         if groups is None:
             raise ValueError("`groups` must say which task each row belongs to, got None.")
@@ -291,33 +340,13 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
     def to_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Return all that a fitted estimator knows as plain values and arrays, for `from_state`."""
         check_is_fitted(self)
-        params = {name: plain(value) for name, value in self.get_params().items()}
-        arrays = {name: np.asarray(getattr(self, name)) for name in _ARRAYS if hasattr(self, name)}
-        if "feature_names_in_" in arrays:
-            arrays["feature_names_in_"] = arrays["feature_names_in_"].astype(np.str_)
-        arrays |= {f"scaling.{name}": np.asarray(value) for name, value in vars(self._scaling).items()}
-        arrays |= {f"cv_results_.{name}": column for name, column in (self.cv_results_ or {}).items()}
-        return {"params": params, **{name: plain(getattr(self, name)) for name in _SCALARS}}, arrays
+        return to_state(self)
 
     @classmethod
     def from_state(cls, scalars: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Self:
         """Return the fitted estimator that `to_state` described."""
         model = cls(**scalars["params"])
-        for name in _SCALARS:
-            setattr(model, name, scalars[name])
-        for name in _ARRAYS:
-            if name in arrays:
-                setattr(model, name, arrays[name][()])
-        if "feature_names_in_" in arrays:
-            model.feature_names_in_ = arrays["feature_names_in_"].astype(object)
-        parts: dict[str, dict[str, Any]] = {"scaling": {}, "cv_results_": {}}
-        for name, array in arrays.items():
-            owner, _, key = name.partition(".")
-            if key:
-                parts[owner][key] = array
-        parts["scaling"]["intercept"] = bool(parts["scaling"]["intercept"])
-        model._scaling = Scaling(**parts["scaling"])
-        model.cv_results_ = parts["cv_results_"] or None
+        from_state(model, scalars, arrays)
         return model
 
     def __sklearn_tags__(self) -> Any:
@@ -326,21 +355,24 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         return tags
 
     def _rule(self) -> Adaptation:
-        return GradientSteps(self.adapt_lr_, self.n_steps) if self.adapt_lr_ else NoAdaptation()
+        if self.adaptation_ == "ridge":
+            return self._spread.ridge()
+        return GradientSteps(self.adapt_lr_, self.n_steps) if self.adaptation_ == "gradient" else NoAdaptation()
 
     def _remember(self, tasks: TaskSet, known: MetaRegressor | None = None) -> None:
         """Keep the adapted coefficients of these tasks, beside those that `known` has of other tasks."""
         scaled = self._scaling.tasks(tasks)
-        adapted = self._rule().adapt(self._theta, scaled)
-        coef, intercept = self._original(adapted)
-        ids = tasks.ids
+        coef, intercept = self._original(self._rule().adapt(self._theta, scaled))
+        ids, rows = tasks.ids, KnownRows.of(scaled)
         if known is not None and len(known.groups_):
-            kept = ~np.isin(known.groups_, like(ids, known.groups_))
+            kept = np.flatnonzero(~np.isin(known.groups_, like(ids, known.groups_)))
             ids = np.concatenate((known.groups_[kept], ids))
             coef = np.concatenate((known.group_coef_[kept], coef))
             intercept = np.concatenate((known.group_intercept_[kept], intercept))
+            rows = known._known.take(kept) + rows
         order = np.argsort(ids, kind="stable")
         self.groups_, self.group_coef_, self.group_intercept_ = ids[order], coef[order], intercept[order]
+        self._known = rows.take(order)
 
     def _original(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return scikit-learn's coefficients and intercepts of scaled ones (..., n_columns, n_targets)."""
@@ -348,35 +380,3 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         if self._single_target:
             return coef[..., 0], intercept[..., 0][()]
         return np.ascontiguousarray(np.swapaxes(coef, -1, -2)), intercept
-
-    def _find(self, groups: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-        """Return each row's place among the known groups, and whether it has one."""
-        if len(self.groups_) == 0:
-            return np.zeros(len(groups), dtype=np.intp), np.zeros(len(groups), dtype=bool)
-        groups = like(groups, self.groups_)
-        place = np.minimum(np.searchsorted(self.groups_, groups), len(self.groups_) - 1)
-        return place, self.groups_[place] == groups
-
-    def _take_groups(self, X: Any, groups: Any, required: bool = True) -> tuple[Any, Any]:
-        """Return X without its column of task ids, and the task ids."""
-        if self.group is None:
-            return X, groups
-        import narwhals as nw
-
-        frame = nw.from_native(X, eager_only=True, pass_through=True)
-        if not isinstance(frame, nw.DataFrame):
-            if groups is None and required:
-                raise ValueError(
-                    f"`group` names the column {self.group!r}, but X is not a data frame; pass a frame, or "
-                    "the task ids as groups=..."
-                )
-            return X, groups
-        if self.group not in frame.columns:
-            if groups is None and required:
-                from innerloop._frames import missing_column
-
-                raise ValueError(missing_column(self.group, frame.columns, "`X`"))
-            return X, groups
-        if groups is None:
-            groups = frame[self.group].to_numpy()
-        return frame.drop(self.group).to_native(), groups

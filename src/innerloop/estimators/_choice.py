@@ -1,0 +1,237 @@
+"""How tasks are to adapt: the choice by cross-validation over tasks, and intervals calibrated in the same folds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from innerloop._checks import FloatArray, IntArray
+from innerloop._random import stream
+from innerloop.adaptation import NoAdaptation, Ridge
+from innerloop.estimators._heldout import mean_and_error
+from innerloop.estimators._intervals import Calibration
+from innerloop.estimators._trials import Predictor, trials
+from innerloop.random_effects import RandomEffects, Structure, enough, estimate_effects
+from innerloop.tasks import TaskSet
+
+Kind = Literal["none", "gradient", "ridge"]
+
+# Numbers of adaptation rows at which methods are compared and intervals calibrated: a new task may bring any.
+LADDER = (0, 1, 2, 5, 10, 20)
+# Multiples of the estimated covariance of tasks: with few rows, fewer differences can be told from noise that is
+# not normal, or not the same in all tasks, than the likelihood believes.
+STRENGTHS = np.exp2(np.arange(-2, 3))
+# The coefficients of more features than this are not given correlations.
+_MOST_CORRELATED = 32
+_MOST_SCORED_TASKS = 3_000
+
+Errors = dict[int, FloatArray]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Way:
+    """A way to adapt, to be fitted on any tasks.
+
+    Parameters
+    ----------
+    kind
+    structure
+        Of the tasks' covariance.
+    n_rows, strength : (n_points,)
+        Strength of the ridge at numbers of adaptation rows; see `innerloop.adaptation.Ridge`.
+    pooled
+        Whether the pooled ridge predicts unseen tasks better than the population's coefficients.
+    """
+
+    kind: Kind
+    structure: Structure
+    n_rows: FloatArray
+    strength: FloatArray
+    pooled: bool
+
+    def predictor(self, effects: RandomEffects, fitted: dict[Kind, Predictor]) -> Predictor:
+        """Return the predictor, given what its kinds are made of."""
+        if self.kind != "ridge":
+            return fitted[self.kind]
+        rule = Ridge(effects.new_task_cov, self.n_rows, self.strength)
+        return Predictor(effects.mean, fitted["none"].coef if self.pooled else effects.mean, rule)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The way to adapt, with what held-out tasks say of it.
+
+    Parameters
+    ----------
+    way
+    calibration
+        For prediction intervals.
+    results
+        Columns "adaptation", "n_support", "mse", "mse_se" and the paired "difference" to the chosen kind with its
+        "difference_se".
+    """
+
+    way: Way
+    calibration: Calibration
+    results: dict[str, NDArray[Any]] = field(repr=False)
+
+
+@final
+class Comparison:
+    """Held-out tasks in folds, with what was fitted on the tasks of the other folds.
+
+    Parameters
+    ----------
+    tasks
+        In scaled units.
+    fold : (n_tasks,)
+    fitted
+        For each fold, predictors by kind; "none" is the pooled ridge.
+    ladder
+        Numbers of adaptation rows.
+    options
+        Of `estimate_effects`.
+    """
+
+    def __init__(
+        self,
+        tasks: TaskSet,
+        fold: IntArray,
+        fitted: Sequence[dict[Kind, Predictor]],
+        ladder: Sequence[int],
+        options: dict[str, Any],
+    ) -> None:
+        seed = options["seed"]
+        scored = np.sort(stream(seed, 4).permutation(len(tasks))[:_MOST_SCORED_TASKS])
+        self._fitted, self._n_features = fitted, tasks.n_features
+        rest = (tasks.select(fold != f) if fold.any() else tasks for f in range(len(fitted)))
+        self._rest = [enough(own, seed) for own in rest]
+        self._options = options
+        own = fold[scored]
+        self._trials = {
+            n: [[trial.select(own == f) for f in range(len(fitted))] for trial in made]
+            for n, made in trials(tasks.select(scored), ladder, seed).items()
+        }
+
+    def choose(self, kinds: Sequence[Kind], n_support: int | None) -> Choice:
+        """Return the simplest of some kinds, given from simple to rich, that is as good as the best.
+
+        That is: whose error is within one standard error of the best kind's at every deciding number of adaptation
+        rows, which is `n_support` or, where that is None, all of the ladder. The best kind has the lowest geometric
+        mean of errors.
+        """
+        deciding = [n for n in self._trials if n_support in (None, n)] or list(self._trials)
+        ridge = self._ridge(deciding) if "ridge" in kinds else self._plain("diagonal")
+        errors: dict[Kind, Errors] = {"ridge": ridge.errors} if "ridge" in kinds else {}
+        for kind in kinds:
+            if kind != "ridge":
+                errors[kind] = self._errors([fitted[kind] for fitted in self._fitted])
+        best = min(errors, key=lambda kind: _score(errors[kind], deciding))
+        kind = next(kind for kind in kinds if all(_as_good(errors[kind][n], errors[best][n]) for n in deciding))
+        way = Way(kind, ridge.structure, ridge.n_rows, ridge.strength, ridge.pooled)
+        predictors = [way.predictor(*pair) for pair in zip(ridge.effects, self._fitted, strict=True)]
+        return Choice(way, self._calibration(predictors, ridge.effects), _table(errors, kind))
+
+    def _ridge(self, deciding: Sequence[int]) -> _Ridge:
+        """Return the ridge with correlations where it is better than that without, beyond a standard error."""
+        diagonal = self._tuned("diagonal")
+        if self._n_features > _MOST_CORRELATED:
+            return diagonal
+        full = self._tuned("full")
+        is_better = _score(full.errors, deciding) < _score(diagonal.errors, deciding)
+        if is_better and not all(_as_good(diagonal.errors[n], full.errors[n]) for n in deciding):
+            return full
+        return diagonal
+
+    def _plain(self, structure: Structure) -> _Ridge:
+        effects = [estimate_effects(rest, structure, **self._options) for rest in self._rest]
+        return _Ridge(structure, effects, np.ones(1), np.ones(1), False, {})
+
+    def _tuned(self, structure: Structure) -> _Ridge:
+        """Return the ridge of one structure with its strength at every number of rows, and its errors."""
+        plain = self._plain(structure)
+        errors, strengths = self._errors([_population(effects) for effects in plain.effects], [0]), {}
+        pooled = self._errors([fitted["none"] for fitted in self._fitted], [0])
+        is_pooled = not _as_good(errors[0], pooled[0])
+        for n in self._trials:
+            if n:
+                by_strength = {
+                    float(strength): self._errors([_strong(e, strength) for e in plain.effects], [n])[n]
+                    for strength in STRENGTHS
+                }
+                best = min(by_strength, key=lambda strength: float(by_strength[strength].mean()))
+                strengths[n] = 1.0 if _as_good(by_strength[1.0], by_strength[best]) else best
+                errors[n] = by_strength[strengths[n]]
+        if is_pooled:
+            errors[0] = pooled[0]
+        n_rows, strength = (np.array(list(part), dtype=float) for part in (strengths.keys(), strengths.values()))
+        if not strengths:
+            n_rows, strength = plain.n_rows, plain.strength
+        return _Ridge(structure, plain.effects, n_rows, strength, is_pooled, errors)
+
+    def _errors(self, predictors: Sequence[Predictor], numbers_of_rows: Sequence[int] | None = None) -> Errors:
+        """Return each task's mean squared error, by the predictor of its fold, at numbers of adaptation rows."""
+        errors = {}
+        for n in self._trials if numbers_of_rows is None else numbers_of_rows:
+            by_split = []
+            for parts in self._trials[n]:
+                tasks = np.concatenate([part.tasks for part in parts])
+                mse = np.concatenate([part.mse(own) for part, own in zip(parts, predictors, strict=True)])
+                by_split.append(mse[np.argsort(tasks)])
+            errors[n] = np.asarray(np.mean(by_split, axis=0))
+        return errors
+
+    def _calibration(self, predictors: Sequence[Predictor], effects: Sequence[RandomEffects]) -> Calibration:
+        residuals: dict[int, list[tuple[FloatArray, IntArray]]] = {n: [] for n in self._trials}
+        for n, splits in self._trials.items():
+            for parts in splits:
+                for part, predictor, own in zip(parts, predictors, effects, strict=True):
+                    spread = np.sqrt(own.noise * part.variance(predictor, own.new_task_cov))
+                    residuals[n].append((part.residuals(predictor) / spread, part.task_of_row))
+        return Calibration.of(residuals)
+
+
+class _Ridge(NamedTuple):
+    """A ridge in every fold, and its errors."""
+
+    structure: Structure
+    effects: list[RandomEffects]
+    n_rows: FloatArray
+    strength: FloatArray
+    pooled: bool
+    errors: Errors
+
+
+def _population(effects: RandomEffects) -> Predictor:
+    return Predictor(effects.mean, effects.mean, NoAdaptation())
+
+
+def _strong(effects: RandomEffects, strength: float) -> Predictor:
+    rule = Ridge(effects.new_task_cov, strength=np.array([strength]))
+    return Predictor(effects.mean, effects.mean, rule)
+
+
+def _score(errors: Errors, deciding: Sequence[int]) -> float:
+    """Return the mean logarithm of the errors: kinds compare by ratios, alike at every number of rows."""
+    return float(np.mean([np.log(max(errors[n].mean(), np.finfo(float).tiny)) for n in deciding]))
+
+
+def _as_good(errors: FloatArray, best: FloatArray) -> bool:
+    excess, error = mean_and_error(errors - best)
+    return excess <= error
+
+
+def _table(errors: dict[Kind, Errors], chosen: Kind) -> dict[str, NDArray[Any]]:
+    rows = [
+        (kind, n, *mean_and_error(mse), *mean_and_error(mse - errors[chosen][n]))
+        for kind, own in errors.items()
+        for n, mse in own.items()
+    ]
+    names = ("adaptation", "n_support", "mse", "mse_se", "difference", "difference_se")
+    return {name: np.array(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}

@@ -1,0 +1,326 @@
+r"""How tasks differ: a random-effects model of their coefficients, estimated from many tasks.
+
+.. math:: y_i = X_i (\omega + b_i) + e_i, \quad b_i \sim N(0, s^2 \Lambda), \quad e_i \sim N(0, s^2 I)
+
+with :math:`\omega \sim N(0, (s^2 / \pi) I)`, flat for the intercept. All variances are relative to that of the
+noise, :math:`s^2`. Given :math:`\Lambda` and the precision :math:`\pi`, the population's coefficients
+:math:`\omega` and :math:`s^2` have closed forms; the restricted likelihood that is left is minimised over
+:math:`\Lambda` and :math:`\pi` with its exact gradient. With ``V_i = I + X_i Lambda X_i'`` it is ::
+
+    n log s^2 + sum_i log|V_i| + log|S| - q log pi
+    S = sum_i X_i' V_i^-1 X_i + P,   omega = S^-1 sum_i X_i' V_i^-1 y_i,   n s^2 = sum_i y_i' V_i^-1 (y_i - X_i omega)
+
+where P holds pi for the q penalised coefficients, and n counts rows less the coefficients with a flat prior.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol, final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from innerloop._checks import FloatArray
+from innerloop._random import stream
+from innerloop._task_rows import RowBlock, row_blocks
+from innerloop._threads import one_thread
+from innerloop.tasks import TaskSet
+
+Structure = Literal["diagonal", "full"]
+
+# Variances are estimated from as many tasks as hold so many numbers, within these bounds: more do not sharpen them.
+_MOST_NUMBERS, _LEAST_TASKS, _MOST_TASKS = 2**22, 30, 2_000
+# Bounds of the logarithms of variance ratios: beyond them a variance is as good as zero, or as infinite.
+_LOG_VARIANCES, _LOG_PRECISIONS = (-16.0, 16.0), (-12.0, 16.0)
+# Standard deviation of the prior of the logarithms of slopes' variances around their common level.
+_LOG_SPREAD = 1.5
+_LEAST_DIAGONAL = 1e-3
+_MOST_STEPS = 200
+# Noise below this fraction of the targets' mean square is rounding.
+_LEAST_NOISE = 1e-14
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class RandomEffects:
+    """The estimated model, target by target.
+
+    Parameters
+    ----------
+    mean : (n_features, n_targets)
+        The population's coefficients omega.
+    mean_cov : (n_targets, n_features, n_features)
+        Their posterior covariance, relative to the noise variance.
+    task_cov : (n_targets, n_features, n_features)
+        Covariance Lambda of the tasks' coefficients around omega, relative to the noise variance.
+    noise : (n_targets,)
+        Noise variance.
+    precision : (n_targets,)
+        Prior precision pi of omega, relative to that of the noise: a ridge penalty on the sum of squares.
+    """
+
+    mean: FloatArray
+    mean_cov: FloatArray = field(repr=False)
+    task_cov: FloatArray = field(repr=False)
+    noise: FloatArray
+    precision: FloatArray
+
+    @property
+    def new_task_cov(self) -> FloatArray:
+        """Covariance of a new task's coefficients around `mean`, relative to the noise variance."""
+        return self.task_cov + self.mean_cov
+
+
+def estimate_effects(
+    tasks: TaskSet,
+    structure: Structure = "diagonal",
+    *,
+    intercept: bool = True,
+    l2: float | None = None,
+    seed: int = 0,
+) -> RandomEffects:
+    """Estimate the random-effects model by restricted maximum likelihood.
+
+    Parameters
+    ----------
+    tasks
+        Their last feature is 1 where `intercept` is true. One task alone tells nothing of how tasks differ: the
+        tasks' covariance is then zero.
+    structure
+        Of the tasks' covariance. "diagonal": a variance for each coefficient, those of the slopes drawn towards
+        each other by a log-normal prior. "full": correlations too, drawn towards the diagonal estimate by an
+        inverse-Wishart prior that weighs as much as n_features tasks.
+    intercept
+        Whether the last coefficient is an intercept, whose prior is flat.
+    l2
+        Penalty on the population's coefficients, in units of the half mean squared error; None: estimated.
+    seed
+        Draws the tasks that variances are estimated from, where there are very many.
+
+    Notes
+    -----
+    docs/theory.md, section "Random effects".
+    """
+    some = enough(tasks, seed)
+    blocks = list(row_blocks(some))
+    penalised = np.arange(tasks.n_features) < tasks.n_features - intercept
+    found = []
+    for target in range(tasks.y[:1].size):
+        given = None if l2 is None else l2 * tasks.n_rows
+        with one_thread():
+            task_cov, precision = _minimise(
+                _Problem(blocks, target, some.n_rows, penalised), structure, given, len(some)
+            )
+            whole = _Problem(blocks if some is tasks else row_blocks(tasks), target, tasks.n_rows, penalised)
+            found.append((task_cov, precision, whole.solve(whole.sums(task_cov), precision)))
+    return RandomEffects(
+        np.stack([solution.mean for *_, solution in found], axis=1),
+        np.array([solution.mean_cov for *_, solution in found]),
+        np.array([task_cov for task_cov, *_ in found]),
+        np.array([solution.noise for *_, solution in found]),
+        np.array([precision for _, precision, _ in found]),
+    )
+
+
+def enough(tasks: TaskSet, seed: int) -> TaskSet:
+    """Return tasks enough to estimate variances from: all, or a random part of very many."""
+    turned = np.minimum(tasks.sizes, tasks.n_features + tasks.y[:1].size)
+    order = stream(seed, 3).permutation(len(tasks))
+    n = int(np.searchsorted(np.cumsum(turned[order] * tasks.n_features), _MOST_NUMBERS))
+    n = min(max(n, _LEAST_TASKS), _MOST_TASKS)
+    return tasks if n >= len(tasks) else tasks.select(order[:n])
+
+
+class _Solution(NamedTuple):
+    mean: FloatArray
+    mean_cov: FloatArray
+    noise: float
+    loss: float
+
+
+class _Sums(NamedTuple):
+    """Sums over tasks of X'V^-1 X, X'V^-1 y, y'V^-1 y, log|V| and y'y."""
+
+    moments: FloatArray
+    cross: FloatArray
+    square: float
+    log_det: float
+    raw_square: float
+
+
+class _Whitened(NamedTuple):
+    """V^-1/2 X and V^-1/2 y of a block's tasks, and the sum of their log|V|."""
+
+    X: FloatArray
+    y: FloatArray
+    log_det: float
+
+
+@final
+class _Problem:
+    """The restricted likelihood of one target."""
+
+    def __init__(self, blocks: Iterable[RowBlock], target: int, n_rows: int, penalised: NDArray[np.bool_]) -> None:
+        self._blocks, self._target = blocks, target
+        self.penalised = penalised
+        self._n = max(n_rows - int((~penalised).sum()), 1)
+
+    def sums(self, task_cov: FloatArray, kept: list[_Whitened] | None = None) -> _Sums:
+        """Add up all tasks; whitened blocks are appended to `kept`."""
+        p = len(self.penalised)
+        moments, cross, square, log_det, raw_square = np.zeros((p, p)), np.zeros(p), 0.0, 0.0, 0.0
+        for block in self._blocks:
+            raw_square += float(np.sum(block.y[..., self._target] ** 2))
+            white = _whiten(block.X, block.y[..., self._target, None], task_cov)
+            X, y = white.X.reshape(-1, p), white.y.ravel()
+            moments += X.T @ X
+            cross += X.T @ y
+            square += float(y @ y)
+            log_det += white.log_det
+            if kept is not None:
+                kept.append(white)
+        return _Sums(moments, cross, square, log_det, raw_square)
+
+    def solve(self, sums: _Sums, precision: float) -> _Solution:
+        """Return omega and the noise given all variance ratios, and the loss there."""
+        S = sums.moments + np.diag(precision * self.penalised)
+        values, vectors = np.linalg.eigh(S)
+        used = values > len(S) * np.finfo(float).eps * max(values[-1], np.finfo(float).tiny)
+        mean_cov = (vectors[:, used] / values[used]) @ vectors[:, used].T
+        mean = mean_cov @ sums.cross
+        least = max(_LEAST_NOISE * sums.raw_square, np.finfo(float).tiny)
+        noise = max(sums.square - float(mean @ sums.cross), least) / self._n
+        loss = self._n * np.log(noise) + sums.log_det + float(np.log(values[used]).sum())
+        if precision > 0:
+            loss -= int(self.penalised.sum()) * np.log(precision)
+        return _Solution(mean, mean_cov, noise, loss)
+
+    def loss(self, task_cov: FloatArray, precision: float) -> tuple[float, FloatArray, float]:
+        """Return the loss and its derivatives by the tasks' covariance and by the log precision.
+
+        With q_i = X_i' V_i^-1 (y_i - X_i omega) and M_i = X_i' V_i^-1 X_i, the former is
+        ``sum_i M_i - M_i S^-1 M_i - q_i q_i' / s^2``.
+        """
+        p, kept = len(self.penalised), list[_Whitened]()
+        sums = self.sums(task_cov, kept)
+        mean, mean_cov, noise, loss = self.solve(sums, precision)
+        slope = sums.moments.copy()
+        for X, y, _ in kept:
+            q = np.einsum("trp,tr->tp", X, y - X @ mean)
+            known = X @ mean_cov @ X.transpose(0, 2, 1)
+            slope -= X.reshape(-1, p).T @ (known @ X).reshape(-1, p) + q.T @ q / noise
+        free = self.penalised
+        by_precision = precision * (mean_cov.diagonal()[free].sum() + np.sum(mean[free] ** 2) / noise) - free.sum()
+        return loss, slope, float(by_precision)
+
+
+def _whiten(X: FloatArray, y: FloatArray, task_cov: FloatArray) -> _Whitened:
+    V = (X @ task_cov) @ X.transpose(0, 2, 1)
+    V[:, np.arange(V.shape[1]), np.arange(V.shape[1])] += 1.0
+    root = np.linalg.cholesky(V)
+    white = np.linalg.solve(root, np.concatenate((X, y), axis=2))
+    return _Whitened(white[..., :-1], white[..., -1], 2 * float(np.log(np.diagonal(root, axis1=1, axis2=2)).sum()))
+
+
+class _Roots(Protocol):
+    """Covariances Lambda = L L' by parameters t, with a prior of them."""
+
+    def root(self, t: FloatArray) -> FloatArray:
+        """Return L."""
+        ...
+
+    def pull(self, t: FloatArray, by_root: FloatArray) -> FloatArray:
+        """Return the derivative by t of what has the derivative `by_root` by L."""
+        ...
+
+    def prior(self, t: FloatArray) -> tuple[float, FloatArray]:
+        """Return what the prior adds to the loss, and its derivative by t."""
+        ...
+
+
+@final
+class _Diagonal(NamedTuple):
+    """Variances exp(t); those of the first `n_slopes` have a log-normal prior around their common level."""
+
+    n_slopes: int
+
+    def root(self, t: FloatArray) -> FloatArray:
+        return np.diag(np.exp(t / 2))
+
+    def pull(self, t: FloatArray, by_root: FloatArray) -> FloatArray:
+        return np.asarray(by_root.diagonal() * np.exp(t / 2) / 2)
+
+    def prior(self, t: FloatArray) -> tuple[float, FloatArray]:
+        slopes, by_t = t[: self.n_slopes], np.zeros_like(t)
+        if len(slopes) == 0:
+            return 0.0, by_t
+        away = slopes - slopes.mean()
+        by_t[: self.n_slopes] = 2 * away / _LOG_SPREAD**2
+        return float(np.sum(away**2)) / _LOG_SPREAD**2, by_t
+
+
+@final
+class _Full(NamedTuple):
+    """L = diag(scale) C with lower triangular C, and an inverse-Wishart prior whose mode is C = I."""
+
+    scale: FloatArray
+
+    def root(self, t: FloatArray) -> FloatArray:
+        return self.scale[:, None] * self._triangle(t)
+
+    def pull(self, t: FloatArray, by_root: FloatArray) -> FloatArray:  # noqa: ARG002
+        return (self.scale[:, None] * by_root)[np.tril_indices(len(self.scale))]
+
+    def prior(self, t: FloatArray) -> tuple[float, FloatArray]:
+        C, weight = self._triangle(t), len(self.scale)
+        inverse = np.linalg.inv(C)
+        by_C = 2 * weight * (np.diag(1 / C.diagonal()) - inverse.T @ inverse @ inverse.T)
+        loss = weight * (2 * float(np.log(C.diagonal()).sum()) + float(np.sum(inverse**2)))
+        return loss, by_C[np.tril_indices(weight)]
+
+    def _triangle(self, t: FloatArray) -> FloatArray:
+        C = np.zeros((len(self.scale), len(self.scale)))
+        C[np.tril_indices(len(self.scale))] = t
+        return C
+
+
+def _minimise(problem: _Problem, structure: Structure, given: float | None, n_tasks: int) -> tuple[FloatArray, float]:
+    """Return the tasks' covariance and the precision of lowest loss; a precision that is given stays."""
+    p = len(problem.penalised)
+    diagonal = _Diagonal(int(problem.penalised.sum()))
+    if n_tasks == 1:
+        return np.zeros((p, p)), _lowest(problem, diagonal, np.empty(0), [], given)[1]
+    t, precision = _lowest(problem, diagonal, np.full(p, -2.0), [_LOG_VARIANCES] * p, given)
+    if structure != "full":
+        return diagonal.root(t) ** 2, precision
+    full = _Full(np.exp(t / 2))
+    start = np.eye(p)[np.tril_indices(p)]
+    bounds = [(_LEAST_DIAGONAL, None) if on else (None, None) for on in start]
+    t, precision = _lowest(problem, full, start, bounds, given)
+    root = full.root(t)
+    return root @ root.T, precision
+
+
+def _lowest(
+    problem: _Problem, roots: _Roots, start: FloatArray, bounds: list[Any], given: float | None
+) -> tuple[FloatArray, float]:
+    """Return the parameters and the precision of lowest loss."""
+    n = len(start)
+
+    def loss(t: FloatArray) -> tuple[float, FloatArray]:
+        precision = float(np.exp(t[n])) if given is None else given
+        root = roots.root(t[:n]) if n else np.zeros((len(problem.penalised),) * 2)
+        value, by_cov, by_precision = problem.loss(root @ root.T, precision)
+        prior, by_t = roots.prior(t[:n])
+        by_t = by_t + roots.pull(t[:n], 2 * by_cov @ root) if n else by_t
+        return value + prior, np.append(by_t, by_precision) if given is None else by_t
+
+    if given is None:
+        start, bounds = np.append(start, 0.0), [*bounds, _LOG_PRECISIONS]
+    if len(start) == 0:
+        return start, float(given or 0.0)
+    t = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _MOST_STEPS}).x
+    return t[:n], float(np.exp(t[n])) if given is None else given
