@@ -44,6 +44,7 @@ def _coarse_grids(monkeypatch):
 
 
 def made(n_targets=None, **settings):
+    settings = {"adaptation": "gradient", **settings}
     X, y, groups = table([6, 5, 8, 3, 7, 1, 9, 4, 6, 6, 5, 7], 3, n_targets)
     tasks = il.TaskSet.from_arrays(X + np.array([3.0, 0.0, -1.0]), y + 2.0, groups)
     return tasks, MetaTraining.prepare(tasks, il.MetaRegressor(**settings).settings())

@@ -14,6 +14,8 @@ from innerloop.episodes import Episodes
 from innerloop.estimators import MetaTraining, Rates, Settings, mean_and_error
 from innerloop.tasks import TaskSet
 
+RIDGE = "ridge adaptation"
+GRADIENT = "best gradient step"
 RECOMMENDED = "recommended rates"
 GIVEN = "rates as given"
 NO_INNER_LOOP = "no inner loop in training"
@@ -57,7 +59,7 @@ class Evaluation:
     Parameters
     ----------
     methods
-        The recommended rates first, or those that were given.
+        The recommended adaptation first, or the rates that were given.
     per_task : (n_tasks, n_methods)
         Mean squared error of each task.
     n_support, n_steps
@@ -94,21 +96,31 @@ def evaluate(training: MetaTraining, tasks: TaskSet, tick: Callable[[], None] = 
     """
     settings = replace(training.settings, n_support=training.n_support)
     fold = stream(settings.seed, 2).permutation(np.arange(len(tasks)) % min(N_FOLDS, len(tasks)))
-    per_task = np.empty((len(tasks), 5))
     overall = _choices(training, tasks, tick)
+    per_task = np.empty((len(tasks), len(overall) + 1 + _by_ridge(training)))
     for f in range(fold.max() + 1):
-        rest = tasks.select(fold != f)
+        rest, unseen = tasks.select(fold != f), tasks.select(fold == f)
         fitted = MetaTraining.prepare(rest, settings, tick)
-        # One task tells nothing of rates: with two tasks in all, those chosen on both are tested.
-        choices = _choices(fitted, rest, tick) if len(rest) > 1 else overall
-        per_task[fold == f] = _errors(fitted, rest, tasks.select(fold == f), choices)
+        # One task tells nothing of how tasks differ: with two in all, what was chosen on both is tested.
+        tested, choices = (fitted, _choices(fitted, rest, tick)) if len(rest) > 1 else (training, overall)
+        errors = _errors(fitted, rest, unseen, choices)
+        if _by_ridge(training):
+            errors = np.column_stack((tested.score_chosen(unseen), errors))
+        per_task[fold == f] = errors
     return _summary(training, overall, per_task)
 
 
 def evaluate_on(training: MetaTraining, tasks: TaskSet, unseen: TaskSet) -> Evaluation:
     """Score the same methods on given unseen tasks, with all choices made on the training tasks."""
     choices = _choices(training, tasks, lambda: None)
-    return _summary(training, choices, _errors(training, tasks, unseen, choices))
+    errors = _errors(training, tasks, unseen, choices)
+    if _by_ridge(training):
+        errors = np.column_stack((training.score_chosen(unseen), errors))
+    return _summary(training, choices, errors)
+
+
+def _by_ridge(training: MetaTraining) -> bool:
+    return training.choice.way.kind == "ridge"
 
 
 def _errors(fitted: MetaTraining, rest: TaskSet, unseen: TaskSet, choices: dict[str, Rates]) -> FloatArray:
@@ -119,9 +131,12 @@ def _errors(fitted: MetaTraining, rest: TaskSet, unseen: TaskSet, choices: dict[
 
 
 def _summary(training: MetaTraining, choices: dict[str, Rates], per_task: FloatArray) -> Evaluation:
+    named: list[tuple[str, Rates | None]] = [*choices.items(), (PER_TASK, None)]
+    if _by_ridge(training):
+        named = [(RIDGE, None), (GRADIENT, named[0][1]), *named[1:]]
     methods = [
         Method(name, rates, *mean_and_error(mse), *mean_and_error(mse - per_task[:, 0]))
-        for (name, rates), mse in zip([*choices.items(), (PER_TASK, None)], per_task.T, strict=True)
+        for (name, rates), mse in zip(named, per_task.T, strict=True)
     ]
     return Evaluation(methods, per_task, training.n_support, training.settings.n_steps, verdict(methods))
 
@@ -138,8 +153,11 @@ def verdict(methods: list[Method]) -> str:
 
     A method is better where the difference exceeds two standard errors, and as good where it is within one.
     """
-    if methods[0].name == GIVEN:
-        return _verdict_on_given(methods)
+    judge = {RIDGE: _verdict_on_ridge, GIVEN: _verdict_on_given}.get(methods[0].name, _verdict_on_rates)
+    return judge(methods)
+
+
+def _verdict_on_rates(methods: list[Method]) -> str:
     by_name = {method.name: method for method in methods}
     best, per_task, pooled = methods[0], by_name[PER_TASK], by_name[POOLED]
     rates = best.rates
@@ -168,6 +186,28 @@ def verdict(methods: list[Method]) -> str:
         return f"{use}. Against training without an inner loop the gain, {gain}, is not beyond chance."
     against_tied = _percent(tied.excess, tied.excess_se, tied.mse)
     return f"{use}, {gain} lower than without an inner loop in training, {against_tied} lower than with tied rates."
+
+
+def _verdict_on_ridge(methods: list[Method]) -> str:
+    by_name = {method.name: method for method in methods}
+    ridge, per_task, pooled, gradient = methods[0], by_name[PER_TASK], by_name[POOLED], by_name[GRADIENT]
+    if per_task.excess < -2 * per_task.excess_se:
+        better = _percent(-per_task.excess, per_task.excess_se, ridge.mse)
+        return f"Fit each task alone: {PER_TASK} predicts unseen tasks better ({better} lower error)."
+    if pooled.excess <= pooled.excess_se:
+        return (
+            f"Do not use an inner loop: {POOLED} over all tasks, without adaptation, predicts unseen tasks no worse, "
+            f"within a standard error, than {RIDGE}."
+        )
+    gain = _percent(pooled.excess, pooled.excess_se, pooled.mse)
+    use = f"Let new tasks adapt by ridge: {gain} lower error than {POOLED}"
+    against = _percent(gradient.excess, gradient.excess_se, gradient.mse)
+    assert gradient.rates is not None
+    step = f"inner_lr {gradient.rates.inner_lr:.3g}, adapt_lr {gradient.rates.adapt_lr:.3g}"
+    if abs(gradient.excess) <= gradient.excess_se:
+        return f"{use}. The {GRADIENT} ({step}) does as well, within a standard error."
+    word = "beats" if gradient.excess > 0 else "does worse on the tested rows than"
+    return f"{use}; it {word} the {GRADIENT} ({step}) by {against.removeprefix('-')}."
 
 
 def _verdict_on_given(methods: list[Method]) -> str:
@@ -199,8 +239,9 @@ def _choices(training: MetaTraining, tasks: TaskSet, tick: Callable[[], None]) -
         free = MetaTraining.prepare(tasks, replace(training.settings, inner_lr=None, adapt_lr=None), tick)
     held_out = free.held_out
     assert held_out is not None  # rates are free, so they were scored
+    given = training.settings.fixes_rates() and "gradient" in training.settings.kinds
     return {
-        GIVEN if training.settings.fixes_rates() else RECOMMENDED: training.chosen(),
+        GIVEN if given else RECOMMENDED: training.chosen() if given else free.chosen(),
         NO_INNER_LOOP: held_out.best("tuned", 0.0).rates,
         TIED: held_out.best("tied").rates,
         POOLED: held_out.best("none", 0.0).rates,

@@ -39,7 +39,7 @@ def _digits(out: Path, seed: int) -> None:
         f"Which of two digits is it? {len(train)} training tasks from pairs of 0-5, {len(unseen)} unseen ones "
         "from pairs of 6-9; 10 images to adapt on, 64 pixels, targets -1 and +1."
     )
-    model = MetaRegressor(n_support=10, n_steps=5, standardize=False, random_state=seed)
+    model = MetaRegressor(adaptation="gradient", n_support=10, n_steps=5, standardize=False, random_state=seed)
     with progress("Comparing rates", 5) as tick:
         training = MetaTraining.prepare(train, model.settings(), tick)
     evaluation = evaluate_on(training, train, unseen)
@@ -65,7 +65,9 @@ def _paper(out: Path, seed: int) -> None:
         f"{len(tasks)} tasks, {tasks.n_features} isotropic features, noise 1, task spread 0.5. As in the paper, "
         f"a training task is scored on few rows, {PAPER_N_QUERY}, beside {PAPER_N_SUPPORT} support rows, without ridge."
     )
-    model = MetaRegressor(n_support=PAPER_N_SUPPORT, n_query=PAPER_N_QUERY, l2=0.0, random_state=seed)
+    model = MetaRegressor(
+        adaptation="gradient", n_support=PAPER_N_SUPPORT, n_query=PAPER_N_QUERY, l2=0.0, random_state=seed
+    )
     settings = model.settings()
     with progress("Comparing rates", n_ticks(settings, len(tasks)) + settings.n_folds) as tick:
         training = MetaTraining.prepare(tasks, settings, tick)

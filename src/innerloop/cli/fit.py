@@ -39,7 +39,7 @@ def fit(
     inner_lr: Rate = "auto",
     adapt_lr: Rate = "auto",
     l2: Rate = "auto",
-    adaptation: Literal["auto", "gradient", "none"] = "auto",
+    adaptation: Literal["auto", "none", "gradient", "ridge"] = "auto",
     cv: int = 5,
     min_rows: int | None = None,
     standardize: bool = True,
@@ -79,7 +79,7 @@ def fit(
     l2
         Ridge penalty on the meta-parameters.
     adaptation
-        Whether tasks adapt at all.
+        How tasks adapt: by a ridge whose metric is learned, by gradient steps, or not; "auto" compares them.
     cv
         Folds of tasks in the cross-validation that chooses the rates.
     min_rows
@@ -138,9 +138,10 @@ def fit(
 def as_json(model: MetaRegressor, evaluation: Evaluation) -> dict[str, Any]:
     """Return the results as plain values."""
     return {
-        "inner_lr": model.inner_lr_,
+        "adaptation": model.adaptation_,
+        "inner_lr": None if model.inner_lr_ != model.inner_lr_ else model.inner_lr_,
         "inner_lr_se": None if model.inner_lr_se_ != model.inner_lr_se_ else float(model.inner_lr_se_),
-        "adapt_lr": model.adapt_lr_,
+        "adapt_lr": None if model.adapt_lr_ != model.adapt_lr_ else model.adapt_lr_,
         "adapt_lr_se": None if model.adapt_lr_se_ != model.adapt_lr_se_ else float(model.adapt_lr_se_),
         "l2": model.l2_,
         "n_support": evaluation.n_support,

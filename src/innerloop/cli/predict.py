@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from innerloop._checks import FloatArray
+from innerloop._checks import FloatArray, as_fraction
 from innerloop._files import write_whole
 from innerloop.cli._output import messages
 from innerloop.estimators import MetaRegressor
@@ -19,12 +19,20 @@ from innerloop.storage import load_details, load_model
 from innerloop.tables import missing, numbers, read_table
 
 
-def predict(model: Path, table: Path, /, *, out: Path | None = None, delimiter: str | None = None) -> None:
+def predict(
+    model: Path,
+    table: Path,
+    /,
+    *,
+    out: Path | None = None,
+    level: float | None = None,
+    delimiter: str | None = None,
+) -> None:
     """Predict the rows of a table that have no target.
 
     Groups with labelled rows in the table adapt on them first. Groups seen in training need none; other groups
     are predicted with the meta-parameters. Writes CSV: the group, the row of the table (counted from 1), the
-    prediction, and what it rests on ("adapted", "seen" or "meta").
+    prediction, and what it rests on ("adapted", "seen" or "meta"), with `level` an interval too.
 
     Parameters
     ----------
@@ -34,9 +42,13 @@ def predict(model: Path, table: Path, /, *, out: Path | None = None, delimiter: 
         CSV or Parquet file with the group and feature columns; its target column may be absent or partly empty.
     out
         CSV file to write; standard output unless given.
+    level
+        Add columns "lower" and "upper": intervals that hold the target with this probability, 0.9 for instance.
     delimiter
         Between CSV cells of the table.
     """
+    if level is not None:
+        as_fraction(level, "level")
     regressor, names = load_model(model), load_details(model)
     if not {"group", "target", "features"} <= set(names):
         raise ValueError(f"{model} was not made by `innerloop fit`; it does not say which columns to read.")
@@ -60,7 +72,7 @@ def predict(model: Path, table: Path, /, *, out: Path | None = None, delimiter: 
             f"No group of {table} was seen in training and none has labelled rows: all are predicted alike.",
             markup=False,
         )
-    content = _predict_unlabelled(regressor, X, y, groups, labelled).to_csv(index=False)
+    content = _predict_unlabelled(regressor, X, y, groups, labelled, level).to_csv(index=False)
     if out is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")  # whatever the terminal: ids come back as they were
@@ -70,7 +82,12 @@ def predict(model: Path, table: Path, /, *, out: Path | None = None, delimiter: 
 
 
 def _predict_unlabelled(
-    regressor: MetaRegressor, X: pd.DataFrame, y: FloatArray, groups: NDArray[Any], labelled: NDArray[np.bool_]
+    regressor: MetaRegressor,
+    X: pd.DataFrame,
+    y: FloatArray,
+    groups: NDArray[Any],
+    labelled: NDArray[np.bool_],
+    level: float | None,
 ) -> pd.DataFrame:
     """Return group, row, prediction and its ground for the rows without targets; `y` is that of the labelled."""
     seen = regressor.groups_
@@ -79,11 +96,12 @@ def _predict_unlabelled(
     rows = ~labelled
     based_on = np.where(np.isin(groups[rows], seen), "seen", "meta")
     based_on = np.where(np.isin(groups[rows], groups[labelled]), "adapted", based_on)
-    return pd.DataFrame(
-        {
-            "group": groups[rows],
-            "row": np.flatnonzero(rows) + 1,
-            "prediction": regressor.predict(X[rows], groups=groups[rows]),
-            "based_on": based_on,
-        }
-    )
+    columns = {
+        "group": groups[rows],
+        "row": np.flatnonzero(rows) + 1,
+        "prediction": regressor.predict(X[rows], groups=groups[rows]),
+        "based_on": based_on,
+    }
+    if level is not None:
+        columns["lower"], columns["upper"] = regressor.predict_interval(X[rows], groups=groups[rows], level=level)
+    return pd.DataFrame(columns)

@@ -14,7 +14,7 @@ import numpy as np
 from innerloop._checks import FloatArray, IntArray
 from innerloop._random import stream
 from innerloop.adaptation import GradientSteps, NoAdaptation
-from innerloop.episodes import Episodes
+from innerloop.episodes import Episodes, row_starts
 from innerloop.estimators._choice import LADDER, Choice, Comparison, Kind
 from innerloop.estimators._heldout import HeldOut, Rates, held_out_curves
 from innerloop.estimators._scaling import Scaling
@@ -164,6 +164,20 @@ class MetaTraining:
         _, curves = held_out_curves(episodes, coef, self.settings.n_steps, 1.0)
         powers = np.array([rates.adapt_lr for rates in choices])[:, None] ** np.arange(curves.shape[-1])
         return np.asarray(np.einsum("tcm,cm->tc", curves, powers))
+
+    def score_chosen(self, tasks: TaskSet) -> FloatArray:
+        """Return the mean squared error of new tasks that adapt in the chosen way; see `score`: (n_tasks,)."""
+        scaled = self.scaling.tasks(tasks)
+        episodes = scaled.deal(self.n_support, self.settings.seed)
+        y, adapts = scaled.y.reshape(scaled.n_rows, -1), episodes.n_support > 0
+        theta = np.repeat(self.predictor.unseen[None], len(episodes), axis=0)
+        if adapts.any():
+            rows, starts = episodes.support_rows, row_starts(episodes.n_support[adapts])
+            support = TaskSet(scaled.X[rows], y[rows], starts, np.flatnonzero(adapts))
+            theta[adapts] = self.predictor.rule.adapt(self.predictor.coef, support)
+        rows, episode = episodes.query_rows, np.repeat(np.arange(len(episodes)), episodes.n_query)
+        squares = np.square(y[rows] - np.einsum("ij,ijk->ik", scaled.X[rows], theta[episode])).mean(axis=1)
+        return np.asarray(np.bincount(episodes.task[episode], squares) / tasks.sizes)
 
 
 def natural_rate(episodes: Episodes) -> float:

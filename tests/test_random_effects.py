@@ -1,0 +1,214 @@
+"""Random effects against dense marginal likelihoods, generalised least squares and best linear predictors."""
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+import innerloop as il
+from cases import close
+from innerloop._task_rows import row_blocks
+from innerloop.adaptation import GradientSteps, NoAdaptation, Ridge, error_covariance
+from innerloop.random_effects import _LOG_SPREAD, _Problem, estimate_effects
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def mixed_tasks(sizes, task_std, n_targets=None, noise=0.7, seed=0):
+    """Return tasks with a last column of ones, coefficients of which differ by `task_std`."""
+    rng = np.random.default_rng(seed)
+    task = np.repeat(np.arange(len(sizes)), sizes)
+    tail = () if n_targets is None else (n_targets,)
+    p = len(task_std)
+    X = np.column_stack((rng.standard_normal((len(task), p - 1)), np.ones(len(task))))
+    deviations = np.reshape(task_std, (p, *[1] * len(tail))) * rng.standard_normal((len(sizes), p, *tail))
+    coef = rng.standard_normal((p, *tail)) + deviations
+    y = np.einsum("ij,ij...->i...", X, coef[task]) + noise * rng.standard_normal((len(task), *tail))
+    return il.TaskSet.from_arrays(X, y, task)
+
+
+def dense(tasks, task_cov, precision, target=0):
+    """Return omega, its covariance, the noise and the loss from the covariance of all rows at once."""
+    p, n = tasks.n_features, tasks.n_rows
+    y = tasks.y.reshape(n, -1)[:, target]
+    V = np.eye(n)
+    for i in range(len(tasks)):
+        rows = slice(tasks.starts[i], tasks.starts[i + 1])
+        V[rows, rows] += tasks.X[rows] @ task_cov @ tasks.X[rows].T
+    inverse = np.linalg.inv(V)
+    S = tasks.X.T @ inverse @ tasks.X + np.diag(np.append(np.full(p - 1, precision), 0.0))
+    mean = np.linalg.solve(S, tasks.X.T @ inverse @ y)
+    noise = y @ inverse @ (y - tasks.X @ mean) / (n - 1)
+    loss = (n - 1) * np.log(noise) + np.linalg.slogdet(V)[1] + np.linalg.slogdet(S)[1] - (p - 1) * np.log(precision)
+    return mean, np.linalg.inv(S), noise, loss
+
+
+SIZES = [1, 7, 3, 12, 1, 2, 30, 5]
+
+
+def problem(tasks, target=0):
+    return _Problem(list(row_blocks(tasks)), target, tasks.n_rows, np.arange(tasks.n_features) < tasks.n_features - 1)
+
+
+@pytest.mark.parametrize("n_targets", [None, 2])
+def test_the_restricted_likelihood_is_that_of_all_rows_at_once(n_targets):
+    tasks = mixed_tasks(SIZES, [0.5, 0.0, 2.0], n_targets)
+    root = np.random.default_rng(1).standard_normal((3, 3))
+    for task_cov in (np.zeros((3, 3)), np.diag([0.1, 3.0, 1.0]), root @ root.T):
+        own = problem(tasks, (n_targets or 1) - 1)
+        solution = own.solve(own.sums(task_cov), 0.3)
+        for mine, theirs in zip(solution, dense(tasks, task_cov, 0.3, (n_targets or 1) - 1), strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_its_gradient_is_that_of_small_differences():
+    tasks, step = mixed_tasks(SIZES, [0.5, 0.2, 2.0]), 1e-5
+    rng = np.random.default_rng(2)
+    root = rng.standard_normal((3, 3))
+    task_cov, own = root @ root.T, problem(tasks)
+    _, slope, by_precision = own.loss(task_cov, 0.3)
+    for _ in range(4):
+        way = rng.standard_normal((3, 3))
+        way = way + way.T
+        up, down = (own.loss(task_cov + sign * step * way, 0.3)[0] for sign in (1, -1))
+        assert np.sum(slope * way) == pytest.approx((up - down) / (2 * step), rel=1e-5)
+    up, down = (own.loss(task_cov, 0.3 * np.exp(sign * step))[0] for sign in (1, -1))
+    assert by_precision == pytest.approx((up - down) / (2 * step), rel=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_diagonal_estimate_is_the_optimum_of_the_dense_likelihood(seed):
+    tasks = mixed_tasks([6, 4, 9, 5, 7, 3, 8, 6, 5, 4], [0.8, 0.3, 1.5], seed=seed)
+    effects = estimate_effects(tasks)
+
+    def loss(t):
+        prior = np.sum((t[:2] - t[:2].mean()) ** 2) / _LOG_SPREAD**2
+        return dense(tasks, np.diag(np.exp(t[:3])), np.exp(t[3]))[3] + prior
+
+    best = minimize(loss, np.zeros(4), method="Nelder-Mead", options={"maxiter": 4000, "fatol": 1e-10, "xatol": 1e-7})
+    found = np.append(np.log(effects.task_cov[0].diagonal()), np.log(effects.precision[0]))
+    assert loss(found) <= best.fun + 1e-5
+    mean, mean_cov, noise, _ = dense(tasks, effects.task_cov[0], effects.precision[0])
+    np.testing.assert_allclose(effects.mean[:, 0], mean, rtol=1e-8)
+    np.testing.assert_allclose(effects.mean_cov[0], mean_cov, rtol=1e-8)
+    assert effects.noise[0] == pytest.approx(noise, rel=1e-8)
+
+
+def test_variances_of_many_tasks_are_found_and_correlations_too():
+    rng = np.random.default_rng(0)
+    truth = np.array([[1.0, 0.8, 0.0], [0.8, 1.0, 0.0], [0.0, 0.0, 4.0]])
+    task = np.repeat(np.arange(600), 12)
+    X = np.column_stack((rng.standard_normal((len(task), 2)), np.ones(len(task))))
+    coef = [1.0, -2.0, 3.0] + rng.standard_normal((600, 3)) @ np.linalg.cholesky(truth).T
+    y = np.einsum("ij,ij->i", X, coef[task]) + 0.5 * rng.standard_normal(len(task))
+    tasks = il.TaskSet.from_arrays(X, y, task)
+    for structure, expected in (("diagonal", np.diag(truth.diagonal())), ("full", truth)):
+        effects = estimate_effects(tasks, structure)
+        assert effects.noise[0] == pytest.approx(0.25, rel=4 * np.sqrt(2 / 5400))
+        error = 4 * np.sqrt((np.outer(truth.diagonal(), truth.diagonal()) + truth**2) / 600)
+        assert (np.abs(effects.task_cov[0] * effects.noise[0] - expected) < error).all()
+        assert (np.abs(effects.mean[:, 0] - [1.0, -2.0, 3.0]) < 4 * np.sqrt(truth.diagonal() / 600)).all()
+
+
+ODD = {
+    "one task": ([20], [0.5, 1.0]),
+    "two tasks": ([9, 1], [0.5, 1.0]),
+    "one row each": ([1] * 12, [0.5, 1.0]),
+    "more features than rows": ([2, 3, 2], [0.5] * 9),
+}
+
+
+@pytest.mark.parametrize("structure", ["diagonal", "full"])
+@pytest.mark.parametrize("name", ODD)
+def test_estimates_of_odd_tables_are_finite(name, structure):
+    effects = estimate_effects(mixed_tasks(*ODD[name]), structure)
+    for value in vars(effects).values():
+        assert np.isfinite(value).all()
+    assert np.linalg.eigvalsh(effects.task_cov[0]).min() >= 0
+    if name == "one task":
+        assert not effects.task_cov.any()
+
+
+@pytest.mark.parametrize("l2", [None, 0.0, 0.1])
+@pytest.mark.parametrize("kind", ["exact", "constant target", "repeated column", "zero column"])
+def test_degenerate_data_are_harmless(kind, l2):
+    tasks = mixed_tasks([5, 8, 6, 7, 9], [0.5, 0.5, 1.0], noise=0.0 if kind == "exact" else 0.5)
+    X, y = tasks.X.copy(), tasks.y.copy()
+    X[:, 1] = {"repeated column": X[:, 0], "zero column": 0.0}.get(kind, X[:, 1])
+    y = np.zeros_like(y) if kind == "constant target" else y
+    effects = estimate_effects(il.TaskSet.from_arrays(X, y, tasks.task_of_row), l2=l2)
+    assert all(np.isfinite(value).all() for value in vars(effects).values())
+    assert np.abs(effects.mean).max() < 10
+
+
+def test_a_task_that_says_nothing_of_differences_gets_none():
+    rng = np.random.default_rng(3)
+    X = np.column_stack((rng.standard_normal((900, 2)), np.ones(900)))
+    y = X @ [1.0, 2.0, 3.0] + rng.standard_normal(900)
+    effects = estimate_effects(il.TaskSet.from_arrays(X, y, np.repeat(np.arange(90), 10)))
+    assert effects.task_cov[0].max() < 0.05
+
+
+@pytest.mark.parametrize("n_targets", [None, 2])
+def test_the_ridge_is_the_best_linear_predictor_of_each_task(n_targets):
+    tasks = mixed_tasks(SIZES, [0.5, 0.2, 2.0], n_targets)
+    k = n_targets or 1
+    roots = np.random.default_rng(4).standard_normal((k, 3, 3))
+    covs = roots @ roots.transpose(0, 2, 1)
+    coef = np.random.default_rng(5).standard_normal((3, *tasks.y.shape[1:]))
+    theta = Ridge(covs).adapt(coef, tasks)
+    assert theta.shape == (len(tasks), *coef.shape)
+    for own, (_, X, y) in zip(theta.reshape(len(tasks), 3, k), tasks, strict=True):
+        for j in range(k):
+            start, target = coef.reshape(3, k)[:, j], y.reshape(len(y), k)[:, j]
+            slow = np.linalg.solve(X.T @ X + np.linalg.inv(covs[j]), X.T @ target + np.linalg.solve(covs[j], start))
+            assert close(own[:, j], slow, 9)
+
+
+def test_the_strength_of_a_ridge_is_interpolated_between_numbers_of_rows():
+    tasks, coef, cov = mixed_tasks([4, 4], [0.5, 1.0]), np.array([1.0, 2.0]), np.eye(2)[None]
+    rule = Ridge(cov, np.array([1.0, 9.0]), np.array([0.25, 4.0]))
+    at = np.exp(np.interp(np.log(5), np.log([2, 10]), np.log([0.25, 4.0])))
+    np.testing.assert_allclose(rule.adapt(coef, tasks), Ridge(at * cov).adapt(coef, tasks), rtol=1e-12)
+
+
+RULES = [NoAdaptation(), GradientSteps(0.2), GradientSteps(-0.1, 3), GradientSteps(np.array([0.1, -0.2, 0.3]), 2)]
+RULES.append(Ridge(np.diag([0.5, 0.1, 2.0])[None]))
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+def test_gains_give_the_adapted_coefficients_whether_rows_are_turned_or_not(rule):
+    tasks = mixed_tasks(SIZES, [0.5, 0.2, 2.0])
+    coef = np.array([1.0, -1.0, 0.5])
+    theta = rule.adapt(coef, tasks)
+    for block in row_blocks(tasks):
+        W = rule.gain(block.X, block.n_rows)
+        left = block.y[..., 0] - block.X @ coef
+        np.testing.assert_allclose(coef + np.einsum("tpr,tr->tp", W, left), theta[block.members], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+def test_error_covariances_are_those_of_simulated_tasks(rule):
+    rng, cov, n = np.random.default_rng(6), np.diag([0.5, 0.1, 2.0]), 40_000
+    X = rng.standard_normal((5, 3))
+    true = np.sqrt(cov.diagonal()) * rng.standard_normal((n, 3))
+    y = true @ X.T + rng.standard_normal((n, 5))
+    tasks = il.TaskSet(np.tile(X, (n, 1)), y.ravel(), np.arange(0, 5 * n + 1, 5), np.arange(n))
+    errors = true - rule.adapt(np.zeros(3), tasks)
+    expected = error_covariance(rule, X[None], np.array([5]), cov, 0)[0]
+    spread = np.sqrt((np.outer(expected.diagonal(), expected.diagonal()) + expected**2) / n)
+    assert (np.abs(errors.T @ errors / n - expected) < 4.5 * spread).all()
+
+
+def test_turned_rows_say_the_same_as_all_rows():
+    tasks = mixed_tasks([1, 50, 3, 4, 200, 5], [0.5, 0.2, 2.0], n_targets=2)
+    seen = 0
+    for block in row_blocks(tasks, most_numbers=200):
+        for i, member in enumerate(block.members):
+            _, X, y = list(tasks)[member]
+            np.testing.assert_allclose(block.X[i].T @ block.X[i], X.T @ X, rtol=1e-10, atol=1e-10)
+            np.testing.assert_allclose(block.X[i].T @ block.y[i], X.T @ y, rtol=1e-10, atol=1e-10)
+            np.testing.assert_allclose(block.y[i].T @ block.y[i], y.T @ y, rtol=1e-10, atol=1e-10)
+            assert block.n_rows[i] == len(y)
+            assert len(block.X[i]) <= 5
+            seen += 1
+    assert seen == len(tasks)
