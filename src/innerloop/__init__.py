@@ -16,6 +16,9 @@ from innerloop.solve import IllConditionedWarning, MetaPath, MetaSolution, solve
 from innerloop.tasks import TaskSet
 
 if TYPE_CHECKING:
+    from innerloop.advising import advise
+    from innerloop.calibration import calibrate
+    from innerloop.comparison import compare
     from innerloop.distributions import (
         Design,
         MixedLinearRegression,
@@ -52,7 +55,10 @@ __all__ = [
     "Sinusoid",
     "TaskDistribution",
     "TaskSet",
+    "advise",
+    "calibrate",
     "choose_method",
+    "compare",
     "estimate_loss",
     "expected_loss",
     "load_model",
@@ -76,7 +82,10 @@ _ON_FIRST_USE = {
     "ResampledTasks": "innerloop.distributions",
     "Sinusoid": "innerloop.distributions",
     "TaskDistribution": "innerloop.distributions",
+    "advise": "innerloop.advising",
+    "calibrate": "innerloop.calibration",
     "choose_method": "innerloop.theory",
+    "compare": "innerloop.comparison",
     "estimate_loss": "innerloop.simulation",
     "expected_loss": "innerloop.theory",
     "load_model": "innerloop.storage",

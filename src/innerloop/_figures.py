@@ -19,12 +19,6 @@ MAP_RANGE_PERCENT = 30.0
 ENDINGS = (".png", ".svg", ".pdf")
 
 
-def check_ending(path: Path, name: str) -> None:
-    """Refuse a picture file of an unknown kind."""
-    if path.suffix not in ENDINGS:
-        raise ValueError(f"`{name}` must end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}, got {path.name!r}.")
-
-
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure to a .png, .svg or .pdf file: whole or not at all, the same bytes for the same figure."""
     import matplotlib as mpl

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+
+
+def check_file(path: Path, name: str, endings: Sequence[str]) -> None:
+    """Refuse a file to write that has another ending, or no folder to lie in, before any work is done."""
+    if path.suffix not in endings:
+        raise ValueError(f"`{name}` must end in {' or '.join(endings)}, got {path.name!r}.")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file.")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} to; make it first.")
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -103,7 +103,7 @@ def compare(
     train, unseen = _split(tasks, as_count(n_adapt, "n_adapt"), seed)
     tick("innerloop")
     seconds, errors = _innerloop(train, unseen)
-    rows = [("innerloop", errors, seconds, "")]
+    rows: list[tuple[str, FloatArray | None, float, str]] = [("innerloop", errors, seconds, "")]
     design = _Design.build(train.X)
     for package, effects in (("statsmodels", "intercept"), ("statsmodels", "slopes"), ("gpboost", "intercept")):
         name = f"{_MODELS[package]}, random {effects}"

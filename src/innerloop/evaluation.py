@@ -257,12 +257,12 @@ def ridge_per_task(training: MetaTraining, tasks: TaskSet) -> FloatArray:
     """
     episodes = training.scaling.tasks(tasks).deal(training.n_support, training.settings.seed)
     total = np.zeros((len(tasks), len(PER_TASK_L2_GRID)))
-    for members, errors in _ridge_errors(episodes, training.settings.fit_intercept):
+    for members, errors in ridge_errors(episodes, training.settings.fit_intercept):
         np.add.at(total, episodes.task[members], errors)
     return total / tasks.sizes[:, None]
 
 
-def _ridge_errors(episodes: Episodes, intercept: bool) -> Iterator[tuple[IntArray, FloatArray]]:
+def ridge_errors(episodes: Episodes, intercept: bool) -> Iterator[tuple[IntArray, FloatArray]]:
     """Yield summed squared query errors of ridges on support rows: (n_members, n_penalties) a block."""
     for block in episodes.blocks(max_rows=2**12):
         X, y, X_query, error = block.X_support, block.y_support, block.X_query, block.y_query

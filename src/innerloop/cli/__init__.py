@@ -20,6 +20,7 @@ app = App(
 _HELP = {
     "fit": "Meta-train on a table of many small tasks and recommend learning rates.",
     "predict": "Predict the rows of a table that have no target.",
+    "compare": "Fit the same table with mixed-model packages, and score all on unseen groups.",
     "demo": "Recommend rates for two tables that come with the package.",
     "theory": "Predict the best learning rates and their expected test loss, before any training.",
     "simulate": "Measure the expected test loss by Monte Carlo, at many rates on the same draws.",

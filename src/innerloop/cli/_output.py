@@ -47,7 +47,7 @@ def _rates(model: MetaRegressor, evaluation: Evaluation) -> str:
         edge = "\n(inner_lr is the last of those compared: rates beyond it may do as well)"
     rows = f"{evaluation.n_support} row{'s' if evaluation.n_support > 1 else ''}"
     if model.adaptation_ == "ridge":
-        return f"\nadaptation [bold]ridge[/bold]   l2 {model.l2_:.3g}\n({_scaled(model)}; errors after {rows})\n"
+        return f"\nadaptation [bold]ridge[/bold]\n({_scaled(model)}; errors after {rows})\n"
     return (
         f"\ninner_lr [bold]{_pm(model.inner_lr_, model.inner_lr_se_)}[/bold]   "
         f"adapt_lr [bold]{_pm(model.adapt_lr_, model.adapt_lr_se_)}[/bold]   l2 {model.l2_:g}\n"

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from cyclopts import Parameter
 
 from innerloop._checks import as_count
+from innerloop._files import check_file, write_whole
 from innerloop._progress import progress
-from innerloop.cli._output import console, pictures_of, show
+from innerloop.cli._output import console, matplotlib_needed, pictures_of, show
+from innerloop.cli._tables import check_sizes, read_tasks
 from innerloop.estimators import MetaRegressor, MetaTraining
 from innerloop.evaluation import Evaluation, evaluate, n_ticks
 from innerloop.plotting import PICTURE
+from innerloop.report import N_TICKS, report_page
 from innerloop.storage import check_writable, save_model
-from innerloop.tables import missing, numbers, read_table
 from innerloop.tasks import TaskSet
 
 Names = Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")]
@@ -31,6 +34,7 @@ def fit(
     group: str,
     target: str,
     out: Path | None = None,
+    report: Path | None = None,
     features: Names = None,
     drop: Names = None,
     n_support: int | None = None,
@@ -62,6 +66,8 @@ def fit(
         Column to predict.
     out
         Folder to save the model and a picture of held-out loss to.
+    report
+        Write a report, one HTML file that needs no other.
     features
         Feature columns; all but group and target unless given.
     drop
@@ -112,16 +118,20 @@ def fit(
     settings = model.settings()
     if out is not None:
         check_writable(out)
+    if report is not None:
+        check_file(report, "--report", (".html", ".htm"))
     if min_rows is not None:
         as_count(min_rows, "min_rows")
-    tasks, left_out = _read_tasks(table, group, target, features, drop, delimiter, min_rows)
+    tasks, left_out = read_tasks(table, group, target, features, drop, delimiter, min_rows)
     least = n_support or (1 if n_query is None else tasks.default_support())
-    _check_sizes(tasks, table, least, n_query or 1)
+    check_sizes(tasks, table, least, n_query or 1)
     with progress("Comparing rates", n_ticks(settings, len(tasks)) + settings.n_folds) as tick:
         training = MetaTraining.prepare(tasks, settings, tick)
         evaluation = evaluate(training, tasks, tick)
         model.fit_from(training, tasks)
     pictures = {} if out is None else pictures_of(model, table.name)
+    if report is not None:
+        _write_report(report, model, training, evaluation, tasks, table, target)
     if out is not None:
         save_model(model, out, {"group": group, "target": target, "features": tasks.feature_names}, pictures)
     if json_:
@@ -133,6 +143,28 @@ def fit(
     if out is not None:
         saved = f"\nSaved the model to {out}" + (f", the picture to {out / PICTURE}" if pictures else "")
         console.print(saved, soft_wrap=True, markup=False)
+    if report is not None:
+        console.print(f"Wrote the report to {report}", soft_wrap=True, markup=False)
+
+
+def _write_report(
+    path: Path,
+    model: MetaRegressor,
+    training: MetaTraining,
+    evaluation: Evaluation,
+    tasks: TaskSet,
+    table: Path,
+    target: str,
+) -> None:
+    with matplotlib_needed("--report"), progress("Writing the report", N_TICKS) as tick:
+        page = report_page(
+            *(model, training, evaluation, tasks),
+            title=table.name,
+            target=target,
+            command=shlex.join(["innerloop", *sys.argv[1:]]),
+            tick=tick,
+        )
+    write_whole(path, page.encode())
 
 
 def as_json(model: MetaRegressor, evaluation: Evaluation) -> dict[str, Any]:
@@ -149,51 +181,3 @@ def as_json(model: MetaRegressor, evaluation: Evaluation) -> dict[str, Any]:
         "methods": [asdict(method) for method in evaluation.methods],
         "verdict": evaluation.verdict,
     }
-
-
-def _read_tasks(
-    table: Path,
-    group: str,
-    target: str,
-    features: list[str] | None,
-    drop: list[str] | None,
-    delimiter: str | None,
-    min_rows: int | None,
-) -> tuple[TaskSet, str]:
-    """Return the tasks of a file, and in words what was left out."""
-    frame = read_table(table, group, delimiter)
-    missing(frame, [group, target, *(features or []), *(drop or [])], table)
-    if group == target:
-        raise ValueError(f"--group and --target must be different columns, got {group!r} for both.")
-    for i, name in enumerate(features or []):
-        if name in (group, target, *(features or [])[:i]):
-            raise ValueError(
-                f"--features names {name!r}, which is the group, the target or named already; leave it out."
-            )
-    taken = {group, target, *(drop or [])}
-    chosen = [str(c) for c in (features or frame.columns) if c not in taken]
-    if not chosen:
-        raise ValueError(f"{table} has no feature column left beside {', '.join(sorted(taken))}.")
-    X, y = numbers(frame, chosen, table, delimiter), numbers(frame, [target], table, delimiter)[:, 0]
-    tasks = TaskSet.from_arrays(X, y, frame[group].to_numpy(dtype=str), chosen)
-    if min_rows is None or (tasks.sizes >= min_rows).all():
-        return tasks, ""
-    kept = tasks.select(tasks.sizes >= min_rows)
-    return kept, f" ({len(tasks) - len(kept)} tasks of fewer than {min_rows} rows left out)"
-
-
-def _check_sizes(tasks: TaskSet, table: Path, n_support: int, n_query: int) -> None:
-    """Refuse fewer than two tasks, a constant target, and tasks too small to adapt and be scored."""
-    if len(tasks) < 2:
-        what = f"one task, {tasks.ids[0].item()!r}" if len(tasks) else "no task large enough"
-        raise ValueError(f"{table} holds {what}; rates are compared on unseen tasks, so at least two are needed.")
-    if np.ptp(tasks.y) == 0:
-        raise ValueError(f"every target in {table} is {tasks.y[0]:g}, so there is nothing to learn.")
-    least = n_support + n_query
-    if (small := tasks.sizes < least).any():
-        first = int(small.argmax())
-        raise ValueError(
-            f"task {tasks.ids[first].item()!r} of {table} has {tasks.sizes[first]} row(s) and {int(small.sum())} "
-            f"task(s) have fewer than the {least} that a split into {n_support} support and {n_query} query rows "
-            f"needs; pass --min-rows {least} to leave such tasks out."
-        )

@@ -11,8 +11,8 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from innerloop._checks import FloatArray
-from innerloop._figures import check_ending, save_figure
-from innerloop._files import write_whole
+from innerloop._figures import ENDINGS, save_figure
+from innerloop._files import check_file, write_whole
 from innerloop.cli._model import LinearModel
 from innerloop.cli._output import console, matplotlib_needed, print_table
 from innerloop.distributions import Design, MixedLinearRegression
@@ -80,11 +80,10 @@ def simulate(
         Print the results as JSON instead.
     """
     dist, design, init = (model or LinearModel()).parts()
-    for path in (out, plot):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} to; make it first.")
+    if out is not None:
+        check_file(out, "--out", (".nc",))
     if plot is not None:
-        check_ending(plot, "--plot")
+        check_file(plot, "--plot", ENDINGS)
     inner, adapt = _rates(dist, design, init, inner_lr, adapt_lr)
     estimate = estimate_loss(
         *(dist, design, inner, adapt, n_runs, seed, jobs, store, True),

@@ -12,7 +12,8 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from innerloop._checks import FloatArray
-from innerloop._figures import check_ending, save_figure
+from innerloop._figures import ENDINGS, save_figure
+from innerloop._files import check_file
 from innerloop.cli._model import LinearModel
 from innerloop.cli._output import console, matplotlib_needed, print_table
 from innerloop.distributions import Design, MixedLinearRegression
@@ -44,7 +45,7 @@ def theory(
     """
     dist, design, init = (model or LinearModel()).parts()
     if plot is not None:
-        check_ending(plot, "--plot")
+        check_file(plot, "--plot", ENDINGS)
     plans = plan_design(dist, design, budget, init) if budget is not None else []
     if plans:
         design, best = plans[0].design, plans[0].best

@@ -1,0 +1,125 @@
+"""Further facts about unseen tasks that a report shows: baselines over adaptation rows, and intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from innerloop._checks import FloatArray
+from innerloop._random import stream
+from innerloop.estimators import MetaRegressor, MetaTraining
+from innerloop.evaluation import ridge_errors
+from innerloop.tasks import TaskSet
+
+LEVELS = (0.5, 0.8, 0.9, 0.95)
+N_FOLDS = 3
+# Tasks that the coverage of intervals is measured on, at most.
+_MOST_TASKS = 400
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """A method's mean squared error on unseen tasks, with standard errors, over numbers of adaptation rows."""
+
+    name: str
+    n_rows: FloatArray
+    mse: FloatArray
+    mse_se: FloatArray
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Coverage:
+    """How many targets of unseen tasks lie in their intervals, averaged over tasks.
+
+    Parameters
+    ----------
+    n_rows : (n_points,)
+        Numbers of adaptation rows.
+    share, share_se : (n_points, n_levels)
+        Of targets inside, at each of `LEVELS`.
+    """
+
+    n_rows: FloatArray
+    share: FloatArray
+    share_se: FloatArray
+
+
+def learning_curves(training: MetaTraining) -> list[Curve]:
+    """Return the methods' cross-validated errors over the ladder of adaptation rows."""
+    results = training.choice.results
+    names = {"none": "one pooled ridge", "gradient": "gradient steps", "ridge": "ridge towards the population"}
+    curves = []
+    for kind in dict.fromkeys(results["adaptation"].tolist()):
+        own = results["adaptation"] == kind
+        order = np.argsort(results["n_support"][own])
+        n_rows, mse, error = (results[name][own][order] for name in ("n_support", "mse", "mse_se"))
+        curves.append(Curve(names[kind], n_rows.astype(float), mse, error))
+    return [*curves, *_baselines(training, curves[0].n_rows)]
+
+
+def _baselines(training: MetaTraining, ladder: FloatArray) -> list[Curve]:
+    """Return the errors of what a task's own rows alone give: their mean, and a ridge with the best penalty."""
+    tasks, settings = training.tasks, training.settings
+    points: dict[str, list[tuple[float, float, float]]] = {"one ridge per task": [], "mean of the task": []}
+    for n in ladder[ladder > 0].astype(int).tolist():
+        chosen = tasks.select(tasks.sizes > n)
+        episodes = chosen.split(n_support=n, seed=settings.seed)
+        errors = np.zeros((len(chosen), 0))
+        for members, block in ridge_errors(episodes, settings.fit_intercept):
+            errors = np.zeros((len(chosen), block.shape[1])) if errors.shape[1] == 0 else errors
+            errors[members] = block
+        errors /= episodes.n_query[:, None]
+        best = errors[:, errors.mean(axis=0).argmin()]
+        mean = np.array([np.mean(np.square(y_query - y.mean(axis=0))) for _, y, _, y_query in episodes])
+        for name, values in (("one ridge per task", best), ("mean of the task", mean)):
+            points[name].append((n, float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))))
+    return [Curve(name, *np.array(values).T) for name, values in points.items() if values]
+
+
+def coverage(
+    model: MetaRegressor, tasks: TaskSet, ladder: FloatArray, tick: Callable[[], None] = lambda: None
+) -> Coverage:
+    """Fit on some tasks, and count the targets of the others inside their intervals."""
+    seed = model.settings().seed
+    fold = stream(seed, 6).permutation(np.arange(len(tasks)) % min(N_FOLDS, len(tasks)))
+    inside: dict[int, list[FloatArray]] = {int(n): [] for n in ladder}
+    for f in range(int(fold.max()) + 1):
+        rest, unseen = tasks.select(fold != f), tasks.select(np.flatnonzero(fold == f)[:_MOST_TASKS])
+        fitted = MetaRegressor(**model.get_params()).set_params(group=None)
+        fitted.fit(rest.X, rest.y, groups=rest.task_of_row)
+        for n, shares in inside.items():
+            own = unseen.select(unseen.sizes > n)
+            if len(own):
+                shares.append(_shares(fitted, own, n, seed))
+        tick()
+    points = [(n, np.concatenate(shares)) for n, shares in inside.items() if shares]
+    return Coverage(
+        np.array([n for n, _ in points], dtype=float),
+        np.array([shares.mean(axis=0) for _, shares in points]),
+        np.array([shares.std(axis=0, ddof=1) / np.sqrt(len(shares)) for _, shares in points]),
+    )
+
+
+def _shares(model: MetaRegressor, unseen: TaskSet, n: int, seed: int) -> FloatArray:
+    """Return the share of each task's other rows inside its intervals: (n_tasks, n_levels)."""
+    order = unseen.shuffled(seed)
+    place = np.arange(unseen.n_rows) - np.repeat(unseen.starts[:-1], unseen.sizes)
+    task = unseen.task_of_row
+    known = model
+    if n:
+        rows = order[place < n]
+        known = model.adapt(unseen.X[rows], unseen.y[rows], groups=task[place < n])
+    rest = order[place >= n]
+    owner = task[place >= n] if n else None
+    shares = np.empty((len(unseen), len(LEVELS)))
+    for j, level in enumerate(LEVELS):
+        low, high = known.predict_interval(unseen.X[rest], groups=owner, level=level)
+        hit = (unseen.y[rest] >= low) & (unseen.y[rest] <= high)
+        share = hit if hit.ndim == 1 else hit.mean(axis=1)
+        shares[:, j] = np.bincount(task[place >= n], share, len(unseen)) / np.bincount(task[place >= n])
+    return shares

@@ -1,0 +1,111 @@
+"""The theory's model fitted to a table, and advice on further data."""
+
+import numpy as np
+import pytest
+
+import innerloop as il
+from innerloop.advising import advice_from, further_data, predicted_error
+from innerloop.estimators import MetaTraining
+from innerloop.evaluation import evaluate
+
+p = 5
+DIST = il.MixedLinearRegression(
+    p, noise_std=1.0, task_std=np.linspace(0.2, 0.6, p), mean=np.arange(p) / 2, covariance=np.linspace(0.5, 1.5, p)
+)
+SPREAD = np.sqrt(DIST.task_variances @ DIST.eigenvalues)
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    return DIST.sample_tasks(150, 16, seed=1)
+
+
+@pytest.fixture(scope="module")
+def calibrated(tasks):
+    return il.calibrate(tasks, n_resamples=20, standardize=False, fit_intercept=False)
+
+
+def test_the_model_is_found_again(calibrated):
+    assert abs(float(calibrated.noise_std.value) - 1.0) < 0.1
+    assert abs(float(calibrated.task_spread.value) / SPREAD - 1) < 0.15
+    assert np.abs(calibrated.task_std.value - DIST.task_std).max() < 0.12
+    assert np.abs(calibrated.mean.value - DIST.centre).max() < 0.2
+    assert calibrated.dist.n_features == p
+
+
+def test_intervals_hold_the_truth(calibrated):
+    truths = ((calibrated.noise_std, 1.0), (calibrated.task_spread, SPREAD))
+    for interval, truth in truths:
+        assert interval.low < interval.value < interval.high
+        width = interval.high - interval.low
+        assert interval.low - width < truth < interval.high + width
+    assert (calibrated.task_std.low >= 0).all()
+    assert str(calibrated.noise_std).count("to") == 1
+
+
+def test_predicted_errors_are_those_of_the_distribution(calibrated):
+    design = calibrated.design(8)
+    assert (design.n_tasks, design.groups[0].n_support, design.groups[0].n_query) == (150, 8, 8)
+    predicted = calibrated.predicted_mse(design, 0.0, np.array([0.0, 0.2, 0.4]))
+    true = 2 * np.asarray(il.expected_loss(DIST, design, 0.0, np.array([0.0, 0.2, 0.4])))
+    assert np.abs(predicted / true - 1).max() < 0.1
+
+
+def test_what_cannot_be_calibrated(tasks):
+    with pytest.raises(ValueError, match="`tasks` must hold at least two tasks"):
+        il.calibrate(tasks.select([0]))
+    two = il.TaskSet.from_arrays(tasks.X, np.column_stack((tasks.y, tasks.y)), tasks.task_of_row)
+    with pytest.raises(ValueError, match="`tasks` must have one target, got 2"):
+        il.calibrate(two)
+    with pytest.raises(ValueError, match="`n_resamples` must be at least 2"):
+        il.calibrate(tasks, n_resamples=1)
+
+
+@pytest.fixture(scope="module")
+def training(tasks):
+    return MetaTraining.prepare(tasks, il.MetaRegressor(adaptation="ridge", n_support=6).settings())
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_predicted_error_is_that_on_new_tasks(tasks, training):
+    model = il.MetaRegressor(adaptation="ridge", n_support=6)
+    model.fit_from(training, tasks)
+    errors = []
+    new = DIST.sample_tasks(600, 46, seed=2)
+    episodes = new.split(n_support=6)
+    known = model.adapt(new.X[episodes.support_rows], new.y[episodes.support_rows], groups=np.repeat(np.arange(600), 6))
+    left = new.y[episodes.query_rows] - known.predict(new.X[episodes.query_rows], groups=np.repeat(np.arange(600), 40))
+    errors = np.square(left).reshape(600, 40).mean(axis=1)
+    error = errors.std(ddof=1) / np.sqrt(600)
+    # The model's variances are estimates, from 150 tasks: a few percent.
+    assert abs(predicted_error(training, 6) - errors.mean()) < 4 * error + 0.06 * errors.mean()
+
+
+def test_more_data_never_hurts(training):
+    now = predicted_error(training, 6)
+    assert predicted_error(training, 6, tasks=2) < now
+    assert predicted_error(training, 6, rows=2) < now
+    assert predicted_error(training, 12) < now
+    assert predicted_error(training, 6, tasks=1e9) > float(training.effects.noise[0])
+
+
+def test_options_come_in_the_order_of_their_gain(training):
+    options = further_data(training)
+    assert [o.gain for o in options] == sorted((o.gain for o in options), reverse=True)
+    assert options[0].what == "12 rows of a new task to adapt on instead of 6"
+
+
+def test_advice_is_the_evaluation_in_words(tasks, training):
+    advice = advice_from(training, evaluate(training, tasks))
+    assert advice.adaptation == "ridge"
+    assert advice.gain > 4 * advice.gain_se > 0
+    assert str(advice).startswith(advice.verdict)
+    assert "12 rows of a new task" in str(advice)
+
+
+def test_advice_from_tasks_alone():
+    advice = il.advise(DIST.sample_tasks(30, 10, seed=3))
+    assert advice.mse > 0
+    assert advice.options
+    with pytest.raises(ValueError, match="`tasks` must hold at least two tasks"):
+        il.advise(DIST.sample_tasks(1, 10))

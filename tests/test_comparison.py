@@ -1,0 +1,91 @@
+"""The same table through mixed-model packages."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+
+import innerloop as il
+from command_line import COLUMNS, innerloop, save, small_table
+from innerloop import comparison
+from innerloop.comparison import Components, Contender, best_of, compare
+
+pytest.importorskip("statsmodels")
+
+DIST = il.MixedLinearRegression(2, 1.0, 1.4, mean=[1.0, -1.0])
+
+
+@pytest.fixture(scope="module")
+def found():
+    return compare(DIST.sample_tasks(60, 12, seed=1), n_adapt=5, time_limit=60)
+
+
+def test_innerloop_is_no_worse_than_mixed_lm(found):
+    assert found[0].name == "innerloop"
+    for other in found[1:]:
+        assert other.excess > -2 * other.excess_se or np.isnan(other.excess)
+    slopes = next(c for c in found if c.name == "statsmodels MixedLM, random slopes: adapted by hand")
+    assert abs(slopes.mse / found[0].mse - 1) < 0.1
+
+
+def test_fixed_effects_alone_are_worse_where_tasks_differ(found):
+    fixed = next(c for c in found if c.name.endswith("slopes: fixed effects"))
+    assert fixed.excess > 2 * fixed.excess_se
+
+
+def test_a_package_that_is_missing_is_listed(found):
+    if importlib.util.find_spec("gpboost") is None:
+        assert "not installed" in found[-1].note
+        assert np.isnan(found[-1].mse)
+
+
+def test_a_package_that_takes_too_long_is_stopped():
+    contenders = compare(DIST.sample_tasks(20, 8), n_adapt=3, time_limit=0.01)
+    assert all(c.note.startswith(("stopped after 0.01 s", "not installed")) for c in contenders[1:])
+    assert best_of(contenders) == "No other package fitted the table."
+
+
+def test_the_prediction_by_hand_is_the_best_linear_one():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((4, 1)), rng.standard_normal(4)
+    beta, spread, noise = np.array([0.3, -0.2]), np.array([[0.5, 0.1], [0.1, 0.4]]), 0.7
+    episodes = il.Episodes([(X, y, X[:2], y[:2])])
+    design = comparison._Design(np.zeros(1), np.ones(1), np.array([0]))
+    error = comparison._errors(Components(beta, spread, noise, ""), design, episodes, adapt=True)
+    E = np.column_stack((np.ones(4), X))
+    posterior = np.linalg.solve(E.T @ E / noise + np.linalg.inv(spread), E.T @ (y - E @ beta) / noise)
+    assert np.isclose(error[0], np.mean((y[:2] - E[:2] @ (beta + posterior)) ** 2))
+
+
+@pytest.mark.parametrize(
+    ("excess", "words"),
+    [(-5.0, "predicts unseen groups better than innerloop"), (0.1, "does as well"), (5.0, "lower error")],
+)
+def test_the_result_in_words(excess, words):
+    ours = Contender("innerloop", 10.0, 1.0, 0.0, 0.0, 1.0)
+    assert words in best_of([ours, Contender("other", 10.0 + excess, 1.0, excess, 1.0, 30.0)])
+
+
+def test_the_command(tmp_path):
+    table = save(small_table(), tmp_path / "table.csv")
+    options = [*COLUMNS, "--n-adapt", 4, "--features", "a", "b"]
+    ran = innerloop("compare", table, *options)
+    assert ran.code == 0, ran.err
+    assert "statsmodels MixedLM, random intercept: adapted by hand" in ran.out
+    values = json.loads(innerloop("compare", table, *options, "--json").out)
+    assert values["contenders"][0]["name"] == "innerloop"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--n-adapt", 40], "adapt on fewer rows"),
+        (["--n-adapt", 0], "`n_adapt` must be at least 1"),
+        (["--time-limit", 0], "`--time-limit` must be positive"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path, options, sentence):
+    ran = innerloop("compare", save(small_table(), tmp_path / "table.csv"), *COLUMNS, *options)
+    assert ran.code == 2
+    assert sentence in ran.err
