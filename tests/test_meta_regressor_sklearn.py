@@ -24,6 +24,7 @@ ESTIMATORS = [
     il.MetaRegressor(),
     il.MetaRegressor(adaptation="gradient"),
     il.MetaRegressor(adaptation="none"),
+    il.MetaRegressor(adaptation="ridge"),
     il.MetaRegressor(**RATES),
 ]
 
@@ -222,7 +223,8 @@ def test_random_states_of_every_kind_are_taken(random_state):
 
 
 BAD_PARAMS = [
-    ({"adaptation": "x"}, ValueError, "`adaptation` must be 'auto', 'gradient' or 'none', got 'x'"),
+    ({"adaptation": "x"}, ValueError, "`adaptation` must be 'auto', 'none', 'gradient' or 'ridge', got 'x'"),
+    ({"adaptation": "ridge", "adapt_lr": 0.1}, ValueError, "`inner_lr` and `adapt_lr` are rates of gradient steps"),
     ({"cv": 1}, ValueError, "`cv` must be"),
     ({"cv": 2.5}, TypeError, "`cv` must be"),
     ({"n_support": 0}, ValueError, "`n_support` must be"),

@@ -1,0 +1,191 @@
+"""MetaRegressor's kinds of adaptation and its intervals: choice, closed forms, coverage."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import innerloop as il
+from cases import table
+from innerloop.estimators._intervals import LEVELS, Calibration
+from innerloop.random_effects import estimate_effects
+from innerloop.storage import load_model, save_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "held_out.py"
+
+
+def drawn(m, n, task_std, seed=0, noise=1.0, p=3):
+    """Return X, y and groups of tasks whose slopes and intercept differ by task_std[0] and task_std[1]."""
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(m), n)
+    X = rng.standard_normal((m * n, p))
+    slopes = 1.0 + task_std[0] * rng.standard_normal((m, p))
+    y = np.einsum("ij,ij->i", X, slopes[groups]) + task_std[1] * rng.standard_normal(m)[groups]
+    return X, y + noise * rng.standard_normal(m * n), groups
+
+
+def test_a_ridge_adapts_to_the_posterior_mean_of_the_random_effects():
+    X, y, groups = drawn(40, 8, (0.5, 2.0))
+    model = il.MetaRegressor(adaptation="ridge").fit(X, y, groups)
+    assert (model.adaptation_, np.isnan(model.inner_lr_), np.isnan(model.adapt_lr_)) == ("ridge", True, True)
+    scaled = model._scaling.tasks(il.TaskSet.from_arrays(X, y, groups))
+    effects = estimate_effects(scaled)
+    np.testing.assert_allclose(model._theta, effects.mean, rtol=1e-9)
+    X_new, y_new, _ = drawn(1, 5, (0.5, 2.0), seed=1)
+    design, left = model._scaling.design(X_new), y_new - model._scaling.y_mean
+    strength = np.exp(np.interp(np.log(6), np.log1p(model._spread.n_rows), np.log(model._spread.strength)))
+    prior = np.linalg.inv(strength * (effects.task_cov + effects.mean_cov)[0])
+    posterior = np.linalg.solve(design.T @ design + prior, design.T @ left + prior @ effects.mean[:, 0])
+    adapted = model.adapt(X_new, y_new, groups=np.full(5, 99))
+    expected = model._scaling.design(X[:9]) @ posterior + model._scaling.y_mean
+    np.testing.assert_allclose(adapted.predict(X[:9], groups=np.full(9, 99)), expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize(("task_std", "kinds"), [((0.0, 0.0), {"none"}), ((0.5, 2.0), {"ridge"})])
+def test_auto_takes_what_tasks_need(task_std, kinds):
+    chosen = {il.MetaRegressor().fit(*drawn(60, 10, task_std, seed)).adaptation_ for seed in range(3)}
+    assert chosen == kinds
+
+
+def test_auto_takes_the_gradient_where_a_rate_is_given():
+    X, y, groups = drawn(30, 8, (0.5, 2.0))
+    for rates in ({"inner_lr": 0.1}, {"adapt_lr": 0.2}):
+        assert il.MetaRegressor(**rates).fit(X, y, groups).adaptation_ == "gradient"
+    assert il.MetaRegressor(inner_lr=0.1, adapt_lr=0.0).fit(X, y, groups).adaptation_ == "none"
+    assert il.MetaRegressor(adaptation="none").fit(X, y, groups).adaptation_ == "none"
+
+
+def test_results_tell_the_error_of_every_kind_at_every_number_of_rows():
+    X, y, groups = drawn(30, 8, (0.5, 2.0))
+    results = il.MetaRegressor().fit(X, y, groups).adaptation_results_
+    assert set(results["adaptation"]) == {"none", "gradient", "ridge"}
+    assert set(results["n_support"]) == {0, 1, 2, 4, 5}
+    assert (results["difference"][results["adaptation"] == "ridge"] == 0).all()
+    assert (results["mse"] > 0).all()
+
+
+def test_unseen_tasks_are_predicted_by_the_pooled_ridge_where_levels_depend_on_features():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(60), 10)
+    centre = 3 * rng.standard_normal(60)
+    x = centre[groups] + rng.standard_normal(600)
+    y = x - 2 * centre[groups] + 0.3 * rng.standard_normal(600)  # slope 1 within tasks, -1 between
+    model = il.MetaRegressor(adaptation="ridge").fit(x[:, None], y, groups)
+    pooled = il.MetaRegressor(inner_lr=0, adapt_lr=0).fit(x[:, None], y, groups)
+    assert model.coef_[0] == pytest.approx(pooled.coef_[0], rel=1e-3)
+    assert model.group_coef_[:, 0] == pytest.approx(np.ones(60), abs=0.2)
+
+
+KINDS = ["none", "gradient", "ridge"]
+TABLES = {
+    "normal": lambda seed: drawn(120, 12, (0.5, 1.0), seed),
+    "heavy tails": lambda seed: drawn(120, 12, (0.5, 1.0), seed, noise=0.0),
+    "two targets": lambda seed: drawn(120, 12, (0.5, 1.0), seed),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", TABLES)
+def test_intervals_hold_what_they_promise_on_unseen_tasks(name, kind):
+    covered = {0: [], 1: [], 4: []}
+    for seed in range(2):
+        X, y, groups = TABLES[name](seed)
+        rng = np.random.default_rng(seed)
+        if name == "heavy tails":
+            y = y + rng.standard_t(3, len(y)) * rng.uniform(0.5, 2.0, 120)[groups]
+        if name == "two targets":
+            y = np.column_stack((y, -3 * y + rng.standard_normal(len(y))))
+        train = groups < 80
+        model = il.MetaRegressor(adaptation=kind).fit(X[train], y[train], groups[train])
+        place = np.arange(len(X)) % 12
+        for n, found in covered.items():
+            few, rest = ~train & (place < n), ~train & (place >= n)
+            adapted = model.adapt(X[few], y[few], groups=groups[few]) if n else model
+            lower, upper = adapted.predict_interval(X[rest], groups=groups[rest], level=0.8)
+            inside = ((lower <= y[rest]) & (y[rest] <= upper)).reshape(40, -1)
+            found.extend(inside.mean(axis=1))
+    for found in covered.values():
+        assert np.mean(found) == pytest.approx(0.8, abs=4 * np.std(found) / np.sqrt(len(found)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_standard_deviations_are_those_of_unseen_targets(kind):
+    X, y, groups = drawn(400, 12, (0.5, 1.0))
+    train, few = groups < 200, np.arange(len(X)) % 12 < 4
+    model = il.MetaRegressor(adaptation=kind).fit(X[train], y[train], groups[train])
+    adapted = model.adapt(X[~train & few], y[~train & few], groups=groups[~train & few])
+    rest = ~train & ~few
+    mean, std = adapted.predict(X[rest], groups=groups[rest], return_std=True)
+    np.testing.assert_array_equal(mean, adapted.predict(X[rest], groups=groups[rest]))
+    squares = (((y[rest] - mean) / std) ** 2).reshape(200, -1).mean(axis=1)
+    assert squares.mean() == pytest.approx(1.0, abs=4 * squares.std() * np.sqrt(1 / 200 + 1 / 200))
+    if kind == "ridge":
+        assert std.mean() < model.predict(X[rest], return_std=True)[1].mean()
+
+
+def test_intervals_of_seen_tasks_narrow_with_their_rows_and_widen_with_the_level():
+    X, y, groups = drawn(40, 8, (0.5, 2.0))
+    model = il.MetaRegressor(adaptation="ridge").fit(X, y, groups)
+    widths = [np.subtract(*model.predict_interval(X, groups=g, level=0.9)[::-1]).mean() for g in (None, groups)]
+    assert widths[1] < 0.8 * widths[0]
+    by_level = [np.subtract(*model.predict_interval(X[:1], level=level)[::-1])[0] for level in (0.5, 0.8, 0.99)]
+    assert (np.diff(by_level) > 0).all()
+
+
+@pytest.mark.parametrize("level", [0, 1, -0.1, 1.5])
+def test_a_level_that_is_no_probability_is_refused(level):
+    X, y, groups = drawn(10, 4, (0.5, 1.0))
+    with pytest.raises(ValueError, match="`level` must be between 0 and 1"):
+        il.MetaRegressor(inner_lr=0.1, adapt_lr=0.1).fit(X, y, groups).predict_interval(X, level=level)
+
+
+def test_one_task_has_intervals_too():
+    X, y, _ = drawn(1, 200, (0.0, 0.0))
+    model = il.MetaRegressor().fit(X, y, np.zeros(200))
+    rng = np.random.default_rng(9)
+    X = rng.standard_normal((4000, 3))
+    y = X.sum(axis=1) + rng.standard_normal(4000) + model.intercept_
+    lower, upper = model.predict_interval(X)
+    assert np.mean((lower <= y) & (y <= upper)) == pytest.approx(0.9, abs=0.06)
+
+
+def test_quantiles_count_tasks_alike():
+    residuals = {0: [(np.concatenate((np.full(90, 1.0), np.full(10, 3.0)))[:, None], np.repeat([0, 1], [90, 10]))]}
+    found = Calibration.of(residuals)
+    np.testing.assert_array_equal(found.quantiles[0, 0, LEVELS < 0.5], 1.0)
+    np.testing.assert_array_equal(found.quantiles[0, 0, LEVELS > 0.5], 3.0)
+    assert found.scale[0, 0] == pytest.approx(np.sqrt(5))
+    assert found.half_width(np.array([7]), 0.9)[0, 0] == 3.0
+
+
+@pytest.mark.parametrize("params", [{}, {"adaptation": "ridge"}, {"inner_lr": -0.1, "adapt_lr": 0.2}], ids=str)
+@pytest.mark.parametrize("n_targets", [None, 2])
+def test_a_loaded_model_has_the_same_intervals(tmp_path, params, n_targets):
+    X, y, groups = table([5, 6, 4, 7, 1, 5, 8, 30], 3, n_targets)
+    model = il.MetaRegressor(**params).fit(X, y, groups)
+    save_model(model, tmp_path / "model")
+    loaded = load_model(tmp_path / "model")
+    assert loaded.adaptation_ == model.adaptation_
+    for name, column in model.adaptation_results_.items():
+        np.testing.assert_array_equal(loaded.adaptation_results_[name], column)
+    for before, after in ((model, loaded), [m.adapt(X[:9], y[:9], groups=groups[:9] + 3) for m in (model, loaded)]):
+        for mine, theirs in zip(before.predict_interval(X, groups), after.predict_interval(X, groups), strict=True):
+            assert mine.tobytes() == theirs.tobytes()
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="the tables are not part of the project")
+@pytest.mark.parametrize(("name", "n_rows", "most"), [("school", 20, 103.5), ("parkinsons", 5, 3.6)])
+def test_real_tables_are_predicted_as_well_as_measured(name, n_rows, most, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARK.parent)
+    spec = importlib.util.spec_from_file_location("held_out", BENCHMARK)
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    result = bench.measure(
+        bench.TABLES[name](DATA), {"ridge": bench.innerloop(adaptation="ridge")}, range(1), (n_rows,)
+    )
+    assert result["ridge"][n_rows]["mse"] < most
+    assert 0.85 < result["ridge"][n_rows]["coverage"] < 0.95
