@@ -31,6 +31,7 @@ LEVELS = {
     "solve": 3,
     "kernel": 3,
     "random_effects": 3,
+    "meta_sgd": 3,
     "estimators": 4,
     "neural": 4,
     "theory": 4,

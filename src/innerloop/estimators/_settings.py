@@ -34,6 +34,7 @@ class Settings:
     n_support: int | None = None
     n_query: int | None = None
     n_steps: int = 1
+    per_feature: bool = False
     n_folds: int = 5
     standardize: bool = True
     fit_intercept: bool = True
@@ -54,7 +55,7 @@ class Settings:
     def of_one_task(self) -> Settings:
         """Return the same with every rate zero that is not fixed: one task tells nothing of how tasks differ."""
         inner_lr, adapt_lr = (0.0 if rate is None else rate for rate in (self.inner_lr, self.adapt_lr))
-        return replace(self, kinds=("gradient",), inner_lr=inner_lr, adapt_lr=adapt_lr)
+        return replace(self, kinds=("gradient",), inner_lr=inner_lr, adapt_lr=adapt_lr, per_feature=False)
 
 
 def read_settings(model: MetaRegressor) -> Settings:
@@ -66,7 +67,13 @@ def read_settings(model: MetaRegressor) -> Settings:
         raise ValueError(f"`adaptation` must be 'auto', 'none', 'gradient' or 'ridge', got {model.adaptation!r}.")
     kinds = _KINDS[model.adaptation]
     inner_lr = None if is_auto(model.inner_lr) else as_rate(model.inner_lr, "inner_lr")
-    adapt_lr = None if is_auto(model.adapt_lr) else as_rate(model.adapt_lr, "adapt_lr")
+    per_feature = isinstance(model.adapt_lr, str) and model.adapt_lr == "per-feature"
+    adapt_lr = None if is_auto(model.adapt_lr) or per_feature else as_rate(model.adapt_lr, "adapt_lr")
+    if per_feature and (model.adaptation not in ("auto", "gradient") or inner_lr is not None or model.n_steps != 1):
+        raise ValueError(
+            "`adapt_lr`='per-feature' learns the rates of one gradient step, in training and in adaptation alike; it "
+            "needs inner_lr='auto', n_steps=1 and adaptation='gradient' or 'auto'."
+        )
     if model.adaptation == "ridge":
         if inner_lr is not None or adapt_lr is not None:
             raise ValueError(
@@ -74,7 +81,7 @@ def read_settings(model: MetaRegressor) -> Settings:
                 "leave both 'auto', or pass adaptation='gradient'."
             )
         inner_lr = adapt_lr = 0.0  # the pooled ridge, which may predict unseen tasks
-    elif inner_lr is not None or adapt_lr is not None:
+    elif inner_lr is not None or adapt_lr is not None or per_feature:
         kinds = ("gradient",)
     return Settings(
         kinds=kinds,
@@ -84,6 +91,7 @@ def read_settings(model: MetaRegressor) -> Settings:
         n_support=None if model.n_support is None else as_count(model.n_support, "n_support"),
         n_query=None if model.n_query is None else as_count(model.n_query, "n_query"),
         n_steps=as_count(model.n_steps, "n_steps"),
+        per_feature=per_feature,
         n_folds=as_count(model.cv, "cv", 2),
         standardize=bool(model.standardize),
         fit_intercept=bool(model.fit_intercept),

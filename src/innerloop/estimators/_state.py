@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from innerloop.estimators.meta_regressor import MetaRegressor
 
 # What is kept beside the parameters and the parts.
-_SCALARS = ("adaptation_", "inner_lr_", "adapt_lr_", "l2_", "n_support_", "n_features_in_", "_single_target")
+_SCALARS = ("adaptation_", "l2_", "n_support_", "n_features_in_", "_single_target")
 _ARRAYS = (
     *("coef_", "intercept_", "groups_", "group_coef_", "group_intercept_", "_theta"),
-    *("inner_lr_se_", "adapt_lr_se_", "feature_names_in_"),
+    *("inner_lr_", "adapt_lr_", "inner_lr_se_", "adapt_lr_se_", "feature_names_in_"),
 )
 _PARTS = {"_scaling": Scaling, "_spread": Spread, "_calibration": Calibration, "_known": KnownRows}
 _TABLES = ("cv_results_", "adaptation_results_")

@@ -20,6 +20,7 @@ from innerloop.estimators._heldout import HeldOut, Rates, held_out_curves
 from innerloop.estimators._scaling import Scaling
 from innerloop.estimators._settings import Settings
 from innerloop.estimators._trials import Predictor
+from innerloop.meta_sgd import RateObjective, solve_meta_sgd
 from innerloop.objective import MetaObjective
 from innerloop.random_effects import RandomEffects, estimate_effects
 from innerloop.solve import IllConditionedWarning, solve_path
@@ -29,6 +30,9 @@ from innerloop.tasks import TaskSet
 # isotropic theory puts the optimum of long supports.
 INNER_GRID = 8 * np.sinh(np.linspace(-4, 4, 41)) / np.sinh(4)
 L2_GRID = np.append(0.0, np.logspace(-4, 2, 7))
+# Pulls of the rates of features towards a common one that are compared, and alternating solves for each.
+PULLS = (np.inf, 10.0, 1.0, 0.1, 0.01)
+N_SWEEPS = 5
 # More held-out tasks than this do not sharpen a choice; they are sampled.
 _MOST_SCORED_TASKS = 10_000
 _LARGEST_TARGET = 1e150
@@ -110,7 +114,7 @@ class MetaTraining:
     @cached_property
     def choice(self) -> Choice:
         """How tasks are to adapt."""
-        rest = [self._fitted(objective) for objective in self.folds.rest()]
+        rest = [self._fitted(*parts) for parts in zip(self.folds.rest(), self.folds.rest_episodes(), strict=True)]
         settings, one = self.settings, len(self.tasks) == 1
         ladder = (0,) if one else tuple(sorted({*LADDER, self.n_support}))
         options = {"intercept": settings.fit_intercept, "l2": settings.l2, "seed": settings.seed}
@@ -132,7 +136,7 @@ class MetaTraining:
     @cached_property
     def predictor(self) -> Predictor:
         """The chosen way to predict tasks."""
-        return self.choice.way.predictor(self.effects, self._fitted(self.objective))
+        return self.choice.way.predictor(self.effects, self._fitted(self.objective, self.folds.episodes))
 
     def _rates(self) -> dict[Kind, Rates]:
         gradient = self.chosen()
@@ -141,13 +145,31 @@ class MetaTraining:
             none = self.held_out.best("none", 0.0).rates
         return {"none": none, "gradient": gradient}
 
-    def _fitted(self, objective: MetaObjective) -> dict[Kind, Predictor]:
-        """Return the predictors that the rates chosen on all tasks give with an objective of some."""
+    @cached_property
+    def pull(self) -> float:
+        """How strongly the rates of features are drawn to a common one, by held-out loss; see `meta_sgd`."""
+        losses = dict.fromkeys(PULLS, 0.0)
+        for f, rest in enumerate(self.folds.rest_episodes()):
+            own = self.folds.episodes.select(self.folds.fold == f)
+            for pull in PULLS:
+                coef, rates = self._meta_sgd(rest, pull)
+                losses[pull] += RateObjective.of(own, coef)(rates)
+        return min(PULLS, key=lambda pull: losses[pull])
+
+    def _meta_sgd(self, episodes: Episodes, pull: float) -> tuple[FloatArray, FloatArray]:
+        start = self.chosen()
+        return solve_meta_sgd(episodes, start.adapt_lr, start.l2, pull, N_SWEEPS)
+
+    def _fitted(self, objective: MetaObjective, episodes: Episodes) -> dict[Kind, Predictor]:
+        """Return the predictors that the rates chosen on all tasks give on some: their objective and episodes."""
         found: dict[Kind, Predictor] = {}
         for kind, rates in self._rates().items():
             coef = _coef(objective, rates)
             rule = GradientSteps(rates.adapt_lr, self.settings.n_steps) if rates.adapt_lr else NoAdaptation()
             found[kind] = Predictor(coef, coef, rule)
+        if self.settings.per_feature:
+            coef, feature_rates = self._meta_sgd(episodes, self.pull)
+            found["gradient"] = Predictor(coef, coef, GradientSteps(feature_rates))
         return found
 
     def coef(self, rates: Rates) -> FloatArray:
@@ -213,12 +235,15 @@ class TaskFolds:
     tasks
         In scaled units.
     fold : (n_tasks,)
+    episodes
+        Of the tasks in training.
     objectives
         One a fold.
     """
 
     tasks: TaskSet
     fold: IntArray
+    episodes: Episodes
     objectives: list[MetaObjective]
 
     @classmethod
@@ -227,12 +252,17 @@ class TaskFolds:
         n_tasks = len(tasks)
         fold = stream(settings.seed, 1).permutation(np.arange(n_tasks) % min(settings.n_folds, n_tasks))
         parts = [shown.select(fold == f) for f in range(fold.max() + 1)]
-        return cls(tasks, fold, [MetaObjective.from_tasks(part, settings.n_steps) for part in parts])
+        return cls(tasks, fold, shown, [MetaObjective.from_tasks(part, settings.n_steps) for part in parts])
 
     def rest(self) -> Iterator[MetaObjective]:
         """Yield the objective of all other folds (where there are none, of all tasks), fold by fold."""
         for own in self.objectives:
             yield reduce(add, [other for other in self.objectives if other is not own] or self.objectives)
+
+    def rest_episodes(self) -> Iterator[Episodes]:
+        """Yield the episodes of all other folds (where there are none, of all tasks), fold by fold."""
+        for f in range(len(self.objectives)):
+            yield self.episodes.select(self.fold != f) if self.fold.any() else self.episodes
 
 
 def _cross_validate(folds: TaskFolds, episodes: Episodes, settings: Settings, tick: Callable[[], None]) -> HeldOut:

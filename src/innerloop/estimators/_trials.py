@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from innerloop._checks import FloatArray, IntArray
 from innerloop._task_rows import row_blocks
-from innerloop.adaptation import Adaptation, error_covariance
+from innerloop.adaptation import Adaptation, NoAdaptation, error_covariance
 from innerloop.episodes import ragged_ranges, row_starts
 from innerloop.tasks import TaskSet
 
@@ -36,6 +36,10 @@ class Predictor:
     coef: FloatArray
     unseen: FloatArray
     rule: Adaptation
+
+    def adapts(self) -> bool:
+        """Return whether tasks adapt at all."""
+        return not isinstance(self.rule, NoAdaptation)
 
     def task_coef(self, support: TaskSet | None, n_tasks: int) -> FloatArray:
         """Return the coefficients of tasks with these rows: (n_tasks, n_features, n_targets)."""

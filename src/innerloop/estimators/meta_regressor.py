@@ -38,8 +38,9 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
     ----------
     inner_lr : float or "auto", default="auto"
         Inner learning rate of meta-training for gradient steps; negative rates are usual. 0 is pooled least squares.
-    adapt_lr : float or "auto", default="auto"
-        Learning rate of the gradient step by which a task adapts.
+    adapt_lr : float, "auto" or "per-feature", default="auto"
+        Learning rate of the gradient step by which a task adapts. "per-feature": one of either sign for each
+        feature, the same in training and in adaptation (Meta-SGD, in closed form).
     adaptation : {"auto", "none", "gradient", "ridge"}, default="auto"
         How tasks adapt. "auto": the simplest of the other three that is as good as the best, within a standard
         error, at every one of 0, 1, 2, 5, 10 and 20 rows, or at `n_support` rows where that is given; "gradient"
@@ -83,7 +84,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         chosen kind.
     inner_lr_, adapt_lr_, l2_ : float
         The rates and the penalty in use. Where "auto" chose "ridge" the rates are those of the best gradient step;
-        with adaptation="ridge" they are NaN.
+        with adaptation="ridge" they are NaN. Both are (n_columns,) with adapt_lr="per-feature": the rates of the
+        features that are not constant, and of the intercept.
     inner_lr_se_, adapt_lr_se_ : float
         Bootstrap standard errors over tasks of the cross-validated optimum; NaN where nothing was chosen.
     n_support_ : int
@@ -121,6 +123,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
     group_coef_: FloatArray
     group_intercept_: FloatArray
     adaptation_results_: dict[str, NDArray[Any]]
+    inner_lr_: Any  # a number, or an array of them
+    adapt_lr_: Any
     _known: KnownRows
 
     # With metadata routing on, `groups` reaches the model as well as the splitter without further requests.
@@ -131,7 +135,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
     def __init__(
         self,
         inner_lr: float | Literal["auto"] = "auto",
-        adapt_lr: float | Literal["auto"] = "auto",
+        adapt_lr: float | Literal["auto", "per-feature"] = "auto",
         adaptation: Literal["auto", "none", "gradient", "ridge"] = "auto",
         l2: float | Literal["auto"] = "auto",
         group: str | None = None,
@@ -199,8 +203,10 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         """Set the fitted attributes from tasks made ready; `remember` the tasks as seen groups."""
         settings, held_out, way = training.settings, training.held_out, training.choice.way
         predictor, rates = training.predictor, training.rates_in_use()
-        self.adaptation_ = way.kind if way.kind != "gradient" or rates.adapt_lr else "none"
+        self.adaptation_ = way.kind if way.kind != "gradient" or predictor.adapts() else "none"
         self.inner_lr_, self.adapt_lr_, self.l2_ = rates.inner_lr, rates.adapt_lr, rates.l2
+        if settings.per_feature and isinstance(predictor.rule, GradientSteps):
+            self.inner_lr_ = self.adapt_lr_ = predictor.rule.lr
         self.n_support_ = training.n_support
         self.inner_lr_se_, self.adapt_lr_se_, self.cv_results_ = np.nan, np.nan, None
         if held_out is not None:
