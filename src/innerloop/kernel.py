@@ -50,7 +50,7 @@ class ReluKernel:
 
     Notes
     -----
-    docs/theory.md, section 20; Cho and Saul (2009), Jacot, Gabriel and Hongler (2018).
+    docs/theory.md, section "Kernels"; Cho and Saul (2009), Jacot, Gabriel and Hongler (2018).
     """
 
     bias_std: float = 1.0
@@ -120,7 +120,7 @@ class KernelObjective:
 
     Notes
     -----
-    docs/theory.md, section 20. Make one with `from_tasks`. Condition numbers are those of `MetaObjective` squared:
+    docs/theory.md, section "Kernels". Make one with `from_tasks`. Condition numbers are those of `MetaObjective` squared:
     where features can be formed and are fewer than the rows, that is the better choice.
     """
 
