@@ -15,11 +15,11 @@ import pytest
 import innerloop as package
 from command_line import IDS, QUICK, innerloop, save, small_table, tree
 from innerloop.estimators import MetaTraining
-from innerloop.evaluation import NO_INNER_LOOP, PER_TASK, POOLED, RECOMMENDED, TIED, evaluate
+from innerloop.evaluation import GRADIENT, NO_INNER_LOOP, PER_TASK, POOLED, RIDGE, TIED, evaluate
 from innerloop.storage import load_model
 from innerloop.tasks import TaskSet
 
-METHODS = [RECOMMENDED, NO_INNER_LOOP, TIED, POOLED, PER_TASK]
+METHODS = [RIDGE, GRADIENT, NO_INNER_LOOP, TIED, POOLED, PER_TASK]
 PICTURE = "held_out_loss.png"
 SCRIPT = Path(sys.executable).with_name("innerloop")
 FEATURES = ["a", "b", "c", "same", "sum"]
@@ -73,7 +73,7 @@ def test_fit_prints_every_method_in_full(fitted, results, method):
     assert "…" not in line
     assert f"{found['mse']:.4g}" in line.split()
     assert f"{found['mse_se']:.2g}" in line.split()
-    if method != RECOMMENDED:
+    if method != RIDGE:
         assert f"{found['excess']:+.3g}" in line.split()
         assert line.split()[-1] == f"{found['excess_se']:.2g}"
 

@@ -12,11 +12,13 @@ from innerloop import evaluation
 from innerloop._random import stream
 from innerloop.estimators import MetaTraining, Rates, _training
 from innerloop.evaluation import (
+    GRADIENT,
     NO_INNER_LOOP,
     PER_TASK,
     PER_TASK_L2_GRID,
     POOLED,
     RECOMMENDED,
+    RIDGE,
     TIED,
     Method,
     evaluate,
@@ -293,3 +295,45 @@ def test_two_tasks_are_tested_at_the_rates_chosen_on_both():
     result = evaluate(training, tasks)
     assert result[RECOMMENDED].rates.adapt_lr > 0
     assert result[RECOMMENDED].mse < result[POOLED].mse
+
+
+RIDGE_VERDICTS = [
+    ({}, ["adapt by ridge: 33.3 ± 6.7 % lower error", "it beats the best gradient step", "by 20.0 ± 4.0 %"]),
+    ({"gradient": (0.05, 0.1)}, ["adapt by ridge", "does as well, within a standard error"]),
+    ({"gradient": (-0.5, 0.1)}, ["does worse on the tested rows than the best gradient step", "by 33.3 ± 6.7 %"]),
+    ({"pooled": (0.1, 0.2)}, [NO_LOOP + POOLED, "no worse"]),
+    ({"alone": (-0.4, 0.1)}, ["Fit each task alone: " + PER_TASK, "20.0 ± 5.0 % lower"]),
+]
+
+
+@pytest.mark.parametrize(("changes", "said"), RIDGE_VERDICTS, ids=str)
+def test_the_verdict_on_the_ridge_compares_it_with_the_best_gradient_step(changes, said):
+    excesses = {"gradient": (0.5, 0.1), "pooled": (1.0, 0.2), "alone": (2.0, 0.3), **changes}
+    named = {RIDGE: (0.0, 0.0), **{n: excesses[k] for k, n in (("gradient", GRADIENT), ("pooled", POOLED))}}
+    named[PER_TASK] = excesses["alone"]
+    rates = {GRADIENT: Rates(-0.1, 0.4, 0.0), POOLED: Rates(0.0, 0.0, 0.1)}
+    text = verdict([Method(name, rates.get(name), 2.0 + e[0], 0.4, *e) for name, e in named.items()])
+    for words in said:
+        assert words in text
+
+
+@pytest.mark.parametrize("adaptation", ["auto", "ridge"])
+def test_the_ridge_is_scored_as_an_estimator_fitted_on_the_other_folds(adaptation):
+    X, y, groups = table([12] * 24, 3, task_std=2.0)
+    tasks = il.TaskSet.from_arrays(X, y, groups)
+    training = MetaTraining.prepare(tasks, il.MetaRegressor(adaptation=adaptation).settings())
+    result = evaluate(training, tasks)
+    names = [RIDGE, GRADIENT, NO_INNER_LOOP, TIED, POOLED, PER_TASK]
+    assert [method.name for method in result.methods] == names
+    fold = folds(tasks, training.settings)
+    rest = tasks.select(fold != 0)
+    params = {"adaptation": adaptation, "n_support": training.n_support}
+    model = il.MetaRegressor(**params).fit(rest.X, rest.y, rest.ids[rest.task_of_row])
+    for t in np.flatnonzero(fold == 0):
+        own, squares = tasks.select([t]), []
+        for X_s, y_s, X_q, y_q in model._scaling.tasks(own).deal(training.n_support, 0):
+            theta = model._rule().adapt(
+                model._theta, il.TaskSet(X_s, y_s[:, None], np.array([0, len(y_s)]), np.zeros(1))
+            )
+            squares.extend((y_q - X_q @ theta[0, :, 0]) ** 2)
+        assert result.per_task[t, 0] == pytest.approx(np.mean(squares), rel=1e-8)
