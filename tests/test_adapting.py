@@ -189,4 +189,4 @@ def test_unseen_tasks_of_real_tables_are_predicted_better_than_by_their_own_rows
     result = bench.measure(bench.TABLES[name](DATA), methods, range(1), (5, 20))
     for n in (5, 20):
         assert result["ridge"][n]["mse"] < min(result[other][n]["mse"] for other in alone)
-        assert 0.8 < result["ridge"][n]["coverage"] < 0.97
+        assert 0.7 < result["ridge"][n]["coverage"] < 0.99  # of few tasks

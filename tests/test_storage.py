@@ -280,7 +280,7 @@ for _ in range(25):
     while not child:
         for model in models:
             save_model(model, target)
-    time.sleep(random.uniform(0.0, 0.03))
+    time.sleep(random.uniform(0.0, 0.12))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     loaded.append(load_model(target).coef_.tobytes())
