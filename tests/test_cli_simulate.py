@@ -55,7 +55,7 @@ def test_a_precision_that_is_not_reached_is_said():
     ("arguments", "sentence"),
     [
         (["simulate", "--n-runs", 1], "`n_runs` must be at least 2, got 1."),
-        (["simulate", "--plot", "e.gif"], "`--plot` must end in .png, .svg or .pdf, got 'e.gif'."),
+        (["simulate", "--plot", "e.gif"], "`--plot` must end in .png or .svg or .pdf, got 'e.gif'."),
         (["simulate", "--out", "nowhere/e.nc"], "there is no folder nowhere to write e.nc to; make it first."),
         (["simulate", "--jobs", 0], "`n_jobs` must be a number of processes, or -1 for all cores, got 0."),
         (

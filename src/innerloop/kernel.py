@@ -120,8 +120,8 @@ class KernelObjective:
 
     Notes
     -----
-    docs/theory.md, section "Kernels". Make one with `from_tasks`. Condition numbers are those of `MetaObjective` squared:
-    where features can be formed and are fewer than the rows, that is the better choice.
+    docs/theory.md, section "Kernels". Make one with `from_tasks`. Condition numbers are those of `MetaObjective`
+    squared: where features can be formed and are fewer than the rows, that is the better choice.
     """
 
     gram: FloatArray = field(repr=False)
