@@ -44,6 +44,7 @@ LEVELS = {
     "storage": 5,
     "plotting": 5,
     "plotting_simulation": 5,
+    "plotting_sweep": 5,
     "plotting_theory": 5,
     "tables": 5,
     "demo": 5,

@@ -24,6 +24,7 @@ _HELP = {
     "demo": "Recommend rates for two tables that come with the package.",
     "theory": "Predict the best learning rates and their expected test loss, before any training.",
     "simulate": "Measure the expected test loss by Monte Carlo, at many rates on the same draws.",
+    "train": "Meta-train a network on few-shot tasks, at one inner rate of any sign or at many.",
     "reproduce": "Draw the figures of Bernacchia (2021), with theory that passes through the dots.",
 }
 for _name, _help in _HELP.items():

@@ -1,0 +1,294 @@
+"""`innerloop train`: meta-train a network on few-shot tasks, at one inner rate or at many."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+from rich.table import Table
+
+from innerloop._checks import as_count, as_rate
+from innerloop._figures import save_figure
+from innerloop._files import write_whole
+from innerloop.cli._fewshot import Training
+from innerloop.cli._output import console, matplotlib_needed, print_table
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from innerloop.neural.fewshot import FewShot
+    from innerloop.neural.trainer import MetaTrainer
+
+RateList = Annotated[list[float] | None, Parameter(consume_multiple=True, negative="")]
+_SETTINGS, _RESULT = "settings.json", "result.json"
+_MAX_STEPS = 5
+_95_PERCENT = 1.96
+
+
+def train(
+    *,
+    training: Training,
+    adapt_lr: float | Literal["auto"] = "auto",
+    iterations: int | None = None,
+    n_test: int = 600,
+    baselines: bool = True,
+    sweep: RateList = None,
+    seeds: int = 3,
+    out: Path | None = None,
+    checkpoint_every: int = 500,
+    tensorboard: Path | None = None,
+    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> None:
+    """Meta-train a network on few-shot tasks, at one inner rate of any sign or at many.
+
+    omniglot tells handwritten characters apart; sinusoid continues sine waves. Test tasks are of alphabets, or draws,
+    that training never sees.
+
+    Parameters
+    ----------
+    training
+        The tasks, the network and its training.
+    adapt_lr
+        Rate with which test tasks adapt; the best on validation tasks unless given.
+    iterations
+        Steps of the outer loop; 1000 for omniglot and 10000 for sinusoid unless given.
+    n_test
+        Test tasks; in a sweep shared by its seeds.
+    baselines
+        With omniglot, score nearest neighbours and class means beside, and train a prototypical network as long.
+    sweep
+        Train at all these inner rates with the same tasks and weights, and compare each with inner_lr = 0.
+    seeds
+        Repetitions of a sweep.
+    out
+        Folder for checkpoints and results: a training that was cut off goes on from there.
+    checkpoint_every
+        Iterations between checkpoints.
+    tensorboard
+        Folder for TensorBoard.
+    json_
+        Print the results as JSON instead.
+    """
+    as_count(n_test, "--n-test", 2)
+    as_count(seeds, "--seeds")
+    as_count(checkpoint_every, "--checkpoint-every")
+    length = as_count(training.default("iterations") if iterations is None else iterations, "--iterations")
+    problem = training.problem()
+    with _one_sentence():
+        trainer = problem.trainer(training.rate, callbacks=_callbacks(tensorboard))
+    if sweep is not None:
+        _check_sweep(training, sweep, adapt_lr, tensorboard)
+        if out is not None:
+            _open(out, {**training.settings(problem), "sweep": sweep, "iterations": length, "n_test": n_test})
+        result = problem.sweep(sweep, seeds, length, -(-n_test // seeds), None if out is None else out / "seeds")
+        _save_sweep(result, training, out)
+        if json_:
+            print(json.dumps(_as_json(result), indent=1))
+        else:
+            _show_sweep(result, training, out)
+        return
+    if adapt_lr != "auto":
+        as_rate(adapt_lr, "--adapt-lr")
+    if out is not None:
+        _open(out, training.settings(problem))
+    _train(trainer, length, checkpoint_every, out, "checkpoint")
+    found = _scores(problem, trainer, adapt_lr, n_test)
+    if baselines and training.task == "omniglot":
+        compared = _comparison(problem, length, checkpoint_every, out)
+        found["accuracy"] |= _baselines(problem, trainer, compared, n_test)
+    found = {"settings": training.settings(problem), "iterations": trainer.iteration, "n_test": n_test, **found}
+    if out is not None:
+        write_whole(out / _RESULT, json.dumps(found, indent=1).encode())
+    if json_:
+        print(json.dumps(found, indent=1))
+    else:
+        _show(found, training)
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    """Make what torch says of a device or a compiler that is not there an error of the input."""
+    try:
+        yield
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(str(error).splitlines()[0]) from error
+
+
+def _callbacks(folder: Path | None) -> list[Any]:
+    if folder is None:
+        return []
+    from innerloop.neural.callbacks import TensorBoardCallback
+
+    try:
+        return [TensorBoardCallback(folder)]
+    except ImportError:
+        raise ValueError("`--tensorboard` needs tensorboard: pip install 'innerloop[neural]'.") from None
+
+
+def _check_sweep(training: Training, rates: list[float], adapt_lr: object, tensorboard: Path | None) -> None:
+    if not rates:
+        raise ValueError("`--sweep` needs at least one inner rate.")
+    for rate in rates:
+        as_rate(rate, "--sweep")
+    if training.algorithm == "meta-sgd":
+        raise ValueError("`--sweep` compares fixed rates, and meta-sgd learns them; take another `--algorithm`.")
+    for name, given in (
+        ("--adapt-lr", adapt_lr != "auto"),
+        ("--inner-lr", training.inner_lr is not None),
+        ("--tensorboard", tensorboard is not None),
+    ):
+        if given:
+            raise ValueError(f"`{name}` cannot be given with `--sweep`, which has many trainings; leave it out.")
+
+
+def _open(out: Path, settings: dict[str, Any]) -> None:
+    """Make the folder of a training, or check that the one there is of the same training."""
+    path, wanted = out / _SETTINGS, json.loads(json.dumps(settings))
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"{out} is a file; results go to a folder, so name another place.")
+    if path.exists():
+        try:
+            there = dict(json.loads(path.read_bytes()))
+        except (ValueError, TypeError):
+            raise ValueError(f"{path} is damaged; name another folder, or delete this one.") from None
+        for name in {**wanted, **there}:
+            if there.get(name) != wanted.get(name):
+                raise ValueError(
+                    f"{out} holds another training ({name} {there.get(name)} there, {wanted.get(name)} asked for); "
+                    "name another folder, or delete this one."
+                )
+    elif out.is_dir() and any(not file.name.endswith(".tmp") for file in out.iterdir()):
+        raise FileExistsError(f"{out} holds files that are no training; name a new or empty folder.")
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(wanted, indent=1).encode())
+
+
+def _train(trainer: MetaTrainer, n_iterations: int, every: int, out: Path | None, name: str) -> None:
+    """Train, from the last checkpoint on if there is one."""
+    folder = None if out is None else out / name
+    if folder is not None and (folder / "manifest.json").exists():
+        trainer.load(folder)
+    if trainer.iteration > n_iterations:
+        raise ValueError(
+            f"`--iterations` must be at least {trainer.iteration}, which {folder} has done already, got {n_iterations}."
+        )
+    trainer.train(n_iterations, checkpoint=folder, checkpoint_every=every, progress=True)
+
+
+def _scores(problem: FewShot, trainer: MetaTrainer, adapt_lr: float | str, n_test: int) -> dict[str, Any]:
+    """Return the adaptation rate, and test scores by what they are scores of."""
+    rate = None  # as learned
+    if adapt_lr != "auto":
+        rate = float(adapt_lr)
+    elif not trainer.learn_inner_lr:
+        rate = problem.best_adapt_lr(trainer)
+    name = "accuracy" if problem.is_classification else "mse"
+    n_steps = trainer.n_adapt_steps
+    scores = {}
+    for trainer.n_adapt_steps in (0, n_steps) if name == "accuracy" else range(max(_MAX_STEPS, n_steps) + 1):
+        row = f"after {trainer.n_adapt_steps} step{'' if trainer.n_adapt_steps == 1 else 's'}"
+        scores[row] = _summary(trainer.evaluate(n_test, adapt_lr=rate, metric=problem.metric))
+    trainer.n_adapt_steps = n_steps
+    return {"adapt_lr": rate, name: scores}
+
+
+def _comparison(problem: FewShot, n_iterations: int, every: int, out: Path | None) -> MetaTrainer:
+    """Return a trained prototypical network."""
+    from innerloop.neural.prototypes import Prototypes
+
+    trainer = problem.comparison(Prototypes(problem.n_classes))
+    _train(trainer, n_iterations, every, out, "prototypes")
+    return trainer
+
+
+def _baselines(problem: FewShot, trainer: MetaTrainer, compared: MetaTrainer, n_test: int) -> dict[str, Any]:
+    """Return the accuracies of classifiers without steps, on the same test tasks."""
+    from torch.nn import Flatten
+
+    from innerloop.neural.prototypes import NearestNeighbour, Prototypes
+
+    means, body = Prototypes(problem.n_classes), trainer.update_module().get_submodule("body")
+    return {
+        "prototypical network, same body": _summary(compared.evaluate(n_test, metric=problem.metric)),
+        "class means of the trained body": _summary(problem.scores_without_steps(means, body, n_test)),
+        "class means of pixels": _summary(problem.scores_without_steps(means, Flatten(), n_test)),
+        "nearest neighbour of pixels": _summary(
+            problem.scores_without_steps(NearestNeighbour(problem.n_classes), Flatten(), n_test)
+        ),
+    }
+
+
+def _summary(scores: Any) -> dict[str, float]:
+    mean, error = scores.double().mean().item(), scores.double().std().item() / len(scores) ** 0.5
+    return {"mean": mean, "stderr": error}
+
+
+def _show(found: dict[str, Any], training: Training) -> None:
+    """Print the scores."""
+    rate = "as learned" if found["adapt_lr"] is None else f"{found['adapt_lr']:g}"
+    start = f"from {training.rate:g} on" if training.algorithm == "meta-sgd" else f"{training.rate:g}"
+    console.print(
+        f"\n{training.title()}, {training.algorithm}: {found['iterations']} iterations\n"
+        f"inner_lr [bold]{start}[/bold]   adapt_lr [bold]{rate}[/bold]\n"
+    )
+    name, scale, width, shown = (
+        ("mse", 1.0, 1.0, "MSE") if "mse" in found else ("accuracy", 100.0, _95_PERCENT, "accuracy %")
+    )
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column(f"on {found['n_test']} test tasks", no_wrap=True)
+    table.add_column(shown, justify="right")
+    table.add_column("± s.e." if name == "mse" else "± (95 %)", justify="right")
+    for row, score in found[name].items():
+        table.add_row(row, f"{scale * score['mean']:.4g}", f"{width * scale * score['stderr']:.2g}")
+    print_table(table)
+
+
+def _save_sweep(result: xr.Dataset, training: Training, out: Path | None) -> None:
+    if out is None:
+        return
+    from innerloop.plotting_sweep import plot_sweep
+
+    write_whole(out / "sweep.nc", bytes(result.to_netcdf(engine="scipy")))
+    with matplotlib_needed("--sweep with --out"):
+        save_figure(plot_sweep(result, "accuracy" if training.task == "omniglot" else "MSE"), out / "sweep.png")
+
+
+def _show_sweep(result: xr.Dataset, training: Training, out: Path | None) -> None:
+    """Print the metric, paired differences and the best rate."""
+    is_accuracy = training.task == "omniglot"
+    scale, name = (100.0, "accuracy %") if is_accuracy else (1.0, "MSE")
+    console.print(f"\n{training.title()}, {training.algorithm}: {result.sizes['seed']} seeds\n")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for column in ("inner_lr", "adapt_lr", name, "± s.e.", "minus inner_lr = 0", "± s.e."):
+        table.add_column(column, justify="right", no_wrap=True)
+    metric = result["metric"].values
+    best = int(metric.argmax() if is_accuracy else metric.argmin())
+    for i in range(len(metric)):
+        at = result.isel(inner_lr=i)
+        values = (scale * float(at[f"metric{of}"]) for of in ("", "_stderr", "_difference", "_difference_stderr"))
+        mean, error, gap, gap_error = values
+        rates = f"{float(at.inner_lr):g}", f"{float(at.adapt_lr):g}"
+        table.add_row(
+            *rates, f"{mean:.4g}", f"{error:.2g}", f"{gap:+.3g}", f"{gap_error:.2g}", style="bold" if i == best else ""
+        )
+    print_table(table)
+    console.print(f"\n[bold]{_verdict(result.isel(inner_lr=best), scale)}[/bold]", soft_wrap=not console.is_terminal)
+    if out is not None:
+        console.print(f"Saved sweep.nc and sweep.png in {out}", soft_wrap=True, markup=False)
+
+
+def _verdict(best: xr.Dataset, scale: float) -> str:
+    rate, gap, error = float(best.inner_lr), *(scale * float(best[f"metric_difference{of}"]) for of in ("", "_stderr"))
+    if rate == 0:
+        return "Of these rates inner_lr = 0 does best: train without an inner loop."
+    sigmas = f"{abs(gap) / error:.1f} standard errors" if error > 0 else "one seed has no standard error"
+    return f"Of these rates inner_lr = {rate:g} does best: {gap:+.3g} against inner_lr = 0 ({sigmas})."
+
+
+def _as_json(result: xr.Dataset) -> dict[str, Any]:
+    return {str(name): result[name].values.tolist() for name in result.variables}
