@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from innerloop.neural import TEST, TaskBatch, accuracy  # noqa: E402
-from innerloop.neural.fewshot import FewShot, sinusoids  # noqa: E402
+from innerloop.neural.fewshot import Adam, FewShot, sinusoids  # noqa: E402
 from innerloop.neural.meta import query_predictions  # noqa: E402
 from innerloop.neural.model import TaskModel  # noqa: E402
 from innerloop.neural.networks import MLP, Conv4  # noqa: E402
@@ -74,6 +74,17 @@ def test_the_nearest_class_by_brute_force(kind):
                 points = points.mean(dim=0, keepdim=True) if kind is Prototypes else points
                 squared = min((row - point).square().sum().item() for point in points)
                 assert output[label].item() == pytest.approx(-squared, abs=1e-4)
+
+
+def test_adam_takes_gradients_however_they_lie_in_memory():
+    gradient = torch.tensor([[1.0, -1.0, 1.0], [-1.0, -1.0, 1.0]])
+    moved = []
+    for laid_out in (gradient, gradient.T.contiguous().T):
+        parameter = torch.zeros(2, 3, requires_grad=True)
+        parameter.grad = laid_out
+        Adam(0.1)([parameter]).step()
+        moved.append(parameter.detach())
+    assert torch.equal(moved[0], moved[1])
 
 
 def test_comparisons_score_the_tasks_that_the_trainer_scores():
