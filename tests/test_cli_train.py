@@ -158,6 +158,7 @@ def test_a_sweep_is_printed_saved_and_drawn(omniglot, tmp_path, kind):
         (["--task", "sinusoid", "--sweep", 0.1, "nan"], "`--sweep` must be a finite number"),
         (["--task", "sinusoid", "--sweep", 0.1, "--algorithm", "meta-sgd"], "`--sweep` compares fixed rates"),
         (["--task", "sinusoid", "--sweep", 0.1, "--adapt-lr", 0.1], "`--adapt-lr` cannot be given with `--sweep`"),
+        (["--task", "sinusoid", "--sweep", 0.1, "--tensorboard", "tb"], "`--tensorboard` cannot be given with"),
         (["--task", "sinusoid", "--ways", 3], "`--ways` is an option of --task omniglot; leave it out."),
         (["--task", "sinusoid", "--shots", 0], "`--shots` must be at least 1, got 0."),
         (["--task", "sinusoid", "--iterations", -1], "`--iterations` must be at least 1, got -1."),

@@ -79,7 +79,7 @@ def train(
     length = as_count(training.default("iterations") if iterations is None else iterations, "--iterations")
     problem = training.problem()
     with _one_sentence():
-        trainer = problem.trainer(training.rate, callbacks=_callbacks(tensorboard))
+        trainer = problem.trainer(training.rate)
     if sweep is not None:
         _check_sweep(training, sweep, adapt_lr, tensorboard)
         if out is not None:
@@ -91,16 +91,16 @@ def train(
         else:
             _show_sweep(result, training, out)
         return
-    if adapt_lr != "auto":
-        as_rate(adapt_lr, "--adapt-lr")
+    rate = adapt_lr if adapt_lr == "auto" else as_rate(adapt_lr, "--adapt-lr")
     if out is not None:
         _open(out, training.settings(problem))
+    trainer.callbacks = _callbacks(tensorboard)
     _train(trainer, length, checkpoint_every, out, "checkpoint")
-    found = _scores(problem, trainer, adapt_lr, n_test)
-    if baselines and training.task == "omniglot":
+    found: dict[str, Any] = {"settings": training.settings(problem), "iterations": trainer.iteration, "n_test": n_test}
+    found |= _scores(problem, trainer, rate, n_test)
+    if baselines and problem.is_classification:
         compared = _comparison(problem, length, checkpoint_every, out)
         found["accuracy"] |= _baselines(problem, trainer, compared, n_test)
-    found = {"settings": training.settings(problem), "iterations": trainer.iteration, "n_test": n_test, **found}
     if out is not None:
         write_whole(out / _RESULT, json.dumps(found, indent=1).encode())
     if json_:
@@ -180,11 +180,11 @@ def _train(trainer: MetaTrainer, n_iterations: int, every: int, out: Path | None
     trainer.train(n_iterations, checkpoint=folder, checkpoint_every=every, progress=True)
 
 
-def _scores(problem: FewShot, trainer: MetaTrainer, adapt_lr: float | str, n_test: int) -> dict[str, Any]:
+def _scores(problem: FewShot, trainer: MetaTrainer, adapt_lr: float | Literal["auto"], n_test: int) -> dict[str, Any]:
     """Return the adaptation rate, and test scores by what they are scores of."""
     rate = None  # as learned
-    if adapt_lr != "auto":
-        rate = float(adapt_lr)
+    if isinstance(adapt_lr, float):
+        rate = adapt_lr
     elif not trainer.learn_inner_lr:
         rate = problem.best_adapt_lr(trainer)
     name = "accuracy" if problem.is_classification else "mse"

@@ -15,7 +15,6 @@ from innerloop._checks import FloatArray
 from innerloop._store import Arrays, BlockStore
 from innerloop.neural.algorithms import MAML, Algorithm, Reptile
 from innerloop.neural.batch import TEST, VALIDATION, SinusoidTasks, TaskSource
-from innerloop.neural.callbacks import Callback
 from innerloop.neural.meta import query_predictions
 from innerloop.neural.model import Loss, TaskModel, accuracy, half_mse
 from innerloop.neural.networks import MLP, Conv4
@@ -120,21 +119,19 @@ class FewShot:
             torch.manual_seed(self.seed)
             return self.make_module()
 
-    def trainer(self, inner_lr: float, callbacks: Sequence[Callback] = ()) -> MetaTrainer:
+    def trainer(self, inner_lr: float) -> MetaTrainer:
         """Return the trainer of the network at a rate of any sign; with Meta-SGD that is where all rates start."""
         module, learned = self.module(), self.algorithm == "meta-sgd"
         rate: Rate = inner_lr
         if learned:
             rate = {name: torch.full_like(value, inner_lr) for name, value in module.named_parameters()}
-        return self._trainer(module, rate, _ALGORITHMS[self.algorithm], learned, callbacks)
+        return self._trainer(module, rate, _ALGORITHMS[self.algorithm], learned)
 
     def comparison(self, algorithm: Algorithm) -> MetaTrainer:
         """Return the trainer of the network's body alone, for an algorithm that takes no steps."""
-        return self._trainer(self.module().get_submodule("body"), 0.0, algorithm, False, ())
+        return self._trainer(self.module().get_submodule("body"), 0.0, algorithm, learned=False)
 
-    def _trainer(
-        self, module: nn.Module, rate: Rate, algorithm: Algorithm, learned: bool, callbacks: Sequence[Callback]
-    ) -> MetaTrainer:
+    def _trainer(self, module: nn.Module, rate: Rate, algorithm: Algorithm, learned: bool) -> MetaTrainer:
         return MetaTrainer(
             module,
             self.source,
@@ -150,7 +147,6 @@ class FewShot:
             device=self.device,
             dtype=torch.float32,
             compile=self.compile,
-            callbacks=callbacks,
         )
 
     def best_adapt_lr(self, trainer: MetaTrainer) -> float:
@@ -165,7 +161,8 @@ class FewShot:
     def scores_without_steps(self, algorithm: Algorithm, module: nn.Module, n_tasks: int) -> Tensor:
         """Score an algorithm that takes no steps on the tasks that `MetaTrainer.evaluate` scores: (n_tasks,)."""
         model = TaskModel(module, self.loss)
-        params, scores = dict(module.named_parameters()), []
+        params = {name: value.to(device=self.device) for name, value in module.named_parameters()}
+        scores = []
         for k, first in enumerate(range(0, n_tasks, _TASKS_AT_ONCE)):
             size = min(_TASKS_AT_ONCE, n_tasks - first)
             batch = self.source.sample(size, self.n_support, self.n_query, (TEST, k)).to(self.device, torch.float32)
@@ -223,8 +220,8 @@ class _Seeds:
         return self._store.read(_seed(name))
 
     def write(self, name: str, arrays: Mapping[str, FloatArray]) -> None:
-        self._store.claim(_seed(name))
-        self._store.write(_seed(name), dict(arrays))
+        if self._store.claim(_seed(name)):
+            self._store.write(_seed(name), dict(arrays))
 
 
 def _seed(name: str) -> int:
