@@ -162,7 +162,7 @@ def test_a_sweep_is_printed_saved_and_drawn(omniglot, tmp_path, kind):
         (["--task", "sinusoid", "--ways", 3], "`--ways` is an option of --task omniglot; leave it out."),
         (["--task", "sinusoid", "--shots", 0], "`--shots` must be at least 1, got 0."),
         (["--task", "sinusoid", "--iterations", -1], "`--iterations` must be at least 1, got -1."),
-        (["--task", "sinusoid", "--device", "abacus"], "abacus"),
+        (["--task", "sinusoid", "--device", "abacus"], "`--device` or `--compile` cannot be had here: "),
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path, monkeypatch, arguments, sentence):

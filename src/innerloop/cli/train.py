@@ -115,7 +115,7 @@ def _one_sentence() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(str(error).splitlines()[0]) from error
+        raise ValueError(f"`--device` or `--compile` cannot be had here: {str(error).splitlines()[0]}") from error
 
 
 def _callbacks(folder: Path | None) -> list[Any]:
