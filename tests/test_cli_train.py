@@ -112,17 +112,9 @@ def test_tensorboard_is_written(tmp_path):
 @pytest.mark.parametrize("kind", ["omniglot", "sinusoid"])
 def test_a_sweep_is_printed_saved_and_drawn(omniglot, tmp_path, kind):
     pytest.importorskip("matplotlib")
-    command = [
-        *([*omniglot, "--network", "mlp"] if kind == "omniglot" else SINE),
-        "--iterations",
-        2,
-        "--seeds",
-        2,
-        "--sweep",
-        -0.1,
-        0.1,
-    ]
-    ran = innerloop(*command, "--out", tmp_path / "o")
+    problem = [*omniglot, "--network", "mlp"] if kind == "omniglot" else SINE
+    command = [*problem, "--iterations", 2, "--out", tmp_path / "o", "--sweep", -0.1, 0.1]
+    ran = innerloop(*command, "--seeds", 2)
     assert ran.code == 0, ran.err
     with xr.open_dataset(tmp_path / "o" / "sweep.nc", engine="scipy") as result:
         assert result.inner_lr.values.tolist() == [-0.1, 0.0, 0.1]
@@ -132,8 +124,12 @@ def test_a_sweep_is_printed_saved_and_drawn(omniglot, tmp_path, kind):
         rate = result.inner_lr.values[int(best)]
     assert f"Of these rates inner_lr = {rate:g} does best" in ran.out
     assert (tmp_path / "o" / "sweep.png").read_bytes().startswith(b"\x89PNG")
-    again = innerloop(*command, "--out", tmp_path / "o", "--json")
-    assert json.loads(again.out)["inner_lr"] == [-0.1, 0.0, 0.1]
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "o" / "seeds").glob("block-*.npz")}
+    more = json.loads(innerloop(*command, "--seeds", 3, "--json").out)
+    assert more["inner_lr"] == [-0.1, 0.0, 0.1]
+    assert len(more["metric_by_seed"]) == 3
+    assert len(kept) == 2
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def train(
     iterations
         Steps of the outer loop; 1000 for omniglot and 10000 for sinusoid unless given.
     n_test
-        Test tasks; in a sweep shared by its seeds.
+        Test tasks; in a sweep so many for each seed.
     baselines
         With omniglot, score nearest neighbours and class means beside, and train a prototypical network as long.
     sweep
@@ -84,7 +84,7 @@ def train(
         _check_sweep(training, sweep, adapt_lr, tensorboard)
         if out is not None:
             _open(out, {**training.settings(problem), "sweep": sweep, "iterations": length, "n_test": n_test})
-        result = problem.sweep(sweep, seeds, length, -(-n_test // seeds), None if out is None else out / "seeds")
+        result = problem.sweep(sweep, seeds, length, n_test, None if out is None else out / "seeds")
         _save_sweep(result, training, out)
         if json_:
             print(json.dumps(_as_json(result), indent=1))
