@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from innerloop.neural import MAML, MetaTrainer, SinusoidTasks, TaskBatch, half_mse
 from innerloop.neural.sweep import Lanes, Sweep
-from innerloop.neural.trainer import adam
+from innerloop.neural.trainer import Adam
 
 N_RATES = 21
 SINUSOID = {"n_tasks": 25, "n_support": 10, "n_query": 10}
@@ -139,7 +139,7 @@ def our_rates(batch: TaskBatch, loss: Any, compile: bool) -> Callable[[], object
         algorithm=MAML(),
         loss=loss,
         metric=None,
-        optimiser=adam,
+        optimiser=Adam(),
         seed=0,
         device=None,
         dtype=None,

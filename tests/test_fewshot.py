@@ -6,12 +6,13 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
-from innerloop.neural import TEST, TaskBatch, accuracy  # noqa: E402
-from innerloop.neural.fewshot import Adam, FewShot, sinusoids  # noqa: E402
+from innerloop.neural import TEST, MetaTrainer, SinusoidTasks, TaskBatch, accuracy  # noqa: E402
+from innerloop.neural.fewshot import FewShot, sinusoids  # noqa: E402
 from innerloop.neural.meta import query_predictions  # noqa: E402
 from innerloop.neural.model import TaskModel  # noqa: E402
 from innerloop.neural.networks import MLP, Conv4  # noqa: E402
 from innerloop.neural.prototypes import NearestNeighbour, Prototypes  # noqa: E402
+from innerloop.neural.trainer import Adam  # noqa: E402
 
 
 class Clouds:
@@ -76,15 +77,24 @@ def test_the_nearest_class_by_brute_force(kind):
                 assert output[label].item() == pytest.approx(-squared, abs=1e-4)
 
 
-def test_adam_takes_gradients_however_they_lie_in_memory():
-    gradient = torch.tensor([[1.0, -1.0, 1.0], [-1.0, -1.0, 1.0]])
-    moved = []
-    for laid_out in (gradient, gradient.T.contiguous().T):
-        parameter = torch.zeros(2, 3, requires_grad=True)
-        parameter.grad = laid_out
-        Adam(0.1)([parameter]).step()
-        moved.append(parameter.detach())
-    assert torch.equal(moved[0], moved[1])
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch uses distutils while Python has it
+def test_fused_adam_takes_each_gradient_to_its_own_number(compile):
+    """Gradients of dense layers are transposed in memory, where torch's fused Adam does not see it."""
+    trained = []
+    for optimiser in (Adam(0.01), lambda tensors: torch.optim.Adam(tensors, 0.01, foreach=True)):
+        torch.manual_seed(0)
+        trainer = MetaTrainer(
+            *(MLP(1, 1, (7, 5)), SinusoidTasks(0), 0.01),
+            n_tasks=6,
+            n_support=5,
+            n_query=5,
+            optimiser=optimiser,
+            compile=compile,
+        )
+        trainer.train(5)
+        trained.append(torch.cat([value.detach().ravel() for value in trainer.params.values()]))
+    torch.testing.assert_close(*trained, rtol=1e-4, atol=1e-5)
 
 
 def test_comparisons_score_the_tasks_that_the_trainer_scores():

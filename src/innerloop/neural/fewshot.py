@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal, final
 import torch
 from torch import Tensor, nn
 
-from innerloop._checks import FloatArray
-from innerloop._store import Arrays, BlockStore
 from innerloop.neural.algorithms import MAML, Algorithm, Reptile
 from innerloop.neural.batch import TEST, VALIDATION, SinusoidTasks, TaskSource
 from innerloop.neural.meta import query_predictions
@@ -21,7 +19,7 @@ from innerloop.neural.networks import MLP, Conv4
 from innerloop.neural.omniglot import SIDE, CharacterTasks
 from innerloop.neural.rates import Rate
 from innerloop.neural.sweep import sweep
-from innerloop.neural.trainer import _TASKS_AT_ONCE, MetaTrainer
+from innerloop.neural.trainer import TASKS_AT_ONCE, Adam, MetaTrainer
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -39,18 +37,6 @@ _ALGORITHMS: dict[str, Algorithm] = {
 def mse(prediction: Tensor, y: Tensor) -> Tensor:
     """Return the mean squared error over rows and targets."""
     return 2 * half_mse(prediction, y)
-
-
-@final
-@dataclass(frozen=True)
-class Adam:
-    """Makes Adam with a rate."""
-
-    lr: float
-
-    def __call__(self, tensors: Iterable[Tensor]) -> torch.optim.Optimizer:
-        """Return the optimiser of these tensors."""
-        return torch.optim.Adam(tensors, lr=self.lr, fused=True)
 
 
 @final
@@ -163,8 +149,8 @@ class FewShot:
         model = TaskModel(module, self.loss)
         params = {name: value.to(device=self.device) for name, value in module.named_parameters()}
         scores = []
-        for k, first in enumerate(range(0, n_tasks, _TASKS_AT_ONCE)):
-            size = min(_TASKS_AT_ONCE, n_tasks - first)
+        for k, first in enumerate(range(0, n_tasks, TASKS_AT_ONCE)):
+            size = min(TASKS_AT_ONCE, n_tasks - first)
             batch = self.source.sample(size, self.n_support, self.n_query, (TEST, k)).to(self.device, torch.float32)
             with torch.no_grad():
                 prediction = query_predictions(algorithm, model, params, [], batch)
@@ -204,28 +190,9 @@ class FewShot:
             device=self.device,
             dtype=torch.float32,
             compile=self.compile,
-            store=None if store is None else partial(_Seeds, store),
+            store=store,
             progress=True,
         )
-
-
-@final
-class _Seeds:
-    """The blocks of a sweep, a seed each, in the store of the simulations."""
-
-    def __init__(self, folder: Path, plan: dict[str, Any]) -> None:
-        self._store = BlockStore(folder, plan, block_size=1)
-
-    def read(self, name: str) -> Arrays | None:
-        return self._store.read(_seed(name))
-
-    def write(self, name: str, arrays: Mapping[str, FloatArray]) -> None:
-        if self._store.claim(_seed(name)):
-            self._store.write(_seed(name), dict(arrays))
-
-
-def _seed(name: str) -> int:
-    return int(name.rpartition("-")[2])
 
 
 def sinusoids(n_shots: int = 10, n_query: int = 10, width: int = 40, seed: int = 0, **settings: Any) -> FewShot:

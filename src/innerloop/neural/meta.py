@@ -129,7 +129,8 @@ def gradients_of(losses: LossFunction, n_lanes: int = 1) -> GradientFunction:
         values = losses(points, batch)
         means = values.sum() * (n_lanes / len(values))
         found = torch.autograd.grad(means, points, allow_unused=True, materialize_grads=True)
-        return values.detach(), list(found)
+        # Torch's fused Adam takes the numbers of a transposed gradient in the order of memory (2.13, on the CPU).
+        return values.detach(), [gradient.contiguous() for gradient in found]
 
     return gradients
 

@@ -23,7 +23,7 @@ from innerloop.neural.batch import TEST, TRAINING, VALIDATION, TaskBatch, TaskSo
 from innerloop.neural.compiled import compiled
 from innerloop.neural.meta import GradientFunction, by_task, gradients_of, query_losses, query_predictions
 from innerloop.neural.model import Loss, TaskModel, half_mse
-from innerloop.neural.trainer import adam
+from innerloop.neural.trainer import Adam
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -239,7 +239,7 @@ def sweep(
     algorithm: Algorithm = MAML(),  # noqa: B008
     loss: Loss = half_mse,
     metric: Loss | None = None,
-    optimiser: Callable[[Iterable[Tensor]], torch.optim.Optimizer] = adam,
+    optimiser: Callable[[Iterable[Tensor]], torch.optim.Optimizer] = Adam(),  # noqa: B008
     seed: int = 0,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -22,12 +23,25 @@ from innerloop.neural.meta import gradients_of, query_losses, query_predictions
 from innerloop.neural.model import Loss, TaskModel, half_mse
 from innerloop.neural.rates import Rate, Tensors, check_finite_rates, leaves, rebuild, resolve
 
-_TASKS_AT_ONCE = 100
+TASKS_AT_ONCE = 100
 
 
-def adam(tensors: Iterable[Tensor]) -> torch.optim.Optimizer:
-    """Return Adam with rate 0.001, in one pass over each tensor."""
-    return torch.optim.Adam(tensors, lr=1e-3, fused=True)
+@final
+@dataclass(frozen=True)
+class Adam:
+    """Makes Adam with a rate.
+
+    Parameters
+    ----------
+    lr
+        The rate of the outer loop.
+    """
+
+    lr: float = 1e-3
+
+    def __call__(self, tensors: Iterable[Tensor]) -> torch.optim.Optimizer:
+        """Return the optimiser of these tensors."""
+        return torch.optim.Adam(tensors, lr=self.lr, fused=True)
 
 
 @final
@@ -97,7 +111,7 @@ class MetaTrainer:
         learn_inner_lr: bool = False,
         algorithm: Algorithm = MAML(),  # noqa: B008
         loss: Loss = half_mse,
-        optimiser: Callable[[Iterable[Tensor]], torch.optim.Optimizer] = adam,
+        optimiser: Callable[[Iterable[Tensor]], torch.optim.Optimizer] = Adam(),
         scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -227,8 +241,8 @@ class MetaTrainer:
         (n_tasks,)
         """
         rates, scores = self._adapt_rates(adapt_lr), []
-        for k, first in enumerate(range(0, n_tasks, _TASKS_AT_ONCE)):
-            size = min(_TASKS_AT_ONCE, n_tasks - first)
+        for k, first in enumerate(range(0, n_tasks, TASKS_AT_ONCE)):
+            size = min(TASKS_AT_ONCE, n_tasks - first)
             batch = self.source.sample(size, self.n_adapt, self.n_query, (stage, k)).to(self.device, self.dtype)
             with torch.no_grad():
                 prediction = query_predictions(self.algorithm, self.model, self.params, rates, batch)
