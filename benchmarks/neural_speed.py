@@ -34,7 +34,7 @@ from innerloop.neural.trainer import Adam
 
 N_RATES = 21
 SINUSOID = {"n_tasks": 25, "n_support": 10, "n_query": 10}
-WARM_UP = 3
+BURST = 10
 N_CORES = os.cpu_count() or 1
 
 
@@ -151,15 +151,16 @@ def our_rates(batch: TaskBatch, loss: Any, compile: bool) -> Callable[[], object
 
 
 def rounds(steps: dict[str, tuple[Callable[[], object], int]], n_rounds: int) -> dict[str, dict[str, float]]:
-    """Return median and shortest seconds of a step of each; each with its number of threads."""
+    """Return median and shortest seconds of a step of each, in bursts as in a training, with its number of threads."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for i in range(n_rounds + WARM_UP):
+    for i in range(-(-n_rounds // BURST) + 1):
         for name, (step, n_threads) in steps.items():
             torch.set_num_threads(n_threads)
             start = time.perf_counter()
-            step()
-            if i >= WARM_UP:
-                seconds[name].append(time.perf_counter() - start)
+            for _ in range(BURST):
+                step()
+            if i > 0:  # the first warms up
+                seconds[name].append((time.perf_counter() - start) / BURST)
     return {name: {"median": statistics.median(values), "best": min(values)} for name, values in seconds.items()}
 
 

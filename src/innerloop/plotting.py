@@ -46,14 +46,15 @@ def plot_held_out(model: MetaRegressor, title: str | None = None) -> Figure:
         raise ValueError("`model` compared no rates: they were given, or there was one task, so nothing can be drawn.")
     losses = _best_penalty(model.cv_results_ or {})
     inner, adapt = model.inner_lr_, model.adapt_lr_
+    name = "best gradient step" if model.adaptation_ == "ridge" else "recommended"
     n_inner, n_adapt = losses["mse"].shape
     panels: list[Callable[[Axes], None]] = []
     if n_inner > 1:
-        panels.append(lambda ax: plot_inner_lr(losses, inner, ax))
+        panels.append(lambda ax: plot_inner_lr(losses, inner, ax, name))
     if n_adapt > 1:
-        panels.append(lambda ax: plot_adapt_lr(losses, inner, adapt, ax))
+        panels.append(lambda ax: plot_adapt_lr(losses, inner, adapt, ax, name))
     if len(panels) == 2:
-        panels.append(lambda ax: plot_both(losses, inner, adapt, ax))
+        panels.append(lambda ax: plot_both(losses, inner, adapt, ax, name))
     figure = Figure(figsize=(1 + 4 * len(panels), 5.4), layout="constrained")
     if title:
         figure.suptitle(title)
@@ -78,7 +79,7 @@ def as_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def plot_inner_lr(losses: Mapping[str, FloatArray], chosen: float, ax: Axes) -> None:
+def plot_inner_lr(losses: Mapping[str, FloatArray], chosen: float, ax: Axes, name: str = "recommended") -> None:
     """Draw held-out loss against the inner rate, each at its best adaptation rate."""
     best = losses["mse"].argmin(axis=1)
     rows = np.arange(len(best))
@@ -97,14 +98,16 @@ def plot_inner_lr(losses: Mapping[str, FloatArray], chosen: float, ax: Axes) -> 
         )
     if (x == 0).any():
         ax.axhline(y[x == 0][0], color=GREY, lw=1, ls="--", label="no inner loop in training")
-    _mark(ax, chosen, float(np.interp(chosen, x, y)), f"recommended: {chosen:.3g}")
+    _mark(ax, chosen, float(np.interp(chosen, x, y)), f"{name}: {chosen:.3g}")
     _rate_axis(ax, x)
     ax.set(xlabel="inner_lr (meta-training)", ylabel="held-out MSE", title="Which rate to train with")
     _focus(ax, y, error, float(np.median(y)))
     _legend_below(ax)
 
 
-def plot_adapt_lr(losses: Mapping[str, FloatArray], inner_lr: float, adapt_lr: float, ax: Axes) -> None:
+def plot_adapt_lr(
+    losses: Mapping[str, FloatArray], inner_lr: float, adapt_lr: float, ax: Axes, name: str = "recommended"
+) -> None:
     """Draw held-out loss against the adaptation rate, at the chosen inner rate."""
     row = int(np.abs(losses["inner_lr"][:, 0] - inner_lr).argmin())
     x, y, error = losses["adapt_lr"][row], losses["mse"][row], losses["difference_se"][row]
@@ -113,13 +116,15 @@ def plot_adapt_lr(losses: Mapping[str, FloatArray], inner_lr: float, adapt_lr: f
         ax.fill_between(x, y - error, y + error, color=BLUE, alpha=0.2, lw=0, label=_BAND)
     if (np.abs(x) < 1e-12).any():
         ax.axhline(y[np.abs(x).argmin()], color=GREY, lw=1, ls="--", label="no adaptation")
-    _mark(ax, adapt_lr, float(np.interp(adapt_lr, x, y)), f"recommended: {adapt_lr:.3g}")
+    _mark(ax, adapt_lr, float(np.interp(adapt_lr, x, y)), f"{name}: {adapt_lr:.3g}")
     ax.set(xlabel="adapt_lr (new task)", ylabel="held-out MSE", title="Which rate to adapt with")
     _focus(ax, y, error, float(y[np.abs(x).argmin()]))
     _legend_below(ax)
 
 
-def plot_both(losses: Mapping[str, FloatArray], inner_lr: float, adapt_lr: float, ax: Axes) -> None:
+def plot_both(
+    losses: Mapping[str, FloatArray], inner_lr: float, adapt_lr: float, ax: Axes, name: str = "recommended"
+) -> None:
     """Draw held-out loss as a map over both rates."""
     excess = 100 * (losses["mse"] / losses["mse"].min() - 1)
     x, y = losses["inner_lr"][:, 0], losses["adapt_lr"][0]
@@ -138,7 +143,7 @@ def plot_both(losses: Mapping[str, FloatArray], inner_lr: float, adapt_lr: float
         bar.set_label("held-out MSE above the lowest (%)")
     low = np.unravel_index(excess.argmin(), excess.shape)
     ax.plot(x[low[0]], y[low[1]], "x", color=ORANGE, mec=ORANGE, mew=2, ms=9, zorder=3, label="lowest")
-    ax.plot(inner_lr, adapt_lr, "o", color=ORANGE, mec="white", ms=8, zorder=4, label="recommended")
+    ax.plot(inner_lr, adapt_lr, "o", color=ORANGE, mec="white", ms=8, zorder=4, label=name)
     inside = x[(x >= y.min()) & (x <= y.max())]
     ax.plot(inside, inside, color="white", lw=1, ls=":")
     _rate_axis(ax, x)
