@@ -22,7 +22,7 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 def fitted(scale=1.0, seed=0, **params):
     X, y, groups = table([14] * 12, 4, seed=seed, task_std=0.7)
-    return MetaRegressor(cv=3, **params).fit(scale * X, y, groups)
+    return MetaRegressor(**({"adaptation": "gradient", "cv": 3} | params)).fit(scale * X, y, groups)
 
 
 MODELS = {
@@ -230,3 +230,11 @@ def test_without_matplotlib_there_is_a_sentence_instead_of_a_picture(monkeypatch
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert pictures_of(model, "A table") == {}
     assert "pip install 'innerloop[plot]'" in capsys.readouterr().err
+
+
+def test_beside_a_ridge_the_rates_are_those_of_the_best_gradient_step():
+    model = fitted(adaptation="auto")
+    assert model.adaptation_ == "ridge"
+    texts = [text.get_text() for ax in plot_held_out(model).axes[:2] for text in ax.get_legend().get_texts()]
+    assert any(text.startswith("best gradient step: ") for text in texts)
+    assert not any("recommended" in text for text in texts)
