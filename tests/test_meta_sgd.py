@@ -1,10 +1,13 @@
 """Rates for each feature: exact solves against dense least squares, and what they are good for."""
 
+import json
+
 import numpy as np
 import pytest
 
 import innerloop as il
 from cases import RAGGED, draw, table
+from command_line import QUICK, innerloop, save, small_table
 from innerloop.meta_sgd import RateObjective, solve_coef, solve_meta_sgd
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -109,3 +112,16 @@ def test_rates_of_features_are_saved(tmp_path):
     for m in (model, loaded):
         again = m.adapt(X[:5], y[:5], groups=groups[:5])
         np.testing.assert_allclose(again.predict(X, groups), model.predict(X, groups), rtol=1e-12)
+
+
+def test_one_rate_for_each_feature_on_the_command_line(tmp_path):
+    table = save(small_table(), tmp_path / "t.csv")
+    options = [*QUICK, "--adapt-lr", "per-feature", "--features", "a", "b", "c"]
+    ran = innerloop("fit", table, *options, "--out", tmp_path / "m")
+    assert ran.code == 0, ran.err
+    assert "one rate for each feature" in ran.out
+    values = json.loads(innerloop("fit", table, *options, "--json").out)
+    assert len(values["adapt_lr"]) == 4  # the intercept has one too
+    assert values["inner_lr"] == values["adapt_lr"]
+    assert values["methods"][0]["name"] == "one rate for each feature"
+    assert il.load_model(tmp_path / "m").adapt_lr_.tolist() == values["adapt_lr"]

@@ -94,7 +94,14 @@ def test_every_section_is_there(written):
     assert re.search(r"Seed 0\. innerloop \d", text)
 
 
-@pytest.mark.parametrize("options", [["--adaptation", "none"], ["--inner-lr", "0.1", "--adapt-lr", "0.1", "--l2", "0"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--adaptation", "none"],
+        ["--inner-lr", "0.1", "--adapt-lr", "0.1", "--l2", "0"],
+        ["--adapt-lr", "per-feature"],
+    ],
+)
 def test_any_choice_has_a_report(tmp_path, options):
     table = save(small_table(), tmp_path / "table.csv")
     ran = innerloop("fit", table, *COLUMNS, "--cv", 2, *options, "--report", tmp_path / "r.html")

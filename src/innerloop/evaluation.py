@@ -15,6 +15,7 @@ from innerloop.estimators import MetaTraining, Rates, Settings, mean_and_error
 from innerloop.tasks import TaskSet
 
 RIDGE = "ridge adaptation"
+PER_FEATURE = "one rate for each feature"
 GRADIENT = "best gradient step"
 RECOMMENDED = "recommended rates"
 GIVEN = "rates as given"
@@ -97,14 +98,14 @@ def evaluate(training: MetaTraining, tasks: TaskSet, tick: Callable[[], None] = 
     settings = replace(training.settings, n_support=training.n_support)
     fold = stream(settings.seed, 2).permutation(np.arange(len(tasks)) % min(N_FOLDS, len(tasks)))
     overall = _choices(training, tasks, tick)
-    per_task = np.empty((len(tasks), len(overall) + 1 + _by_ridge(training)))
+    per_task = np.empty((len(tasks), len(overall) + 1 + (_chosen_way(training) is not None)))
     for f in range(fold.max() + 1):
         rest, unseen = tasks.select(fold != f), tasks.select(fold == f)
         fitted = MetaTraining.prepare(rest, settings, tick)
         # One task tells nothing of how tasks differ: with two in all, what was chosen on both is tested.
         tested, choices = (fitted, _choices(fitted, rest, tick)) if len(rest) > 1 else (training, overall)
         errors = _errors(fitted, rest, unseen, choices)
-        if _by_ridge(training):
+        if _chosen_way(training) is not None:
             errors = np.column_stack((tested.score_chosen(unseen), errors))
         per_task[fold == f] = errors
     return _summary(training, overall, per_task)
@@ -114,13 +115,16 @@ def evaluate_on(training: MetaTraining, tasks: TaskSet, unseen: TaskSet) -> Eval
     """Score the same methods on given unseen tasks, with all choices made on the training tasks."""
     choices = _choices(training, tasks, lambda: None)
     errors = _errors(training, tasks, unseen, choices)
-    if _by_ridge(training):
+    if _chosen_way(training) is not None:
         errors = np.column_stack((training.score_chosen(unseen), errors))
     return _summary(training, choices, errors)
 
 
-def _by_ridge(training: MetaTraining) -> bool:
-    return training.choice.way.kind == "ridge"
+def _chosen_way(training: MetaTraining) -> str | None:
+    """Return the name of the way to adapt that was chosen; None for gradient steps of one rate, and for none."""
+    if training.choice.way.kind == "ridge":
+        return RIDGE
+    return PER_FEATURE if training.settings.per_feature else None
 
 
 def _errors(fitted: MetaTraining, rest: TaskSet, unseen: TaskSet, choices: dict[str, Rates]) -> FloatArray:
@@ -132,8 +136,8 @@ def _errors(fitted: MetaTraining, rest: TaskSet, unseen: TaskSet, choices: dict[
 
 def _summary(training: MetaTraining, choices: dict[str, Rates], per_task: FloatArray) -> Evaluation:
     named: list[tuple[str, Rates | None]] = [*choices.items(), (PER_TASK, None)]
-    if _by_ridge(training):
-        named = [(RIDGE, None), (GRADIENT, named[0][1]), *named[1:]]
+    if (way := _chosen_way(training)) is not None:
+        named = [(way, None), (GRADIENT, named[0][1]), *named[1:]]
     methods = [
         Method(name, rates, *mean_and_error(mse), *mean_and_error(mse - per_task[:, 0]))
         for (name, rates), mse in zip(named, per_task.T, strict=True)
@@ -153,7 +157,9 @@ def verdict(methods: list[Method]) -> str:
 
     A method is better where the difference exceeds two standard errors, and as good where it is within one.
     """
-    judge = {RIDGE: _verdict_on_ridge, GIVEN: _verdict_on_given}.get(methods[0].name, _verdict_on_rates)
+    judge = {RIDGE: _verdict_on_way, PER_FEATURE: _verdict_on_way, GIVEN: _verdict_on_given}.get(
+        methods[0].name, _verdict_on_rates
+    )
     return judge(methods)
 
 
@@ -188,19 +194,20 @@ def _verdict_on_rates(methods: list[Method]) -> str:
     return f"{use}, {gain} lower than without an inner loop in training, {against_tied} lower than with tied rates."
 
 
-def _verdict_on_ridge(methods: list[Method]) -> str:
+def _verdict_on_way(methods: list[Method]) -> str:
     by_name = {method.name: method for method in methods}
-    ridge, per_task, pooled, gradient = methods[0], by_name[PER_TASK], by_name[POOLED], by_name[GRADIENT]
+    best, per_task, pooled, gradient = methods[0], by_name[PER_TASK], by_name[POOLED], by_name[GRADIENT]
     if per_task.excess < -2 * per_task.excess_se:
-        better = _percent(-per_task.excess, per_task.excess_se, ridge.mse)
+        better = _percent(-per_task.excess, per_task.excess_se, best.mse)
         return f"Fit each task alone: {PER_TASK} predicts unseen tasks better ({better} lower error)."
     if pooled.excess <= pooled.excess_se:
         return (
             f"Do not use an inner loop: {POOLED} over all tasks, without adaptation, predicts unseen tasks no worse, "
-            f"within a standard error, than {RIDGE}."
+            f"within a standard error, than {best.name}."
         )
     gain = _percent(pooled.excess, pooled.excess_se, pooled.mse)
-    use = f"Let new tasks adapt by ridge: {gain} lower error than {POOLED}"
+    how = {RIDGE: "by ridge", PER_FEATURE: f"with {PER_FEATURE}"}[best.name]
+    use = f"Let new tasks adapt {how}: {gain} lower error than {POOLED}"
     against = _percent(gradient.excess, gradient.excess_se, gradient.mse)
     assert gradient.rates is not None
     step = f"inner_lr {gradient.rates.inner_lr:.3g}, adapt_lr {gradient.rates.adapt_lr:.3g}"

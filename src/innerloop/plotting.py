@@ -45,8 +45,11 @@ def plot_held_out(model: MetaRegressor, title: str | None = None) -> Figure:
     if not has_picture(model):
         raise ValueError("`model` compared no rates: they were given, or there was one task, so nothing can be drawn.")
     losses = _best_penalty(model.cv_results_ or {})
-    inner, adapt = model.inner_lr_, model.adapt_lr_
-    name = "best gradient step" if model.adaptation_ == "ridge" else "recommended"
+    inner, adapt, name = model.inner_lr_, model.adapt_lr_, "recommended"
+    if model.adaptation_ == "ridge":
+        name = "best gradient step"
+    if np.ndim(inner):  # one rate for each feature has no place in the picture
+        inner, adapt, name = *_lowest(losses), "best single rate"
     n_inner, n_adapt = losses["mse"].shape
     panels: list[Callable[[Axes], None]] = []
     if n_inner > 1:
@@ -154,6 +157,12 @@ def plot_both(
         ylim=(y.min(), y.max()),
     )
     _legend_below(ax)
+
+
+def _lowest(losses: Mapping[str, FloatArray]) -> tuple[float, float]:
+    """Return the pair of rates with the lowest loss."""
+    low = np.unravel_index(losses["mse"].argmin(), losses["mse"].shape)
+    return float(losses["inner_lr"][low]), float(losses["adapt_lr"][low])
 
 
 def _best_penalty(results: Mapping[str, FloatArray]) -> dict[str, FloatArray]:

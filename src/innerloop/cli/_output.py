@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -48,6 +49,12 @@ def _rates(model: MetaRegressor, evaluation: Evaluation) -> str:
     rows = f"{evaluation.n_support} row{'s' if evaluation.n_support > 1 else ''}"
     if model.adaptation_ == "ridge":
         return f"\nadaptation [bold]ridge[/bold]\n({_scaled(model)}; errors after {rows})\n"
+    if np.ndim(model.adapt_lr_):
+        low, high = np.min(model.adapt_lr_), np.max(model.adapt_lr_)
+        return (
+            f"\none rate for each feature, in training and for new tasks, from [bold]{low:.3g} to {high:.3g}[/bold]\n"
+            f"({_scaled(model)}, one gradient step on {rows})\n"
+        )
     return (
         f"\ninner_lr [bold]{_pm(model.inner_lr_, model.inner_lr_se_)}[/bold]   "
         f"adapt_lr [bold]{_pm(model.adapt_lr_, model.adapt_lr_se_)}[/bold]   l2 {model.l2_:g}\n"
@@ -57,7 +64,7 @@ def _rates(model: MetaRegressor, evaluation: Evaluation) -> str:
 
 def at_the_end(model: MetaRegressor) -> bool:
     """Return whether the inner rate is the first or last of several that were compared."""
-    if model.cv_results_ is None:
+    if model.cv_results_ is None or np.ndim(model.inner_lr_):
         return False
     compared = model.cv_results_["inner_lr"]
     return compared.min() < compared.max() and model.inner_lr_ in (compared.min(), compared.max())

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from cyclopts import Parameter
 
 from innerloop._checks import as_count
@@ -41,7 +42,7 @@ def fit(
     n_query: int | None = None,
     n_steps: int = 1,
     inner_lr: Rate = "auto",
-    adapt_lr: Rate = "auto",
+    adapt_lr: Rate | Literal["per-feature"] = "auto",
     l2: Rate = "auto",
     adaptation: Literal["auto", "none", "gradient", "ridge"] = "auto",
     cv: int = 5,
@@ -81,7 +82,7 @@ def fit(
     inner_lr
         Learning rate of the inner loop in meta-training; any sign.
     adapt_lr
-        Learning rate with which a new task adapts.
+        Learning rate with which a new task adapts; per-feature learns one for each.
     l2
         Ridge penalty on the meta-parameters.
     adaptation
@@ -171,9 +172,9 @@ def as_json(model: MetaRegressor, evaluation: Evaluation) -> dict[str, Any]:
     """Return the results as plain values."""
     return {
         "adaptation": model.adaptation_,
-        "inner_lr": None if model.inner_lr_ != model.inner_lr_ else model.inner_lr_,
+        "inner_lr": _plain(model.inner_lr_),
         "inner_lr_se": None if model.inner_lr_se_ != model.inner_lr_se_ else float(model.inner_lr_se_),
-        "adapt_lr": None if model.adapt_lr_ != model.adapt_lr_ else model.adapt_lr_,
+        "adapt_lr": _plain(model.adapt_lr_),
         "adapt_lr_se": None if model.adapt_lr_se_ != model.adapt_lr_se_ else float(model.adapt_lr_se_),
         "l2": model.l2_,
         "n_support": evaluation.n_support,
@@ -181,3 +182,10 @@ def as_json(model: MetaRegressor, evaluation: Evaluation) -> dict[str, Any]:
         "methods": [asdict(method) for method in evaluation.methods],
         "verdict": evaluation.verdict,
     }
+
+
+def _plain(rate: Any) -> float | list[float] | None:
+    """Return a rate, or one for each feature, as JSON has it; None for NaN, which stands for none."""
+    if np.ndim(rate):
+        return [float(value) for value in rate]
+    return None if np.isnan(rate) else float(rate)

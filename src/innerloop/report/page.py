@@ -73,6 +73,7 @@ def report_page(
         verdict=evaluation.verdict,
         tasks=tasks,
         model=model,
+        rates=_rates(training),
         n_support=evaluation.n_support,
         methods=evaluation.methods,
         curves=curves,
@@ -87,6 +88,12 @@ def report_page(
         versions={package: version(package) for package in _PACKAGES} | {"Python": platform.python_version()},
     )
     return page
+
+
+def _rates(training: MetaTraining) -> str | None:
+    """Return the best pair of rates in words; None where gradient steps were not tried."""
+    rates = training.rates_in_use()
+    return None if np.isnan(rates.inner_lr) else f"{rates.inner_lr:.3g} / {rates.adapt_lr:.3g}"
 
 
 def _calibrate(training: MetaTraining, tasks: TaskSet, tick: Callable[[], None]) -> CalibratedModel | None:
