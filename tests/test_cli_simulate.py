@@ -1,5 +1,6 @@
 """`innerloop simulate` and `innerloop reproduce`."""
 
+import importlib.util
 import json
 
 import numpy as np
@@ -73,6 +74,24 @@ def test_bad_input_is_one_sentence(arguments, sentence, tmp_path, monkeypatch):
     assert ran.code == 2
     assert sentence in ran.err
     assert len(ran.err.splitlines()) == 1
+    assert tree(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["theory", "--plot", "e.png"], "--plot"),
+        (["simulate", "--plot", "e.png"], "--plot"),
+        (["reproduce"], "innerloop reproduce"),
+        (["fit", "t.csv", "--group", "g", "--target", "y", "--report", "r.html"], "--report"),
+    ],
+)
+def test_without_matplotlib_it_is_said_before_any_work(arguments, option, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    ran = innerloop(*arguments)
+    assert ran.code == 2
+    assert ran.err == f"innerloop: `{option}` needs matplotlib: pip install 'innerloop[plot]'.\n"
     assert tree(tmp_path) == []
 
 

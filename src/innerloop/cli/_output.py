@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import importlib.util
 
 import numpy as np
 from rich.console import Console
@@ -97,10 +96,7 @@ def pictures_of(model: MetaRegressor, title: str) -> dict[str, bytes]:
     return {PICTURE: picture}
 
 
-@contextmanager
-def matplotlib_needed(option: str) -> Iterator[None]:
-    """Say what to install where matplotlib is not there to draw with."""
-    try:
-        yield
-    except ImportError:
-        raise ValueError(f"`{option}` needs matplotlib: pip install 'innerloop[plot]'.") from None
+def need_matplotlib(option: str) -> None:
+    """Say what to install where there is nothing to draw with, before any work is done."""
+    if any(importlib.util.find_spec(package) is None for package in ("matplotlib", "jinja2")):
+        raise ValueError(f"`{option}` needs matplotlib: pip install 'innerloop[plot]'.")

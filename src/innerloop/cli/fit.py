@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from innerloop._checks import as_count
 from innerloop._files import check_file, write_whole
 from innerloop._progress import progress
-from innerloop.cli._output import console, matplotlib_needed, pictures_of, show
+from innerloop.cli._output import console, need_matplotlib, pictures_of, show
 from innerloop.cli._tables import check_sizes, read_tasks
 from innerloop.estimators import MetaRegressor, MetaTraining
 from innerloop.evaluation import Evaluation, evaluate, n_ticks
@@ -121,6 +121,7 @@ def fit(
         check_writable(out)
     if report is not None:
         check_file(report, "--report", (".html", ".htm"))
+        need_matplotlib("--report")
     if min_rows is not None:
         as_count(min_rows, "min_rows")
     tasks, left_out = read_tasks(table, group, target, features, drop, delimiter, min_rows)
@@ -157,7 +158,7 @@ def _write_report(
     table: Path,
     target: str,
 ) -> None:
-    with matplotlib_needed("--report"), progress("Writing the report", N_TICKS) as tick:
+    with progress("Writing the report", N_TICKS) as tick:
         page = report_page(
             *(model, training, evaluation, tasks),
             title=table.name,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.table import Table
 
 from innerloop._figures import save_figure
-from innerloop.cli._output import console, matplotlib_needed, print_table
+from innerloop.cli._output import console, need_matplotlib, print_table
 from innerloop.papers.bernacchia2021 import fig2, fig3, fig5, ratemap
 from innerloop.papers.bernacchia2021.linear import LinearFigure, headline
 
@@ -49,12 +49,12 @@ def reproduce(
     """
     if not 0 < scale <= 100:
         raise ValueError(f"`--scale` must be above 0 and at most 100 (1 is the paper's number of runs), got {scale}.")
+    need_matplotlib("innerloop reproduce")
     out.mkdir(parents=True, exist_ok=True)
     for name in names or ("fig2", "fig3", "map"):
         store = out / "runs" / f"{name}-{scale:g}"
         console.rule(name)
-        with matplotlib_needed("reproduce"):
-            figure = _linear(name, scale, store, jobs) if name in _LINEAR else _OTHERS[name](scale, store, jobs)
+        figure = _linear(name, scale, store, jobs) if name in _LINEAR else _OTHERS[name](scale, store, jobs)
         path = out / f"{name}.{ending}"
         save_figure(figure, path)
         console.print(f"Saved {path}", soft_wrap=True, markup=False)

@@ -14,7 +14,7 @@ from innerloop._checks import FloatArray
 from innerloop._figures import ENDINGS, save_figure
 from innerloop._files import check_file, write_whole
 from innerloop.cli._model import LinearModel
-from innerloop.cli._output import console, matplotlib_needed, print_table
+from innerloop.cli._output import console, need_matplotlib, print_table
 from innerloop.distributions import Design, MixedLinearRegression
 from innerloop.simulation import estimate_loss
 from innerloop.theory import expected_loss, optimal_rates
@@ -84,6 +84,7 @@ def simulate(
         check_file(out, "--out", (".nc",))
     if plot is not None:
         check_file(plot, "--plot", ENDINGS)
+        need_matplotlib("--plot")
     inner, adapt = _rates(dist, design, init, inner_lr, adapt_lr)
     estimate = estimate_loss(
         *(dist, design, inner, adapt, n_runs, seed, jobs, store, True),
@@ -96,10 +97,9 @@ def simulate(
     if out is not None:
         write_whole(out, bytes(estimate.to_netcdf(engine="scipy")))
     if plot is not None:
-        with matplotlib_needed("--plot"):
-            from innerloop.plotting_simulation import plot_estimate
+        from innerloop.plotting_simulation import plot_estimate
 
-            save_figure(plot_estimate(estimate, dist, design, init), plot)
+        save_figure(plot_estimate(estimate, dist, design, init), plot)
     if json_:
         print(json.dumps(_as_json(estimate), indent=1))
         return

@@ -15,7 +15,7 @@ from innerloop._checks import FloatArray
 from innerloop._figures import ENDINGS, save_figure
 from innerloop._files import check_file
 from innerloop.cli._model import LinearModel
-from innerloop.cli._output import console, matplotlib_needed, print_table
+from innerloop.cli._output import console, need_matplotlib, print_table
 from innerloop.distributions import Design, MixedLinearRegression
 from innerloop.theory import RateOptimum, optimal_rates
 from innerloop.theory.planner import Plan, plan_design
@@ -46,6 +46,7 @@ def theory(
     dist, design, init = (model or LinearModel()).parts()
     if plot is not None:
         check_file(plot, "--plot", ENDINGS)
+        need_matplotlib("--plot")
     plans = plan_design(dist, design, budget, init) if budget is not None else []
     if plans:
         design, best = plans[0].design, plans[0].best
@@ -119,7 +120,6 @@ def _plain(best: RateOptimum) -> dict[str, Any]:
 
 
 def _draw(dist: MixedLinearRegression, design: Design, best: RateOptimum, init: FloatArray, path: Path) -> None:
-    with matplotlib_needed("--plot"):
-        from innerloop.plotting_theory import plot_theory
+    from innerloop.plotting_theory import plot_theory
 
-        save_figure(plot_theory(dist, design, best, init), path)
+    save_figure(plot_theory(dist, design, best, init), path)

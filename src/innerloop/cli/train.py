@@ -15,7 +15,7 @@ from innerloop._checks import as_count, as_rate
 from innerloop._figures import save_figure
 from innerloop._files import write_whole
 from innerloop.cli._fewshot import Training
-from innerloop.cli._output import console, matplotlib_needed, print_table
+from innerloop.cli._output import console, need_matplotlib, print_table
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -83,6 +83,7 @@ def train(
     if sweep is not None:
         _check_sweep(training, sweep, adapt_lr, tensorboard)
         if out is not None:
+            need_matplotlib("--sweep with --out")
             _open(out, {**training.settings(problem), "sweep": sweep, "iterations": length, "n_test": n_test})
         result = problem.sweep(sweep, seeds, length, n_test, None if out is None else out / "seeds")
         _save_sweep(result, training, out)
@@ -254,8 +255,7 @@ def _save_sweep(result: xr.Dataset, training: Training, out: Path | None) -> Non
     from innerloop.plotting_sweep import plot_sweep
 
     write_whole(out / "sweep.nc", bytes(result.to_netcdf(engine="scipy")))
-    with matplotlib_needed("--sweep with --out"):
-        save_figure(plot_sweep(result, "accuracy" if training.task == "omniglot" else "MSE"), out / "sweep.png")
+    save_figure(plot_sweep(result, "accuracy" if training.task == "omniglot" else "MSE"), out / "sweep.png")
 
 
 def _show_sweep(result: xr.Dataset, training: Training, out: Path | None) -> None:
