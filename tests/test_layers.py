@@ -20,6 +20,7 @@ LEVELS = {
     "_threads": 0,
     "_progress": 0,
     "_figures": 0,
+    "_sealed": 0,
     "_store": 0,
     "_parallel": 0,
     "episodes": 1,

@@ -1,15 +1,11 @@
 """Checkpoints of a training: safetensors and JSON with checksums, no pickle.
 
-A folder holds ``manifest.json``, which names two files and their SHA-256: ``tensors-*.safetensors`` and
-``state-*.json``, where each tensor stands as ``{"tensor": its name}``. The manifest is replaced last and in one step,
-so that a kill at any moment leaves the checkpoint before or this one.
+In ``state-*.json`` each tensor stands as ``{"tensor": its name}``; the tensors are in ``tensors-*.safetensors``.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,37 +16,18 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from innerloop._files import write_whole
+from innerloop._sealed import MANIFEST, SealedFolder
 
-_FORMAT = "innerloop-checkpoint"
-_VERSION = 1
-_MANIFEST = "manifest.json"
-_OURS = re.compile(r"(tensors-[0-9a-f]{12}\.safetensors|state-[0-9a-f]{12}\.json|\..*\.tmp)")
+_CHECKPOINT = SealedFolder("innerloop-checkpoint", 1, {"tensors": ".safetensors", "state": ".json"})
 
 
 def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
     """Save a tree of dicts, lists, tuples, numbers, text and tensors to a folder."""
-    if (
-        folder.is_dir()
-        and not (folder / _MANIFEST).exists()
-        and any(not _OURS.fullmatch(f.name) for f in folder.iterdir())
-    ):
+    if _CHECKPOINT.holds_others(folder):
         raise FileExistsError(f"{folder} holds files that are no innerloop checkpoint; name a new or empty folder.")
     tensors: dict[str, Tensor] = {}
     tree = json.dumps(_encode(state, "", tensors), indent=1).encode()
-    contents = {"tensors": (".safetensors", save_tensors(tensors)), "state": (".json", tree)}
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {}
-    for part, (suffix, content) in contents.items():
-        digest = hashlib.sha256(content).hexdigest()
-        files[part] = {"name": f"{part}-{digest[:12]}{suffix}", "sha256": digest}
-        write_whole(folder / files[part]["name"], content)
-    manifest = {"format": _FORMAT, "version": _VERSION, "files": files}
-    write_whole(folder / _MANIFEST, json.dumps(manifest, indent=1).encode())
-    current = {entry["name"] for entry in files.values()}
-    for old in folder.iterdir():
-        if _OURS.fullmatch(old.name) and old.name not in current:
-            old.unlink(missing_ok=True)
+    _CHECKPOINT.write(folder, {"tensors": save_tensors(tensors), "state": tree})
 
 
 def load_checkpoint(folder: Path, like: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
@@ -85,30 +62,18 @@ def _compare(saved: dict[str, tuple[int, ...]], own: Mapping[str, Tensor], what:
 
 
 def _read(folder: Path, device: torch.device) -> dict[str, Any]:
-    if not (folder / _MANIFEST).exists():
+    if not (folder / MANIFEST).exists():
         raise FileNotFoundError(f"there is no checkpoint in {folder}; `MetaTrainer.save` makes one.")
     try:
-        manifest = json.loads((folder / _MANIFEST).read_bytes())
-        if manifest["format"] != _FORMAT or manifest["version"] != _VERSION:
-            raise ValueError(f"it is {manifest['format']} version {manifest['version']}, not {_FORMAT} {_VERSION}")
-        tensors, tree = (_checked(folder, manifest["files"][part]) for part in ("tensors", "state"))
-        state = _decode(json.loads(tree), {n: t.to(device) for n, t in load_tensors(tensors).items()})
+        if (manifest := _CHECKPOINT.manifest(folder)) is None or manifest["version"] != _CHECKPOINT.version:
+            raise ValueError(f"its {MANIFEST} is not of {_CHECKPOINT.kind} {_CHECKPOINT.version}")
+        parts = _CHECKPOINT.read(folder, manifest)
+        tensors = {name: tensor.to(device) for name, tensor in load_tensors(parts["tensors"]).items()}
+        state = _decode(json.loads(parts["state"]), tensors)
     except (KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
         raise ValueError(f"the checkpoint in {folder} cannot be read ({error}); restore it or start anew.") from error
     assert isinstance(state, dict)
     return state
-
-
-def _checked(folder: Path, entry: dict[str, str]) -> bytes:
-    """Return a file's content, whose checksum is right."""
-    name = Path(entry["name"]).name  # a manifest cannot reach outside its folder
-    try:
-        content = (folder / name).read_bytes()
-    except (FileNotFoundError, IsADirectoryError):
-        raise ValueError(f"{name or 'a file'} is missing") from None
-    if hashlib.sha256(content).hexdigest() != entry["sha256"]:
-        raise ValueError(f"{name} does not have the checksum in the manifest")
-    return content
 
 
 def _encode(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
