@@ -78,7 +78,7 @@ def test_the_nearest_class_by_brute_force(kind):
 
 
 @pytest.mark.parametrize("compile", [False, True])
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch uses distutils while Python has it
+@pytest.mark.filterwarnings("ignore")  # torch and setuptools quarrel over distutils
 def test_fused_adam_takes_each_gradient_to_its_own_number(compile):
     """Gradients of dense layers are transposed in memory, where torch's fused Adam does not see it."""
     trained = []

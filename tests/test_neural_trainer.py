@@ -151,7 +151,7 @@ def test_classes_are_learned_by_cross_entropy():
     assert found.evaluate(4, metric=accuracy).mean() > 0.9
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch uses distutils while Python has it
+@pytest.mark.filterwarnings("ignore")  # torch and setuptools quarrel over distutils
 def test_compiled_gradients_are_the_same():
     rates = {"0": 0.1, "2": -0.05}
     plain, fast = (trainer(inner_lr=rates, n_steps=2, compile=compile) for compile in (False, True))
