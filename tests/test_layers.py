@@ -32,6 +32,7 @@ LEVELS = {
     "solve": 3,
     "kernel": 3,
     "random_effects": 3,
+    "scale_mixture": 3.5,
     "meta_sgd": 3,
     "estimators": 4,
     "neural": 4,

@@ -14,8 +14,10 @@ from innerloop._random import stream
 from innerloop.adaptation import NoAdaptation, Ridge
 from innerloop.estimators._heldout import mean_and_error
 from innerloop.estimators._intervals import Calibration
+from innerloop.estimators._spread import Spread
 from innerloop.estimators._trials import Predictor, trials
 from innerloop.random_effects import RandomEffects, Structure, enough, estimate_effects
+from innerloop.scale_mixture import estimate_scales
 from innerloop.tasks import TaskSet
 
 Kind = Literal["none", "gradient", "ridge"]
@@ -28,6 +30,12 @@ STRENGTHS = np.exp2(np.arange(-2, 3))
 # The coefficients of more features than this are not given correlations.
 _MOST_CORRELATED = 32
 _MOST_SCORED_TASKS = 3_000
+
+# Fewer tasks do not tell how scales differ.
+_LEAST_SCALED = 10
+# Very many tasks can tell gains that are worth nothing from none.
+_LEAST_GAIN = 1e-3
+_TINY = np.finfo(float).tiny
 
 Errors = dict[int, FloatArray]
 
@@ -44,6 +52,8 @@ class Way:
         Of the tasks' covariance.
     n_rows, strength : (n_points,)
         Strength of the ridge at numbers of adaptation rows; see `innerloop.adaptation.Ridge`.
+    scaled
+        Whether tasks are taken to differ in scale; see `innerloop.scale_mixture`.
     pooled
         Whether the pooled ridge predicts unseen tasks better than the population's coefficients.
     """
@@ -52,14 +62,20 @@ class Way:
     structure: Structure
     n_rows: FloatArray
     strength: FloatArray
+    scaled: bool
     pooled: bool
 
-    def predictor(self, effects: RandomEffects, fitted: dict[Kind, Predictor]) -> Predictor:
+    def spread(self, effects: RandomEffects, tasks: TaskSet) -> Spread:
+        """Return what the effects and, where tasks differ in scale, these tasks say of the accuracy."""
+        has_scales = self.scaled and self.kind == "ridge"
+        scale_weight = estimate_scales(tasks, effects) if has_scales else np.empty((len(effects.noise), 0))
+        return Spread(effects.new_task_cov, effects.noise, self.n_rows, self.strength, scale_weight)
+
+    def predictor(self, effects: RandomEffects, spread: Spread, fitted: dict[Kind, Predictor]) -> Predictor:
         """Return the predictor, given what its kinds are made of."""
         if self.kind != "ridge":
             return fitted[self.kind]
-        rule = Ridge(effects.new_task_cov, self.n_rows, self.strength)
-        return Predictor(effects.mean, fitted["none"].coef if self.pooled else effects.mean, rule)
+        return Predictor(effects.mean, fitted["none"].coef if self.pooled else effects.mean, spread.ridge())
 
 
 @final
@@ -134,24 +150,27 @@ class Comparison:
                 errors[kind] = self._errors([fitted[kind] for fitted in self._fitted])
         best = min(errors, key=lambda kind: _score(errors[kind], deciding))
         kind = next(kind for kind in kinds if all(_as_good(errors[kind][n], errors[best][n]) for n in deciding))
-        way = Way(kind, ridge.structure, ridge.n_rows, ridge.strength, ridge.pooled)
-        predictors = [way.predictor(*pair) for pair in zip(ridge.effects, self._fitted, strict=True)]
+        way = Way(kind, ridge.structure, ridge.n_rows, ridge.strength, ridge.scaled, ridge.pooled)
+        spreads = map(way.spread, ridge.effects, self._rest)
+        predictors = [way.predictor(*parts) for parts in zip(ridge.effects, spreads, self._fitted, strict=True)]
         return Choice(way, self._calibration(predictors, ridge.effects), _table(errors, kind))
 
     def _ridge(self, deciding: Sequence[int]) -> _Ridge:
-        """Return the ridge with correlations where it is better than that without, beyond a standard error."""
-        diagonal = self._tuned("diagonal")
-        if self._n_features > _MOST_CORRELATED:
-            return diagonal
-        full = self._tuned("full")
-        is_better = _score(full.errors, deciding) < _score(diagonal.errors, deciding)
-        if is_better and not all(_as_good(diagonal.errors[n], full.errors[n]) for n in deciding):
-            return full
-        return diagonal
+        """Return the ridge with correlations, and with scales, where these make it better beyond a standard error."""
+        ridge = self._tuned("diagonal")
+        if self._n_features <= _MOST_CORRELATED:
+            full = self._tuned("full")
+            is_beyond_error = not all(_as_good(ridge.errors[n], full.errors[n]) for n in deciding)
+            if is_beyond_error and _score(full.errors, deciding) < _score(ridge.errors, deciding):
+                ridge = full
+        if sum(len(part.tasks) for part in self._trials[0][0]) < _LEAST_SCALED:
+            return ridge
+        scaled = self._scaled(ridge)
+        return scaled if _better_in_ratio(scaled.errors, ridge.errors, deciding) else ridge
 
     def _plain(self, structure: Structure) -> _Ridge:
         effects = [estimate_effects(rest, structure, **self._options) for rest in self._rest]
-        return _Ridge(structure, effects, np.ones(1), np.ones(1), False, {})
+        return _Ridge(structure, effects, np.ones(1), np.ones(1), False, False, {})
 
     def _tuned(self, structure: Structure) -> _Ridge:
         """Return the ridge of one structure with its strength at every number of rows, and its errors."""
@@ -173,7 +192,14 @@ class Comparison:
         n_rows, strength = (np.array(list(part), dtype=float) for part in (strengths.keys(), strengths.values()))
         if not strengths:
             n_rows, strength = plain.n_rows, plain.strength
-        return _Ridge(structure, plain.effects, n_rows, strength, is_pooled, errors)
+        return _Ridge(structure, plain.effects, n_rows, strength, False, is_pooled, errors)
+
+    def _scaled(self, ridge: _Ridge) -> _Ridge:
+        """Return the ridge for tasks that differ in scale, which leaves no strength to tune, and its errors."""
+        way = Way("ridge", ridge.structure, np.ones(1), np.ones(1), True, ridge.pooled)
+        spreads = map(way.spread, ridge.effects, self._rest)
+        predictors = [way.predictor(*parts) for parts in zip(ridge.effects, spreads, self._fitted, strict=True)]
+        return ridge._replace(n_rows=way.n_rows, strength=way.strength, scaled=True, errors=self._errors(predictors))
 
     def _errors(self, predictors: Sequence[Predictor], numbers_of_rows: Sequence[int] | None = None) -> Errors:
         """Return each task's mean squared error, by the predictor of its fold, at numbers of adaptation rows."""
@@ -204,6 +230,7 @@ class _Ridge(NamedTuple):
     effects: list[RandomEffects]
     n_rows: FloatArray
     strength: FloatArray
+    scaled: bool
     pooled: bool
     errors: Errors
 
@@ -219,12 +246,19 @@ def _strong(effects: RandomEffects, strength: float) -> Predictor:
 
 def _score(errors: Errors, deciding: Sequence[int]) -> float:
     """Return the mean logarithm of the errors: kinds compare by ratios, alike at every number of rows."""
-    return float(np.mean([np.log(max(errors[n].mean(), np.finfo(float).tiny)) for n in deciding]))
+    return float(np.mean([np.log(max(errors[n].mean(), _TINY)) for n in deciding]))
 
 
 def _as_good(errors: FloatArray, best: FloatArray) -> bool:
     excess, error = mean_and_error(errors - best)
     return excess <= error
+
+
+def _better_in_ratio(errors: Errors, others: Errors, deciding: Sequence[int]) -> bool:
+    """Return whether errors are lower, task by task: of tasks of unequal noise a few would decide a mean of errors."""
+    ratios = [np.log(np.maximum(others[n], _TINY) / np.maximum(errors[n], _TINY)) for n in deciding]
+    gain, error = np.mean([mean_and_error(ratio) for ratio in ratios], axis=0)
+    return bool(gain > max(error, _LEAST_GAIN))
 
 
 def _table(errors: dict[Kind, Errors], chosen: Kind) -> dict[str, NDArray[Any]]:

@@ -16,12 +16,13 @@ from innerloop.tasks import TaskSet
 @final
 @dataclass(frozen=True, eq=False)
 class KnownRows:
-    """Features of tasks' rows, turned (see `RowBlock`) so that no task has more than it has features.
+    """Tasks' rows, turned (see `RowBlock`) so that no task has more than it has features and targets.
 
     Parameters
     ----------
     X : (n_turned, n_features)
         Tasks one after the other.
+    y : (n_turned, n_targets)
     starts : (n_tasks + 1,)
         Task i holds the rows ``starts[i]:starts[i + 1]``.
     n_rows : (n_tasks,)
@@ -29,6 +30,7 @@ class KnownRows:
     """
 
     X: FloatArray = field(repr=False)
+    y: FloatArray = field(repr=False)
     starts: IntArray
     n_rows: IntArray
 
@@ -36,30 +38,26 @@ class KnownRows:
     def of(cls, tasks: TaskSet) -> KnownRows:
         """Turn the rows of tasks."""
         p, n_targets = tasks.n_features, tasks.y[:1].size
-        blocks = list(row_blocks(tasks))
-        kept = np.empty(len(tasks), dtype=np.intp)
-        for block in blocks:
-            is_turned = block.X.shape[1] == p + n_targets  # what is below the first p rows is then zero
-            kept[block.members] = p if is_turned else block.n_rows
-        starts = row_starts(kept)
-        X = np.empty((starts[-1], p))
-        for block in blocks:
-            own = kept[block.members]
-            member = np.repeat(np.arange(len(own)), own)
-            place = ragged_ranges(np.zeros_like(own), own)
-            X[ragged_ranges(starts[block.members], own)] = block.X[member, place]
-        return cls(X, starts, tasks.sizes)
+        starts = row_starts(np.minimum(tasks.sizes, p + n_targets))
+        X, y = np.empty((starts[-1], p)), np.empty((starts[-1], n_targets))
+        for block in row_blocks(tasks):
+            own = np.diff(starts)[block.members]
+            rows = ragged_ranges(starts[block.members], own)
+            place = np.repeat(np.arange(len(own)), own), ragged_ranges(np.zeros_like(own), own)
+            X[rows], y[rows] = block.X[place], block.y[place]
+        return cls(X, y, starts, tasks.sizes)
 
     def take(self, order: IntArray) -> KnownRows:
         """Return some tasks, in this order."""
         sizes = np.diff(self.starts)[order]
         rows = ragged_ranges(self.starts[:-1][order], sizes)
-        return KnownRows(self.X[rows], row_starts(sizes), self.n_rows[order])
+        return KnownRows(self.X[rows], self.y[rows], row_starts(sizes), self.n_rows[order])
 
     def __add__(self, other: KnownRows) -> KnownRows:
         starts = np.concatenate((self.starts, self.starts[-1] + other.starts[1:]))
-        return KnownRows(np.concatenate((self.X, other.X)), starts, np.concatenate((self.n_rows, other.n_rows)))
+        X, y, n_rows = (np.concatenate((getattr(self, n), getattr(other, n))) for n in ("X", "y", "n_rows"))
+        return KnownRows(X, y, starts, n_rows)
 
     def as_tasks(self) -> TaskSet:
-        """Return the rows as tasks, without targets."""
-        return TaskSet(self.X, np.zeros(len(self.X)), self.starts, np.arange(len(self.n_rows)))
+        """Return the rows as tasks."""
+        return TaskSet(self.X, self.y, self.starts, np.arange(len(self.n_rows)))

@@ -11,7 +11,7 @@ from innerloop._checks import FloatArray, IntArray
 from innerloop.adaptation import Adaptation, Ridge
 from innerloop.estimators._known import KnownRows
 from innerloop.estimators._trials import relative_variance, unseen_variance
-from innerloop.random_effects import RandomEffects
+from innerloop.scale_mixture import ScaledRidge
 
 
 @final
@@ -27,31 +27,31 @@ class Spread:
         Noise variance.
     n_rows, strength : (n_points,)
         See `innerloop.adaptation.Ridge`.
+    scale_weight : (n_targets, n_pairs)
+        See `innerloop.scale_mixture.ScaledRidge`; no pairs where tasks are taken to be of one scale.
     """
 
     task_cov: FloatArray
     noise: FloatArray
     n_rows: FloatArray
     strength: FloatArray
+    scale_weight: FloatArray
 
-    @classmethod
-    def of(cls, effects: RandomEffects, n_rows: FloatArray, strength: FloatArray) -> Spread:
-        """Take it from the estimated model."""
-        return cls(effects.new_task_cov, effects.noise, n_rows, strength)
-
-    def ridge(self) -> Ridge:
+    def ridge(self) -> Ridge | ScaledRidge:
         """Return the rule of adaptation that the model makes best."""
+        if self.scale_weight.size:
+            return ScaledRidge(self.task_cov, self.noise, self.scale_weight)
         return Ridge(self.task_cov, self.n_rows, self.strength)
 
     def of_rows(
-        self, rule: Adaptation, known: KnownRows, X: FloatArray, place: IntArray
+        self, rule: Adaptation, coef: FloatArray, known: KnownRows, X: FloatArray, place: IntArray
     ) -> tuple[IntArray, FloatArray]:
         """Return how many rows each row's task adapted on, and the standard deviation around its prediction.
 
         Parameters
         ----------
-        rule
-            By which tasks adapted.
+        rule, coef
+            By which tasks adapted, and from what.
         known
             The known tasks.
         X : (n_rows, n_features)
@@ -70,6 +70,6 @@ class Spread:
         if len(seen):
             n_rows[seen] = known.n_rows[place[seen]]
             variance[seen] = relative_variance(
-                rule, self.task_cov, known.as_tasks(), known.n_rows, X[seen], place[seen]
+                rule, coef, self.task_cov, known.as_tasks(), known.n_rows, X[seen], place[seen]
             )
         return n_rows, np.sqrt(self.noise * variance)

@@ -19,10 +19,11 @@ from innerloop.estimators._choice import LADDER, Choice, Comparison, Kind
 from innerloop.estimators._heldout import HeldOut, Rates, held_out_curves
 from innerloop.estimators._scaling import Scaling
 from innerloop.estimators._settings import Settings
+from innerloop.estimators._spread import Spread
 from innerloop.estimators._trials import Predictor
 from innerloop.meta_sgd import RateObjective, solve_meta_sgd
 from innerloop.objective import MetaObjective
-from innerloop.random_effects import RandomEffects, estimate_effects
+from innerloop.random_effects import RandomEffects, enough, estimate_effects
 from innerloop.solve import IllConditionedWarning, solve_path
 from innerloop.tasks import TaskSet
 
@@ -134,9 +135,15 @@ class MetaTraining:
         )
 
     @cached_property
+    def spread(self) -> Spread:
+        """How far targets lie from predictions."""
+        return self.choice.way.spread(self.effects, enough(self.tasks, self.settings.seed))
+
+    @cached_property
     def predictor(self) -> Predictor:
         """The chosen way to predict tasks."""
-        return self.choice.way.predictor(self.effects, self._fitted(self.objective, self.folds.episodes))
+        fitted = self._fitted(self.objective, self.folds.episodes)
+        return self.choice.way.predictor(self.effects, self.spread, fitted)
 
     def _rates(self) -> dict[Kind, Rates]:
         gradient = self.chosen()

@@ -13,6 +13,7 @@ from innerloop._checks import FloatArray, IntArray
 from innerloop._task_rows import row_blocks
 from innerloop.adaptation import Adaptation, NoAdaptation, error_covariance
 from innerloop.episodes import ragged_ranges, row_starts
+from innerloop.scale_mixture import ScaledRidge
 from innerloop.tasks import TaskSet
 
 # Few tasks are split several times, so that the draw of their rows does not decide.
@@ -87,7 +88,8 @@ class Trial(NamedTuple):
         """Return the variance of the residuals relative to the noise: (n_rows, n_targets)."""
         if self.support is None:
             return unseen_variance(task_cov, self.X)
-        return relative_variance(predictor.rule, task_cov, self.support, self.support.sizes, self.X, self.task_of_row)
+        support, coef = self.support, predictor.coef
+        return relative_variance(predictor.rule, coef, task_cov, support, support.sizes, self.X, self.task_of_row)
 
 
 def trials(tasks: TaskSet, numbers_of_rows: Iterable[int], seed: int) -> dict[int, list[Trial]]:
@@ -116,14 +118,20 @@ def _trial(tasks: TaskSet, order: IntArray, n_support: int, most_scored: int) ->
 
 
 def relative_variance(
-    rule: Adaptation, task_cov: FloatArray, support: TaskSet, n_rows: IntArray, X: FloatArray, task_of_row: IntArray
+    rule: Adaptation,
+    coef: FloatArray,
+    task_cov: FloatArray,
+    support: TaskSet,
+    n_rows: IntArray,
+    X: FloatArray,
+    task_of_row: IntArray,
 ) -> FloatArray:
-    """Return the variance of rows around their predictions, relative to the noise: ``1 + x' C x``.
+    """Return the variance of rows around their predictions, relative to the noise: ``alpha + x' C x``.
 
     Parameters
     ----------
-    rule
-        By which tasks adapted.
+    rule, coef
+        By which tasks adapted, and from what.
     task_cov : (n_targets, n_features, n_features)
         Covariance of tasks' coefficients, relative to the noise.
     support, n_rows
@@ -134,9 +142,10 @@ def relative_variance(
     Returns
     -------
     (n_rows, n_targets)
-        C is the covariance of the task's error, `innerloop.adaptation.error_covariance`.
+        C is the covariance of the task's error, `innerloop.adaptation.error_covariance`, and alpha is 1; where tasks
+        differ in scale, `ScaledRidge.posterior` gives both.
     """
-    variance = np.ones((len(X), len(task_cov)))
+    variance = np.empty((len(X), len(task_cov)))
     at_once = max(1, _MOST_NUMBERS // X.shape[1] ** 2)
     used = np.unique(task_of_row)
     place = np.full(len(support), -1)
@@ -145,11 +154,15 @@ def relative_variance(
         place[members] = np.arange(len(members))
         rows = np.flatnonzero(place[task_of_row] >= 0)
         for k, own_cov in enumerate(task_cov):
-            covariance = error_covariance(rule, block.X, n_rows[members], own_cov, k)
+            if isinstance(rule, ScaledRidge):
+                noise, covariance = rule.posterior(coef, block.X, block.y, n_rows[members], k)
+            else:
+                noise = np.ones(len(members))
+                covariance = error_covariance(rule, block.X, n_rows[members], own_cov, k)
             for i in range(0, len(rows), at_once):
                 part = rows[i : i + at_once]
-                own = covariance[place[task_of_row[part]]]
-                variance[part, k] += ((X[part, None] @ own) @ X[part, :, None])[:, 0, 0]
+                task = place[task_of_row[part]]
+                variance[part, k] = noise[task] + ((X[part, None] @ covariance[task]) @ X[part, :, None])[:, 0, 0]
         place[members] = -1
     return variance
 

@@ -18,7 +18,6 @@ from innerloop.adaptation import Adaptation, GradientSteps, NoAdaptation
 from innerloop.estimators._inputs import like, take_groups
 from innerloop.estimators._known import KnownRows
 from innerloop.estimators._settings import Settings, read_settings
-from innerloop.estimators._spread import Spread
 from innerloop.estimators._state import from_state, to_state
 from innerloop.estimators._training import MetaTraining
 from innerloop.tasks import TaskSet
@@ -218,7 +217,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
             self.cv_results_ = held_out.table()
         self.adaptation_results_ = training.choice.results
         self._scaling, self._theta = training.scaling, predictor.coef
-        self._spread = Spread.of(training.effects, way.n_rows, way.strength)
+        self._spread = training.spread
         self._calibration = training.choice.calibration
         self._single_target = tasks.y.ndim == 1
         self.coef_, self.intercept_ = self._original(predictor.unseen)
@@ -255,7 +254,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         prediction = self._predict(X, place)
         if not return_std:
             return prediction
-        n_rows, spread = self._spread.of_rows(self._rule(), self._known, self._scaling.design(X), place)
+        n_rows, spread = self._accuracy(X, place)
         return prediction, self._targets(spread * self._calibration.std_factor(n_rows))
 
     def predict_interval(
@@ -279,7 +278,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         """
         level = as_fraction(level, "level")
         X, place = self._rows(X, groups)
-        n_rows, spread = self._spread.of_rows(self._rule(), self._known, self._scaling.design(X), place)
+        n_rows, spread = self._accuracy(X, place)
         half = self._targets(spread * self._calibration.half_width(n_rows, level))
         prediction = self._predict(X, place)
         return prediction - half, prediction + half
@@ -308,6 +307,9 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
             own = np.einsum("ij,ikj->ik", X[part], group_coef[place[part]])
             prediction[part] = own + group_intercept[place[part]]
         return self._targets(prediction)
+
+    def _accuracy(self, X: FloatArray, place: IntArray) -> tuple[IntArray, FloatArray]:
+        return self._spread.of_rows(self._rule(), self._theta, self._known, self._scaling.design(X), place)
 
     def _targets(self, values: FloatArray) -> FloatArray:
         return np.asarray(values[:, 0] if self._single_target else values)

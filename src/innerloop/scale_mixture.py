@@ -1,0 +1,186 @@
+r"""Tasks of different scales: random effects whose noise and spread are multiplied task by task.
+
+.. math:: b_i \sim N(0, s^2 \alpha_i \rho_i \Lambda), \quad e_i \sim N(0, s^2 \alpha_i I)
+
+in the model of `innerloop.random_effects`, with normal :math:`(\log \alpha_i, \log \rho_i)` on a grid of pairs. With
+``X Lambda X' = U D U'`` and ``z = U'(y - X omega)`` a pair has the likelihood ``N(z; 0, s^2 alpha (I + rho D))``: one
+decomposition serves all pairs. Averages over pairs by their posterior give the best prediction, which is not linear in
+the targets: a task whose rows look noisy moves less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple, final
+
+import numpy as np
+
+from innerloop._checks import FloatArray, IntArray
+from innerloop._task_rows import RowBlock, row_blocks
+from innerloop.adaptation import Ridge
+from innerloop.random_effects import RandomEffects
+from innerloop.tasks import TaskSet
+
+# Steps of a factor of 4; most tasks are less noisy than the mean.
+_ALPHA, _RHO = 4.0 ** np.arange(-5, 3), 4.0 ** np.arange(-4, 6)
+# Pairs (log alpha, log rho).
+LOG_SCALES = np.log(np.stack(np.meshgrid(_ALPHA, _RHO, indexing="ij")).reshape(2, -1))
+# The prior of how scales differ weighs as much as so many tasks whose scales have this deviation.
+_PRIOR_TASKS, _PRIOR_STD = 5, 0.4
+# A share of all tasks may have any scale.
+_OUTLIERS = 1e-3
+_N_SWEEPS = 30
+# Residuals where the training tasks have no noise at all.
+_LARGEST = 1e100
+_NUMBERS_AT_ONCE = 2**18
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class ScaledRidge:
+    """The mean of the ridges of all pairs of scales, by what a task's rows say of its scales.
+
+    Parameters
+    ----------
+    task_cov : (n_targets, n_features, n_features)
+        Lambda, relative to the noise variance.
+    noise : (n_targets,)
+        Noise variance s^2.
+    weight : (n_targets, n_pairs)
+        Probabilities of the pairs `LOG_SCALES` among tasks.
+    """
+
+    task_cov: FloatArray
+    noise: FloatArray
+    weight: FloatArray = field(repr=False)
+
+    def adapt(self, coef: FloatArray, tasks: TaskSet) -> FloatArray:
+        """Return the adapted coefficients of every task; see `GradientSteps.adapt`."""
+        start = coef.reshape(tasks.n_features, -1)
+        theta = np.empty((len(tasks), *start.shape))
+        for block in row_blocks(tasks, _NUMBERS_AT_ONCE):
+            for k in range(start.shape[1]):
+                turned = self._turn(start, block.X, block.y, k)
+                pi = self._posterior(turned, block.n_rows, k).sum(axis=1)
+                mean = (pi[:, None] @ turned.shrinkage())[:, 0]
+                theta[block.members, :, k] = start[:, k] + np.einsum("tpj,tj->tp", turned.back, mean * turned.z)
+        return theta.reshape(len(tasks), *coef.shape)
+
+    def gain(self, X: FloatArray, n_rows: IntArray, target: int = 0) -> FloatArray:
+        """Return W of a task of scales 1."""
+        return Ridge(self.task_cov).gain(X, n_rows, target)
+
+    def posterior(
+        self, coef: FloatArray, X: FloatArray, y: FloatArray, n_rows: IntArray, target: int
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return the noise of tasks and the covariance of their coefficients, both relative to s^2.
+
+        Parameters
+        ----------
+        coef : (n_features, n_targets)
+            Meta-parameters.
+        X : (n_tasks, n_turned, n_features)
+        y : (n_tasks, n_turned, n_targets)
+            Rows, maybe turned as in a `RowBlock`.
+        n_rows : (n_tasks,)
+        target
+
+        Returns
+        -------
+        noise : (n_tasks,)
+        covariance : (n_tasks, n_features, n_features)
+        """
+        turned = self._turn(coef, X, y, target)
+        by_pair, shrinkage = self._posterior(turned, n_rows, target), turned.shrinkage()
+        pi, beta = by_pair.sum(axis=1), np.einsum("tar,a,r->tr", by_pair, _ALPHA, _RHO)
+        away = (shrinkage - pi[:, None] @ shrinkage) * turned.z[:, None]
+        inner = (away * pi[..., None]).transpose(0, 2, 1) @ away / self.noise[target]
+        diagonal = np.arange(inner.shape[1])
+        inner[:, diagonal, diagonal] -= (beta[:, None] @ shrinkage)[:, 0]
+        own_cov = beta.sum(axis=1)[:, None, None] * self.task_cov[target]
+        return by_pair.sum(axis=2) @ _ALPHA, own_cov + turned.back @ inner @ turned.back.transpose(0, 2, 1)
+
+    def _turn(self, coef: FloatArray, X: FloatArray, y: FloatArray, target: int) -> _Turned:
+        return _turn(self.task_cov[target], X, y[..., target] - X @ coef[:, target])
+
+    def _posterior(self, turned: _Turned, n_rows: IntArray, target: int) -> FloatArray:
+        """Return each task's probabilities of pairs: (n_tasks, n_alpha, n_rho)."""
+        by_pair = _normalised(turned.log_likelihood(n_rows, self.noise[target]), self.weight[target])
+        return by_pair.reshape(-1, len(_ALPHA), len(_RHO))
+
+
+def estimate_scales(tasks: TaskSet, effects: RandomEffects) -> FloatArray:
+    """Return the probabilities of the pairs `LOG_SCALES` among tasks: (n_targets, n_pairs).
+
+    They are those of a normal distribution of the highest posterior density given the other estimates, by EM.
+
+    Notes
+    -----
+    docs/theory.md, section "Random effects".
+    """
+    found = []
+    for k, noise in enumerate(effects.noise):
+        by_task = np.concatenate(
+            [
+                turned.log_likelihood(n_rows, noise)
+                for turned, n_rows in _turned_blocks(tasks, effects.mean[:, k], effects.task_cov[k], k)
+            ]
+        )
+        weight = _normal(np.zeros(2), np.log(4) ** 2 * np.eye(2))
+        for _ in range(_N_SWEEPS):
+            count = _normalised(by_task, weight).sum(axis=0)
+            n = len(by_task) + _PRIOR_TASKS
+            mean = LOG_SCALES @ count / n
+            away = LOG_SCALES - mean[:, None]
+            weight = _normal(mean, ((away * count) @ away.T + _PRIOR_TASKS * _PRIOR_STD**2 * np.eye(2)) / n)
+        found.append(weight)
+    return np.array(found)
+
+
+class _Turned(NamedTuple):
+    """Tasks in the eigenbasis U of X Lambda X': its values d, z = U'(y - X omega) and Lambda X'U."""
+
+    d: FloatArray
+    z: FloatArray
+    back: FloatArray
+
+    def shrinkage(self) -> FloatArray:
+        """Return rho / (1 + rho d): (n_tasks, n_rho, n_turned)."""
+        return np.asarray(_RHO[:, None] / (1 + _RHO[:, None] * self.d[:, None]))
+
+    def log_likelihood(self, n_rows: IntArray, noise: float) -> FloatArray:
+        """Return the log-likelihood of each pair, less a constant: (n_tasks, n_pairs)."""
+        ratio = 1 + _RHO[:, None] * self.d[:, None]
+        z = np.minimum(np.abs(self.z) / np.sqrt(noise), _LARGEST)
+        squares = (1 / ratio @ (z**2)[..., None]).transpose(0, 2, 1) / _ALPHA[:, None]
+        log_det = np.log(ratio).sum(axis=-1)[:, None] + n_rows[:, None, None] * np.log(_ALPHA)[:, None]
+        return np.asarray(-(log_det + squares).reshape(len(n_rows), -1) / 2)
+
+
+def _turn(task_cov: FloatArray, X: FloatArray, left: FloatArray) -> _Turned:
+    spread = X @ task_cov
+    d, U = np.linalg.eigh(spread @ X.transpose(0, 2, 1))
+    return _Turned(np.maximum(d, 0.0), np.einsum("trj,tr->tj", U, left), spread.transpose(0, 2, 1) @ U)
+
+
+def _turned_blocks(
+    tasks: TaskSet, mean: FloatArray, task_cov: FloatArray, target: int
+) -> Iterator[tuple[_Turned, IntArray]]:
+    block: RowBlock
+    for block in row_blocks(tasks, _NUMBERS_AT_ONCE):
+        yield _turn(task_cov, block.X, block.y[..., target] - block.X @ mean), block.n_rows
+
+
+def _normalised(log_likelihood: FloatArray, weight: FloatArray) -> FloatArray:
+    log_joint = log_likelihood + np.log(weight)
+    joint = np.exp(log_joint - log_joint.max(axis=1, keepdims=True))
+    return np.asarray(joint / joint.sum(axis=1, keepdims=True))
+
+
+def _normal(mean: FloatArray, covariance: FloatArray) -> FloatArray:
+    """Return probabilities of the pairs, of which some share is alike for all."""
+    away = LOG_SCALES - mean[:, None]
+    log_density = -np.einsum("ic,ic->c", away, np.linalg.solve(covariance, away)) / 2
+    density = np.exp(log_density - log_density.max())
+    return np.asarray((1 - _OUTLIERS) * density / density.sum() + _OUTLIERS / len(density))
