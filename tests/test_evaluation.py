@@ -223,6 +223,22 @@ def test_few_tasks_are_enough(sizes):
 # The verdict
 
 
+def method(name, rates, mse, mse_se, excess, excess_se):
+    """Return a method beside a first one of error 2, whose error is known exactly."""
+    return Method(name, rates, mse, mse_se, excess, excess_se, excess_se / mse, excess_se / 2.0)
+
+
+def test_errors_of_ratios_are_those_of_the_jackknife():
+    rng = np.random.default_rng(0)
+    first = rng.gamma(2, 1, 60)
+    other = 3 * first + rng.gamma(2, 5, 60)
+    gains = np.array([1 - np.delete(first, i).mean() / np.delete(other, i).mean() for i in range(60)])
+    jackknife = np.sqrt(59 / 60 * np.square(gains - gains.mean()).sum())
+    gain, loss = evaluation._ratio_errors(other, first)
+    assert gain == pytest.approx(jackknife, rel=0.05)
+    assert loss == pytest.approx(gain * (other.mean() / first.mean()) ** 2)
+
+
 def methods(inner_lr=-0.123, adapt_lr=0.456, plain=(0.5, 0.1), tied=(0.3, 0.1), pooled=(1.0, 0.2), alone=(2.0, 0.3)):
     """Return methods of which each exceeds the recommended error, 2, by (excess, its error)."""
     rates = {
@@ -232,7 +248,7 @@ def methods(inner_lr=-0.123, adapt_lr=0.456, plain=(0.5, 0.1), tied=(0.3, 0.1), 
         POOLED: (Rates(0.0, 0.0, 0.1), pooled),
         PER_TASK: (None, alone),
     }
-    return [Method(name, r, 2.0 + excess[0], 0.4, *excess) for name, (r, excess) in rates.items()]
+    return [method(name, r, 2.0 + excess[0], 0.4, *excess) for name, (r, excess) in rates.items()]
 
 
 NO_LOOP = "Do not use an inner loop: "
@@ -281,9 +297,9 @@ def test_the_verdict_says_what_the_errors_say(changes, said, unsaid):
 def test_the_verdict_on_given_rates_compares_them_with_the_best_of_the_others(excess, words):
     given, other = Rates(-0.3, -0.1, 0.0), Rates(0.0, 0.4, 0.0)
     methods = [
-        Method(evaluation.GIVEN, given, 2.0, 0.1, 0.0, 0.0),
-        Method(NO_INNER_LOOP, other, 2.0 + excess, 0.1, excess, 0.1),
-        Method(PER_TASK, None, 9.0, 0.1, 7.0, 0.1),
+        method(evaluation.GIVEN, given, 2.0, 0.1, 0.0, 0.0),
+        method(NO_INNER_LOOP, other, 2.0 + excess, 0.1, excess, 0.1),
+        method(PER_TASK, None, 9.0, 0.1, 7.0, 0.1),
     ]
     assert words in verdict(methods)
     assert "inner_lr = -0.3" in verdict(methods)
@@ -312,7 +328,7 @@ def test_the_verdict_on_the_ridge_compares_it_with_the_best_gradient_step(change
     named = {RIDGE: (0.0, 0.0), **{n: excesses[k] for k, n in (("gradient", GRADIENT), ("pooled", POOLED))}}
     named[PER_TASK] = excesses["alone"]
     rates = {GRADIENT: Rates(-0.1, 0.4, 0.0), POOLED: Rates(0.0, 0.0, 0.1)}
-    text = verdict([Method(name, rates.get(name), 2.0 + e[0], 0.4, *e) for name, e in named.items()])
+    text = verdict([method(name, rates.get(name), 2.0 + e[0], 0.4, *e) for name, e in named.items()])
     for words in said:
         assert words in text
 

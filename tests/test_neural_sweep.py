@@ -1,5 +1,8 @@
 """A sweep is many trainings side by side: the same numbers as one by one, and differences that are paired."""
 
+import sys
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -135,3 +138,47 @@ def test_a_metric_is_scored_beside_the_loss(result):
 def test_a_rate_that_is_not_finite_is_refused():
     with pytest.raises(ValueError, match="`inner_lrs` must be finite"):
         sweep(tanh_net, SinusoidTasks(), [np.nan], [0.0], n_seeds=1, n_iterations=1, **SIZES)
+
+
+RATE = 1e-3
+
+
+def at_global_rate(tensors):
+    return torch.optim.SGD(tensors, RATE)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loss": lambda prediction, y: (prediction - y).abs().mean()},
+        {"optimiser": lambda tensors: torch.optim.SGD(tensors, 0.01)},
+        {"optimiser": at_global_rate},
+        {"loss": partial(nn.functional.huber_loss, delta=0.5)},
+        {"algorithm": MAML(first_order=True)},
+    ],
+)
+def test_a_store_never_mixes_two_experiments(tmp_path, changes, monkeypatch):
+    tiny = {"n_seeds": 1, "n_iterations": 1, "store": tmp_path / "s"}
+    small(**tiny)
+    with pytest.raises(ValueError, match="holds the blocks of another plan"):
+        small(**tiny, **changes)
+    if changes.get("optimiser") is at_global_rate:
+        other = {**tiny, "store": tmp_path / "t"}
+        small(**other, **changes)
+        monkeypatch.setattr(sys.modules[__name__], "RATE", 0.1)
+        with pytest.raises(ValueError, match="holds the blocks of another plan"):
+            small(**other, **changes)
+
+
+def test_a_source_without_a_name_of_its_own_cannot_be_stored(tmp_path):
+    class Nameless:
+        sample = SinusoidTasks(3).sample
+
+    sizes = {"n_seeds": 1, "n_iterations": 1, "n_test": 2, "n_validation": 2} | SIZES
+    with pytest.raises(TypeError, match="needs a `source` that can be told from others"):
+        sweep(tanh_net, Nameless(), [0.1], [0.0], store=tmp_path / "s", **sizes)
+
+
+def test_frozen_parameters_are_refused():
+    with pytest.raises(ValueError, match=r"`module` has frozen parameters \('0.weight'"):
+        MetaTrainer(tanh_net().requires_grad_(False), SinusoidTasks(0), 0.1, **SIZES)

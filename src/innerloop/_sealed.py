@@ -38,10 +38,8 @@ class SealedFolder:
     parts: Mapping[str, str] = field(hash=False)
 
     def holds_others(self, folder: Path) -> bool:
-        """Return whether a folder without a manifest holds files that no write, maybe an interrupted one, leaves."""
-        return (
-            folder.is_dir() and not (folder / MANIFEST).exists() and any(not self._is_ours(f) for f in folder.iterdir())
-        )
+        """Return whether a folder without a manifest of this kind holds files that no write, or half of one, leaves."""
+        return folder.is_dir() and self.manifest(folder) is None and any(not self._is_ours(f) for f in folder.iterdir())
 
     def write(
         self, folder: Path, contents: Mapping[str, bytes], attachments: Mapping[str, bytes] | None = None

@@ -263,10 +263,12 @@ def best_of(contenders: Sequence[Contender]) -> str:
     if not others:
         return "No other package fitted the table."
     best = min(others, key=lambda contender: contender.mse)
+    if not np.isfinite(best.excess_se):
+        return "One unseen group is too few to tell packages apart; adapt on fewer rows, or bring more groups."
     percent, error = 100 * best.excess / best.mse, 100 * best.excess_se / best.mse
     if best.excess < -best.excess_se:
         return f"{best.name} predicts unseen groups better than innerloop, by {-percent:.1f} ± {error:.1f} %."
-    times = f"{best.seconds / ours.seconds:.0f} times as long" if best.seconds > ours.seconds else "no longer"
+    times = f"{best.seconds / ours.seconds:.0f} times as long" if best.seconds > ours.seconds else "less time"
     if best.excess <= best.excess_se:
         return f"innerloop does as well on unseen groups as the best of the others, {best.name}, which took {times}."
     return (

@@ -42,6 +42,9 @@ class Method:
         Mean over tasks of the task's mean squared error, and the standard error of that mean.
     excess, excess_se
         By how much `mse` exceeds that of the first method, paired over tasks.
+    gain_se, loss_se
+        Standard errors of ``excess / mse`` and of ``excess`` as a part of the first method's `mse`: of ratios of means
+        over the same tasks, whose errors go together.
     """
 
     name: str
@@ -50,6 +53,8 @@ class Method:
     mse_se: float
     excess: float
     excess_se: float
+    gain_se: float = np.nan
+    loss_se: float = np.nan
 
 
 @final
@@ -139,7 +144,13 @@ def _summary(training: MetaTraining, choices: dict[str, Rates], per_task: FloatA
     if (way := _chosen_way(training)) is not None:
         named = [(way, None), (GRADIENT, named[0][1]), *named[1:]]
     methods = [
-        Method(name, rates, *mean_and_error(mse), *mean_and_error(mse - per_task[:, 0]))
+        Method(
+            name,
+            rates,
+            *mean_and_error(mse),
+            *mean_and_error(mse - per_task[:, 0]),
+            *_ratio_errors(mse, per_task[:, 0]),
+        )
         for (name, rates), mse in zip(named, per_task.T, strict=True)
     ]
     return Evaluation(methods, per_task, training.n_support, training.settings.n_steps, verdict(methods))
@@ -171,7 +182,7 @@ def _verdict_on_rates(methods: list[Method]) -> str:
     if per_task.excess < -2 * per_task.excess_se:
         return (
             f"Do not use an inner loop: {PER_TASK} predicts unseen tasks better "
-            f"({_percent(-per_task.excess, per_task.excess_se, best.mse)} lower error). Tasks differ more than "
+            f"({_gain_of(per_task, best)} lower error). Tasks differ more than "
             "gradient steps from a shared start can follow."
         )
     if (rates.inner_lr == 0 and rates.adapt_lr == 0) or pooled.excess <= pooled.excess_se:
@@ -179,7 +190,7 @@ def _verdict_on_rates(methods: list[Method]) -> str:
             f"Do not use an inner loop: {POOLED} over all tasks, without adaptation, predicts unseen tasks no worse, "
             "within a standard error, than the best pair of rates."
         )
-    adapted = f"{_percent(pooled.excess, pooled.excess_se, pooled.mse)} lower error than {POOLED}"
+    adapted = f"{_gain_over(pooled)} lower error than {POOLED}"
     if rates.inner_lr == 0:
         return (
             "Do not use an inner loop in training (inner_lr = 0 is as good as any); let a new task adapt with "
@@ -187,10 +198,10 @@ def _verdict_on_rates(methods: list[Method]) -> str:
         )
     plain, tied = by_name[NO_INNER_LOOP], by_name[TIED]
     use = f"Train with inner_lr = {rates.inner_lr:.3g}, adapt with adapt_lr = {rates.adapt_lr:.3g}: {adapted}"
-    gain = _percent(plain.excess, plain.excess_se, plain.mse)
+    gain = _gain_over(plain)
     if plain.excess <= 2 * plain.excess_se:
         return f"{use}. Against training without an inner loop the gain, {gain}, is not beyond chance."
-    against_tied = _percent(tied.excess, tied.excess_se, tied.mse)
+    against_tied = _gain_over(tied)
     return f"{use}, {gain} lower than without an inner loop in training, {against_tied} lower than with tied rates."
 
 
@@ -198,17 +209,17 @@ def _verdict_on_way(methods: list[Method]) -> str:
     by_name = {method.name: method for method in methods}
     best, per_task, pooled, gradient = methods[0], by_name[PER_TASK], by_name[POOLED], by_name[GRADIENT]
     if per_task.excess < -2 * per_task.excess_se:
-        better = _percent(-per_task.excess, per_task.excess_se, best.mse)
+        better = _gain_of(per_task, best)
         return f"Fit each task alone: {PER_TASK} predicts unseen tasks better ({better} lower error)."
     if pooled.excess <= pooled.excess_se:
         return (
             f"Do not use an inner loop: {POOLED} over all tasks, without adaptation, predicts unseen tasks no worse, "
             f"within a standard error, than {best.name}."
         )
-    gain = _percent(pooled.excess, pooled.excess_se, pooled.mse)
+    gain = _gain_over(pooled)
     how = {RIDGE: "by ridge", PER_FEATURE: f"with {PER_FEATURE}"}[best.name]
     use = f"Let new tasks adapt {how}: {gain} lower error than {POOLED}"
-    against = _percent(gradient.excess, gradient.excess_se, gradient.mse)
+    against = _gain_over(gradient)
     assert gradient.rates is not None
     step = f"inner_lr {gradient.rates.inner_lr:.3g}, adapt_lr {gradient.rates.adapt_lr:.3g}"
     if abs(gradient.excess) <= gradient.excess_se:
@@ -225,18 +236,36 @@ def _verdict_on_given(methods: list[Method]) -> str:
         tuned = (
             "" if best.rates is None else f" (inner_lr {best.rates.inner_lr:.3g}, adapt_lr {best.rates.adapt_lr:.3g})"
         )
-        better = _percent(-best.excess, best.excess_se, given.mse)
+        better = _gain_of(best, given)
         return f"{rates} are not the best: {best.name}{tuned} has {better} lower error on unseen tasks."
     if best.excess <= 2 * best.excess_se:
         return (
             f"{rates} do as well on unseen tasks, within two standard errors, as the best of the others, {best.name}."
         )
-    worse = _percent(best.excess, best.excess_se, best.mse)
+    worse = _gain_over(best)
     return f"{rates} have {worse} lower error on unseen tasks than the best of the others, {best.name}."
 
 
-def _percent(difference: float, error: float, of: float) -> str:
-    return f"{100 * difference / of:.1f} ± {100 * error / of:.1f} %"
+def _ratio_errors(mse: FloatArray, first: FloatArray) -> tuple[float, float]:
+    """Return the standard errors of mean(first) / mean(mse) and of its inverse, by linearisation; see `Method`."""
+    own, other = float(mse.mean()), float(first.mean())
+    if own <= 0 or other <= 0:
+        return np.nan, np.nan
+    gain, loss = (
+        mean_and_error(first - mse * other / own)[1] / own,
+        mean_and_error(mse - first * own / other)[1] / other,
+    )
+    return gain, loss
+
+
+def _gain_over(method: Method) -> str:
+    """Return how far the first method's error is below this one's."""
+    return f"{100 * method.excess / method.mse:.1f} ± {100 * method.gain_se:.1f} %"
+
+
+def _gain_of(method: Method, first: Method) -> str:
+    """Return how far this method's error is below the first one's."""
+    return f"{-100 * method.excess / first.mse:.1f} ± {100 * method.loss_se:.1f} %"
 
 
 def _choices(training: MetaTraining, tasks: TaskSet, tick: Callable[[], None]) -> dict[str, Rates]:
@@ -247,8 +276,12 @@ def _choices(training: MetaTraining, tasks: TaskSet, tick: Callable[[], None]) -
     held_out = free.held_out
     assert held_out is not None  # rates are free, so they were scored
     given = training.settings.fixes_rates() and "gradient" in training.settings.kinds
+    if given:
+        first = training.chosen()
+    else:  # zero where no adaptation was chosen, as in the model that is fitted
+        first = free.chosen() if _chosen_way(training) is not None else training.rates_in_use()
     return {
-        GIVEN if given else RECOMMENDED: training.chosen() if given else free.chosen(),
+        GIVEN if given else RECOMMENDED: first,
         NO_INNER_LOOP: held_out.best("tuned", 0.0).rates,
         TIED: held_out.best("tied").rates,
         POOLED: held_out.best("none", 0.0).rates,

@@ -52,6 +52,8 @@ def predict(
     regressor, names = load_model(model), load_details(model)
     if not {"group", "target", "features"} <= set(names):
         raise ValueError(f"{model} was not made by `innerloop fit`; it does not say which columns to read.")
+    if out is not None and out.exists() and out.samefile(table):
+        raise ValueError(f"--out names the table itself, {table}; name another file.")
     frame = read_table(table, names["group"], delimiter)
     missing(frame, names["features"], table)
     X = pd.DataFrame(numbers(frame, names["features"], table, delimiter), columns=names["features"])

@@ -36,6 +36,19 @@ def accuracy(prediction: Tensor, y: Tensor) -> Tensor:
     return (prediction.argmax(dim=-1) == y).to(prediction.dtype).mean()
 
 
+def check_learnable(module: nn.Module) -> None:
+    """Refuse a module without parameters, or with frozen ones, which meta-training would move."""
+    parameters = dict(module.named_parameters())
+    if not parameters:
+        raise ValueError("`module` must have parameters to learn, got none.")
+    frozen = [name for name, parameter in parameters.items() if not parameter.requires_grad]
+    if frozen:
+        raise ValueError(
+            f"`module` has frozen parameters ({frozen[0]!r} has requires_grad=False), which meta-training would move; "
+            "train the part that learns on the outputs of the frozen one, or let all parameters learn."
+        )
+
+
 @final
 class TaskModel:
     """Predictions and losses of many tasks, each with its own parameters.

@@ -21,8 +21,9 @@ from innerloop._store import Arrays, BlockStore, MemoryStore, Store
 from innerloop.neural.algorithms import MAML, Algorithm
 from innerloop.neural.batch import TEST, TRAINING, VALIDATION, TaskBatch, TaskSource
 from innerloop.neural.compiled import compiled
+from innerloop.neural.identity import identity, module_identity
 from innerloop.neural.meta import GradientFunction, by_task, gradients_of, query_losses, query_predictions
-from innerloop.neural.model import Loss, TaskModel, half_mse
+from innerloop.neural.model import Loss, TaskModel, check_learnable, half_mse
 from innerloop.neural.trainer import Adam
 
 if TYPE_CHECKING:
@@ -64,14 +65,15 @@ class Sweep:
         sizes = ("n_iterations", "n_tasks", "n_support", "n_query", "n_steps", "n_adapt_steps", "n_adapt")
         return {
             "kind": "neural sweep",
-            "parameters": {name: list(value.shape) for name, value in module.named_parameters()},
-            "module": str(module),
-            "source": repr(self.source),
+            "module": module_identity(
+                module, self.source.sample(1, self.n_support, self.n_query, (TRAINING, 0, 0)).X_support[0]
+            ),
+            "source": identity(self.source, "source"),
             "inner_lrs": self.inner_lrs.tolist(),
             "adapt_lrs": self.adapt_lrs.tolist(),
             **{name: getattr(self, name) for name in (*sizes, "n_validation", "n_test", "seed")},
-            "algorithm": repr(self.algorithm),
-            "functions": [getattr(f, "__qualname__", repr(f)) for f in (self.loss, self.metric, self.optimiser)],
+            "algorithm": identity(self.algorithm, "algorithm"),
+            **{name: identity(getattr(self, name), name) for name in ("loss", "metric", "optimiser")},
             "dtype": str(self.dtype),
         }
 
@@ -79,7 +81,9 @@ class Sweep:
         """Return the module that replicate number `replicate` starts from."""
         with torch.random.fork_rng():
             torch.manual_seed(int(stream(self.seed, replicate).integers(2**62)))
-            return self.make_module()
+            module = self.make_module()
+        check_learnable(module)
+        return module
 
     def compute_block(self, replicates: range) -> Arrays:
         """Train and score all rates of some replicates.

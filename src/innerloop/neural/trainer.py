@@ -20,7 +20,7 @@ from innerloop.neural.checkpoint import load_checkpoint, save_checkpoint
 from innerloop.neural.compiled import compiled
 from innerloop.neural.meta import by_task as by_task_of
 from innerloop.neural.meta import gradients_of, query_losses, query_predictions
-from innerloop.neural.model import Loss, TaskModel, half_mse
+from innerloop.neural.model import Loss, TaskModel, check_learnable, half_mse
 from innerloop.neural.rates import Rate, Tensors, check_finite_rates, leaves, rebuild, resolve
 
 TASKS_AT_ONCE = 100
@@ -119,12 +119,18 @@ class MetaTrainer:
         by_task: bool | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
+        if not callable(getattr(source, "sample", None)):
+            raise TypeError(
+                "`source` must have a method `sample`, as SinusoidTasks and TaskSetTasks do, got "
+                f"{type(source).__name__}."
+            )
         self.module, self.source, self.algorithm, self.callbacks = module, source, algorithm, callbacks
         self.inner_lr, self.adapt_lr, self.learn_inner_lr = inner_lr, adapt_lr, learn_inner_lr
         self.n_tasks, self.n_support = as_count(n_tasks, "n_tasks"), as_count(n_support, "n_support")
         self.n_query, self.n_steps = as_count(n_query, "n_query"), as_count(n_steps, "n_steps", 0)
         self.n_adapt_steps = n_steps if n_adapt_steps is None else as_count(n_adapt_steps, "n_adapt_steps", 0)
         self.n_adapt = n_support if n_adapt is None else as_count(n_adapt, "n_adapt")
+        check_learnable(module)
         self.params: Tensors = {
             name: parameter.detach().to(device, dtype, copy=True).requires_grad_()
             for name, parameter in module.named_parameters()
@@ -178,7 +184,9 @@ class MetaTrainer:
         progress
             Show a bar.
         """
-        with progress_bar("meta-training", max(0, n_iterations - self.iteration), progress) as tick:
+        as_count(n_iterations, "n_iterations", 0)
+        as_count(checkpoint_every, "checkpoint_every")
+        with progress_bar("Meta-training", max(0, n_iterations - self.iteration), progress) as tick:
             while self.iteration < n_iterations:
                 losses = self.step()
                 for callback in self.callbacks:
@@ -240,6 +248,7 @@ class MetaTrainer:
         -------
         (n_tasks,)
         """
+        as_count(n_tasks, "n_tasks")
         rates, scores = self._adapt_rates(adapt_lr), []
         for k, first in enumerate(range(0, n_tasks, TASKS_AT_ONCE)):
             size = min(TASKS_AT_ONCE, n_tasks - first)
@@ -272,11 +281,24 @@ class MetaTrainer:
             If it is damaged, or is one of another module.
         """
         state = load_checkpoint(Path(folder), self._state(), self.device)
+        if not self.learn_inner_lr:
+            for name, tensor in self.rate_tensors.items():
+                if not torch.equal(tensor, state["rate_tensors"][name]):
+                    raise ValueError(
+                        f"{folder} was trained at inner rate {state['rate_tensors'][name].tolist()}, this training has "
+                        f"{tensor.tolist()}; give the same. To go on at another rate, load it at its own, "
+                        "`update_module`, and train that module."
+                    )
+        try:
+            self.optimiser.load_state_dict(state["optimiser"])
+        except ValueError as error:
+            raise ValueError(
+                f"{folder} does not fit this training's optimiser ({error}); learn the same parameters and rates."
+            ) from error
         with torch.no_grad():
             for kind in ("params", "rate_tensors"):
                 for name, tensor in getattr(self, kind).items():
                     tensor.copy_(state[kind][name])
-        self.optimiser.load_state_dict(state["optimiser"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
         self.iteration = state["iteration"]

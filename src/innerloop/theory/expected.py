@@ -95,8 +95,8 @@ def training_error(
     method: Method = "auto",
 ) -> FloatArray:
     """Return E(omega* - w0)_j^2, of shape (..., directions): with isotropic features and tasks the sum, alone."""
-    offset = _offset(dist, init)
     name = choose_method(dist, design, method).name
+    offset = _offset(dist, init)
     if name == "leading-order":
         return leading_error(dist, design, inner_lr, float(offset @ offset))[..., None]
     rates, place = np.unique(inner_lr, return_inverse=True)
@@ -118,6 +118,10 @@ def choose_method(dist: MixedLinearRegression, design: Design, method: Method = 
     ValueError
         If the method does not cover the distribution and the design; `estimate_loss` covers all.
     """
+    if not isinstance(dist, MixedLinearRegression):
+        raise TypeError(
+            f"`dist` must be MixedLinearRegression, got {type(dist).__name__}; estimate_loss covers others."
+        )
     if method not in METHODS:
         raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {method!r}.")
     if method == "leading-order":
