@@ -31,8 +31,8 @@ def predict(
     """Predict the rows of a table that have no target.
 
     Groups with labelled rows in the table adapt on these alone, also one seen in training. Groups seen in training
-    need none; other groups are predicted with the meta-parameters. Writes CSV: the group, the row of the table (counted from 1), the
-    prediction, and what it rests on ("adapted", "seen" or "meta"), with `level` an interval too.
+    need none; other groups are predicted with the meta-parameters. Writes CSV: the group, the row of the table
+    (counted from 1), the prediction, and what it rests on ("adapted", "seen" or "meta"), with `level` an interval too.
 
     Parameters
     ----------
