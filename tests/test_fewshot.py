@@ -78,9 +78,11 @@ def test_the_nearest_class_by_brute_force(kind):
 
 
 @pytest.mark.parametrize("compile", [False, True])
-@pytest.mark.filterwarnings("ignore")  # torch and setuptools quarrel over distutils
-def test_fused_adam_takes_each_gradient_to_its_own_number(compile):
+@pytest.mark.filterwarnings("ignore")
+def test_fused_adam_takes_each_gradient_to_its_own_number(compile, monkeypatch):
     """Gradients of dense layers are transposed in memory, where torch's fused Adam does not see it."""
+    # Torch imports distutils, which setuptools would replace, and fails to where others have imported it.
+    monkeypatch.setenv("SETUPTOOLS_USE_DISTUTILS", "stdlib")
     trained = []
     for optimiser in (Adam(0.01), lambda tensors: torch.optim.Adam(tensors, 0.01, foreach=True)):
         torch.manual_seed(0)

@@ -151,8 +151,10 @@ def test_classes_are_learned_by_cross_entropy():
     assert found.evaluate(4, metric=accuracy).mean() > 0.9
 
 
-@pytest.mark.filterwarnings("ignore")  # torch and setuptools quarrel over distutils
-def test_compiled_gradients_are_the_same():
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_gradients_are_the_same(monkeypatch):
+    # Torch imports distutils, which setuptools would replace, and fails to where others have imported it.
+    monkeypatch.setenv("SETUPTOOLS_USE_DISTUTILS", "stdlib")
     rates = {"0": 0.1, "2": -0.05}
     plain, fast = (trainer(inner_lr=rates, n_steps=2, compile=compile) for compile in (False, True))
     for found in (plain, fast):

@@ -57,7 +57,8 @@ class ResampledTasks(TaskDistribution):
             if len(fits) == 0:
                 raise ValueError(
                     f"`tasks` must have {sum(size >= sizes[place] for size in sizes)} tasks of {sizes[place]} rows or "
-                    f"more for a run, got {int((have >= sizes[place]).sum())}; ask for fewer tasks or rows."
+                    f"more for a run, got {int((have >= sizes[place]).sum())}; ask for fewer. "
+                    "New tasks that score a run count too: see `n_test_tasks` and `n_test_rows`."
                 )
             task, free = free[fits[0]], np.delete(free, fits[0])
             rows = self.tasks.starts[task] + rng.permutation(have[task])[: sizes[place]]
