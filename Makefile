@@ -29,6 +29,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/theory_speed.py --out benchmarks/results/theory_speed.json
 	$(BIN)/python benchmarks/theory_vs_monte_carlo.py --out benchmarks/results/theory_vs_monte_carlo.json
 	$(BIN)/python benchmarks/neural_speed.py --out benchmarks/results/neural_speed.json
+	$(BIN)/python benchmarks/mixed_models.py --out benchmarks/results/mixed_models.json
 
 wheel: $(READY)
 	$(BIN)/python -m build --wheel
