@@ -12,7 +12,7 @@ import pytest
 import innerloop as il
 from innerloop._random import stream
 
-SHARED = Path("/work/shared/data")
+SHARED = Path(__file__).parents[2] / "shared" / "data"
 N_TASKS, N_ROWS = 400, 30
 
 
