@@ -13,7 +13,7 @@ from innerloop._random import stream
 from innerloop._task_rows import row_blocks
 from innerloop.adaptation import Adaptation, error_covariance
 from innerloop.estimators import MetaRegressor, MetaTraining
-from innerloop.evaluation import Evaluation, evaluate
+from innerloop.evaluation import POOLED, Evaluation, evaluate
 from innerloop.tasks import TaskSet
 
 # New tasks are imitated by so many tasks of the table.
@@ -101,7 +101,7 @@ def advise(tasks: TaskSet, model: MetaRegressor | None = None, tick: Callable[[]
 
 def advice_from(training: MetaTraining, evaluation: Evaluation) -> Advice:
     """Return the advice that tasks made ready and their evaluation give."""
-    first, pooled = evaluation.methods[0], evaluation["one pooled ridge"]
+    first, pooled = evaluation.methods[0], evaluation[POOLED]
     rates = training.rates_in_use()
     return Advice(
         training.choice.way.kind,

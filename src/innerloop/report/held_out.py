@@ -10,8 +10,8 @@ import numpy as np
 
 from innerloop._checks import FloatArray
 from innerloop._random import stream
-from innerloop.estimators import MetaRegressor, MetaTraining
-from innerloop.evaluation import ridge_errors
+from innerloop.estimators import MetaRegressor, MetaTraining, mean_and_error
+from innerloop.evaluation import PER_TASK_L2_GRID, ridge_errors
 from innerloop.tasks import TaskSet
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
@@ -69,15 +69,14 @@ def _baselines(training: MetaTraining, ladder: FloatArray) -> list[Curve]:
     for n in ladder[ladder > 0].astype(int).tolist():
         chosen = tasks.select(tasks.sizes > n)
         episodes = chosen.split(n_support=n, seed=settings.seed)
-        errors = np.zeros((len(chosen), 0))
+        errors = np.zeros((len(chosen), len(PER_TASK_L2_GRID)))
         for members, block in ridge_errors(episodes, settings.fit_intercept):
-            errors = np.zeros((len(chosen), block.shape[1])) if errors.shape[1] == 0 else errors
             errors[members] = block
         errors /= episodes.n_query[:, None]
         best = errors[:, errors.mean(axis=0).argmin()]
         mean = np.array([np.mean(np.square(y_query - y.mean(axis=0))) for _, y, _, y_query in episodes])
         for name, values in (("one ridge per task", best), ("mean of the task", mean)):
-            points[name].append((n, float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))))
+            points[name].append((n, *mean_and_error(values)))
     return [Curve(name, *np.array(values).T) for name, values in points.items() if values]
 
 

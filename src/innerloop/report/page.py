@@ -13,7 +13,7 @@ import numpy as np
 from innerloop._checks import FloatArray
 from innerloop.advising import further_data
 from innerloop.calibration import CalibratedModel, calibrate
-from innerloop.estimators import MetaRegressor, MetaTraining
+from innerloop.estimators import MetaRegressor, MetaTraining, mean_and_error
 from innerloop.evaluation import Evaluation
 from innerloop.report import pictures
 from innerloop.report.held_out import N_FOLDS, coverage, learning_curves
@@ -151,7 +151,7 @@ def _failing(training: MetaTraining, calibrated: CalibratedModel) -> str | None:
         return None
     best = held_out.best()
     predicted = _predicted(training, calibrated, "adapt_lr", np.array([best.rates.adapt_lr]))
-    measured, error = float(best.mse.mean()), float(best.mse.std(ddof=1) / np.sqrt(len(best.mse)))
+    measured, error = mean_and_error(best.mse)
     if predicted is None:
         return "The theory does not cover this table's sizes."
     missed = float(predicted[0]) - measured
