@@ -38,6 +38,7 @@ _LOG_VARIANCES, _LOG_PRECISIONS = (-16.0, 16.0), (-12.0, 16.0)
 # Standard deviation of the prior of the logarithms of slopes' variances around their common level.
 _LOG_SPREAD = 1.5
 _LEAST_DIAGONAL = 1e-3
+_LEAST_START, _LEAST_CURVATURE, _DEVIANCE_TOLERANCE = np.exp(-6.0), 1e-3, 1e-4
 _MOST_STEPS = 200
 # Noise below this fraction of the targets' mean square is rounding.
 _LEAST_NOISE = 1e-14
@@ -60,6 +61,8 @@ class RandomEffects:
         Noise variance.
     precision : (n_targets,)
         Prior precision pi of omega, relative to that of the noise: a ridge penalty on the sum of squares.
+    deviance
+        Minus twice the logarithm of the restricted likelihood, less a constant; of all targets together.
     """
 
     mean: FloatArray
@@ -67,6 +70,7 @@ class RandomEffects:
     task_cov: FloatArray = field(repr=False)
     noise: FloatArray
     precision: FloatArray
+    deviance: float
 
     @property
     def new_task_cov(self) -> FloatArray:
@@ -81,6 +85,7 @@ def estimate_effects(
     intercept: bool = True,
     l2: float | None = None,
     seed: int = 0,
+    start: RandomEffects | None = None,
 ) -> RandomEffects:
     """Estimate the random-effects model by restricted maximum likelihood.
 
@@ -99,6 +104,9 @@ def estimate_effects(
         Penalty on the population's coefficients, in units of the half mean squared error; None: estimated.
     seed
         Draws the tasks that variances are estimated from, where there are very many.
+    start
+        A diagonal estimate to start from: for a diagonal one that of tasks much like these, for a full one that of
+        these tasks.
 
     Notes
     -----
@@ -110,9 +118,10 @@ def estimate_effects(
     found = []
     for target in range(tasks.y[:1].size):
         given = None if l2 is None else l2 * tasks.n_rows
+        known = None if start is None else (start.task_cov[target].diagonal(), float(start.precision[target]))
         with one_thread():
             task_cov, precision = _minimise(
-                _Problem(blocks, target, some.n_rows, penalised), structure, given, len(some)
+                _Problem(blocks, target, some.n_rows, penalised), structure, given, len(some), known
             )
             whole = _Problem(blocks if some is tasks else row_blocks(tasks), target, tasks.n_rows, penalised)
             found.append((task_cov, precision, whole.solve(whole.sums(task_cov), precision)))
@@ -122,6 +131,7 @@ def estimate_effects(
         np.array([task_cov for task_cov, *_ in found]),
         np.array([solution.noise for *_, solution in found]),
         np.array([precision for _, precision, _ in found]),
+        sum(solution.loss for *_, solution in found),
     )
 
 
@@ -216,6 +226,16 @@ class _Problem:
         by_precision = precision * (mean_cov.diagonal()[free].sum() + np.sum(mean[free] ** 2) / noise) - free.sum()
         return loss, slope, float(by_precision)
 
+    def curvature(self, variances: FloatArray) -> FloatArray:
+        """Return the expected second derivatives of the loss by each variance's logarithm."""
+        kept, first, second = list[_Whitened](), np.zeros_like(variances), np.zeros_like(variances)
+        self.sums(np.diag(variances), kept)
+        for white in kept:
+            own = variances * np.einsum("trp,trp->tp", white.X, white.X)
+            first += own.sum(axis=0)
+            second += np.square(own).sum(axis=0)
+        return second - first**2 / self._n
+
 
 def _whiten(X: FloatArray, y: FloatArray, task_cov: FloatArray) -> _Whitened:
     V = (X @ task_cov) @ X.transpose(0, 2, 1)
@@ -287,28 +307,56 @@ class _Full(NamedTuple):
         return C
 
 
-def _minimise(problem: _Problem, structure: Structure, given: float | None, n_tasks: int) -> tuple[FloatArray, float]:
-    """Return the tasks' covariance and the precision of lowest loss; a precision that is given stays."""
+def _minimise(
+    problem: _Problem,
+    structure: Structure,
+    given: float | None,
+    n_tasks: int,
+    known: tuple[FloatArray, float] | None = None,
+) -> tuple[FloatArray, float]:
+    """Return the tasks' covariance and the precision of lowest loss; a precision that is given stays.
+
+    `known` are variances and a precision to start from; see `estimate_effects`.
+    """
     p = len(problem.penalised)
     diagonal = _Diagonal(int(problem.penalised.sum()))
     if n_tasks == 1:
         return np.zeros((p, p)), _lowest(problem, diagonal, np.empty(0), [], given)[1]
-    t, precision = _lowest(problem, diagonal, np.full(p, -2.0), [_LOG_VARIANCES] * p, given)
-    if structure != "full":
+    t, precision = np.full(p, -2.0), 1.0
+    if known is not None:
+        # From far below a variance would not find its way up: the loss is flat there.
+        t, precision = np.log(np.maximum(known[0], _LEAST_START)), known[1]
+    if structure == "diagonal" or known is None:
+        t, precision = _lowest(problem, diagonal, t, [_LOG_VARIANCES] * p, given, precision, near=known is not None)
+    if structure == "diagonal":
         return diagonal.root(t) ** 2, precision
     full = _Full(np.exp(t / 2))
-    start = np.eye(p)[np.tril_indices(p)]
-    bounds = [(_LEAST_DIAGONAL, None) if on else (None, None) for on in start]
-    t, precision = _lowest(problem, full, start, bounds, given)
+    first = np.eye(p)[np.tril_indices(p)]
+    bounds = [(_LEAST_DIAGONAL, None) if on else (None, None) for on in first]
+    t, precision = _lowest(problem, full, first, bounds, given, precision)
     root = full.root(t)
     return root @ root.T, precision
 
 
 def _lowest(
-    problem: _Problem, roots: _Roots, start: FloatArray, bounds: list[Any], given: float | None
+    problem: _Problem,
+    roots: _Roots,
+    start: FloatArray,
+    bounds: list[Any],
+    given: float | None,
+    precision: float = 1.0,
+    near: bool = False,
 ) -> tuple[FloatArray, float]:
-    """Return the parameters and the precision of lowest loss."""
+    """Return the parameters and the precision of lowest loss.
+
+    Where `near` the start is near it, parameters are measured in units of about their standard errors, and found to a
+    hundredth of these.
+    """
     n = len(start)
+    if given is None:
+        start, bounds = np.append(start, np.log(precision)), [*bounds, _LOG_PRECISIONS]
+    if len(start) == 0:
+        return start, float(given or 0.0)
 
     def loss(t: FloatArray) -> tuple[float, FloatArray]:
         precision = float(np.exp(t[n])) if given is None else given
@@ -318,9 +366,17 @@ def _lowest(
         by_t = by_t + roots.pull(t[:n], 2 * by_cov @ root) if n else by_t
         return value + prior, np.append(by_t, by_precision) if given is None else by_t
 
-    if given is None:
-        start, bounds = np.append(start, 0.0), [*bounds, _LOG_PRECISIONS]
-    if len(start) == 0:
-        return start, float(given or 0.0)
-    t = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _MOST_STEPS}).x
+    unit, base = np.ones_like(start), 0.0
+    options: dict[str, float] = {"maxiter": _MOST_STEPS}
+    if near:
+        curvature = np.append(problem.curvature(np.exp(start[:n])), max(problem.penalised.sum() / 2, 1.0))
+        unit = 1 / np.sqrt(np.maximum(curvature[: len(start)], _LEAST_CURVATURE))
+        base, options["ftol"] = loss(start)[0], _DEVIANCE_TOLERANCE
+
+    def in_units(u: FloatArray) -> tuple[float, FloatArray]:
+        value, by_t = loss(u * unit)
+        return value - base, by_t * unit
+
+    scaled = [tuple(None if b is None else b / size for b in own) for own, size in zip(bounds, unit, strict=True)]
+    t = minimize(in_units, start / unit, jac=True, method="L-BFGS-B", bounds=scaled, options=options).x * unit
     return t[:n], float(np.exp(t[n])) if given is None else given

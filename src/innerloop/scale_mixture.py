@@ -127,9 +127,10 @@ def estimate_scales(tasks: TaskSet, effects: RandomEffects) -> FloatArray:
                 for turned, n_rows in _turned_blocks(tasks, effects.mean[:, k], effects.task_cov[k], k)
             ]
         )
+        likelihood = np.exp(by_task - by_task.max(axis=1, keepdims=True))
         weight = _normal(np.zeros(2), np.log(4) ** 2 * np.eye(2))
         for _ in range(_N_SWEEPS):
-            count = _normalised(by_task, weight).sum(axis=0)
+            count = weight * ((1 / (likelihood @ weight)) @ likelihood)
             n = len(by_task) + _PRIOR_TASKS
             mean = LOG_SCALES @ count / n
             away = LOG_SCALES - mean[:, None]

@@ -194,6 +194,29 @@ def solve_unwarned(objective: MetaObjective, inner_lrs: ArrayLike, init: ArrayLi
     )
 
 
+def ridge_candidates(objective: MetaObjective, inner_lrs: FloatArray, l2s: FloatArray) -> FloatArray:
+    """Return the minimisers for every pair of a rate and a penalty, to compare them by.
+
+    One singular value decomposition a rate serves all penalties; unlike `solve_path` it does not refine, and takes
+    columns in the units that they have.
+
+    Returns
+    -------
+    (n_rates, n_penalties, n_features, n_targets)
+    """
+    p, coef = objective.n_features, np.empty((len(inner_lrs), len(l2s), objective.n_features, objective.n_targets))
+    with one_thread() if p <= _SMALL else nullcontext():
+        for i, rate in enumerate(inner_lrs.tolist()):
+            B, g, scale = objective.at(rate)
+            factor = triangle(np.concatenate((B, g), axis=1))
+            P, s, Wt = np.linalg.svd(factor[:p, :p], full_matrices=False)
+            kept = s > s.max(initial=0.0) * max(B.shape) * 8 * np.finfo(float).eps
+            ridge = np.sqrt(objective.weight * l2s)[:, None] / scale
+            shrunk = np.where(kept, s, 0.0) / (np.where(kept, s, 1.0) ** 2 + ridge**2)
+            coef[i] = Wt.T @ (shrunk[..., None] * (P.T @ factor[:p, p:]))
+    return coef
+
+
 class _Solved(NamedTuple):
     coef: FloatArray
     loss: float

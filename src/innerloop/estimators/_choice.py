@@ -86,6 +86,8 @@ class Choice:
     Parameters
     ----------
     way
+    effects
+        Of all tasks, as the way wants them.
     calibration
         For prediction intervals.
     results
@@ -94,6 +96,7 @@ class Choice:
     """
 
     way: Way
+    effects: RandomEffects
     calibration: Calibration
     results: dict[str, NDArray[Any]] = field(repr=False)
 
@@ -125,10 +128,12 @@ class Comparison:
     ) -> None:
         seed = options["seed"]
         scored = np.sort(stream(seed, 4).permutation(len(tasks))[:_MOST_SCORED_TASKS])
-        self._fitted, self._n_features = fitted, tasks.n_features
+        self._fitted = fitted
         rest = (tasks.select(fold != f) if fold.any() else tasks for f in range(len(fitted)))
         self._rest = [enough(own, seed) for own in rest]
         self._options = options
+        self._whole: dict[Structure, RandomEffects] = {"diagonal": estimate_effects(tasks, **options)}
+        self._tasks = tasks
         own = fold[scored]
         self._trials = {
             n: [[trial.select(own == f) for f in range(len(fitted))] for trial in made]
@@ -153,13 +158,14 @@ class Comparison:
         way = Way(kind, ridge.structure, ridge.n_rows, ridge.strength, ridge.scaled, ridge.pooled)
         spreads = map(way.spread, ridge.effects, self._rest)
         predictors = [way.predictor(*parts) for parts in zip(ridge.effects, spreads, self._fitted, strict=True)]
-        return Choice(way, self._calibration(predictors, ridge.effects), _table(errors, kind))
+        calibration = self._calibration(predictors, ridge.effects)
+        return Choice(way, self._whole[way.structure], calibration, _table(errors, kind))
 
     def _ridge(self, deciding: Sequence[int]) -> _Ridge:
         """Return the ridge with correlations, and with scales, where these make it better beyond a standard error."""
-        ridge = self._tuned("diagonal")
-        if self._n_features <= _MOST_CORRELATED:
-            full = self._tuned("full")
+        ridge = self._tuned("diagonal", None)
+        if self._may_correlate():
+            full = self._tuned("full", ridge)
             is_beyond_error = not all(_as_good(ridge.errors[n], full.errors[n]) for n in deciding)
             if is_beyond_error and _score(full.errors, deciding) < _score(ridge.errors, deciding):
                 ridge = full
@@ -168,13 +174,29 @@ class Comparison:
         scaled = self._scaled(ridge)
         return scaled if _better_in_ratio(scaled.errors, ridge.errors, deciding) else ridge
 
-    def _plain(self, structure: Structure) -> _Ridge:
-        effects = [estimate_effects(rest, structure, **self._options) for rest in self._rest]
+    def _may_correlate(self) -> bool:
+        """Return whether correlations raise the likelihood by as much as so many parameters are worth (Akaike)."""
+        p, diagonal = self._tasks.n_features, self._whole["diagonal"]
+        if p > _MOST_CORRELATED:
+            return False
+        full = estimate_effects(self._tasks, "full", **self._options, start=diagonal)
+        self._whole["full"] = full
+        return diagonal.deviance - full.deviance > len(full.noise) * p * (p - 1)
+
+    def _plain(self, structure: Structure, simpler: _Ridge | None = None) -> _Ridge:
+        starts = [self._whole["diagonal"]] * len(self._rest) if simpler is None else simpler.effects
+        effects = [
+            estimate_effects(rest, structure, **self._options, start=start)
+            for rest, start in zip(self._rest, starts, strict=True)
+        ]
         return _Ridge(structure, effects, np.ones(1), np.ones(1), False, False, {})
 
-    def _tuned(self, structure: Structure) -> _Ridge:
-        """Return the ridge of one structure with its strength at every number of rows, and its errors."""
-        plain = self._plain(structure)
+    def _tuned(self, structure: Structure, simpler: _Ridge | None) -> _Ridge:
+        """Return the ridge of one structure with its strength at every number of rows, and its errors.
+
+        A full one builds on a diagonal one, `simpler`.
+        """
+        plain = self._plain(structure, simpler)
         errors, strengths = self._errors([_population(effects) for effects in plain.effects], [0]), {}
         pooled = self._errors([fitted["none"] for fitted in self._fitted], [0])
         is_pooled = not _as_good(errors[0], pooled[0])

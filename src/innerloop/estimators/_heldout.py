@@ -18,6 +18,10 @@ from innerloop._checks import FloatArray, IntArray
 from innerloop.episodes import Episodes
 from innerloop.objective import residual_columns
 
+# Of more tasks than `_MOST_BUNDLES` only means over bundles are kept, which tell standard errors to some percent.
+_MOST_BUNDLES, _LEAST_BUNDLES = 1_000, 50
+_MOST_NUMBERS = 2**22
+
 # Multiples, of the unit or the best rate, at which losses are tabulated; the choice is not bound to them.
 ADAPT_GRID = np.arange(-10, 41) / 20
 
@@ -53,6 +57,11 @@ def mean_and_error(values: FloatArray) -> tuple[float, float]:
     return float(values.mean()), float(values.std(ddof=1) / np.sqrt(n)) if n > 1 else np.inf
 
 
+def bundle_size(n_tasks: int, width: int) -> int:
+    """Return how many tasks to put into a bundle, for rows of `width` numbers; see `bundled_curves`."""
+    return -(-n_tasks // int(np.clip(_MOST_NUMBERS // width**2, _LEAST_BUNDLES, _MOST_BUNDLES)))
+
+
 def held_out_curves(episodes: Episodes, coef: FloatArray, n_steps: int, unit: float) -> tuple[IntArray, FloatArray]:
     """Return each task's mean squared query error as a polynomial in its adaptation rate.
 
@@ -77,26 +86,82 @@ def held_out_curves(episodes: Episodes, coef: FloatArray, n_steps: int, unit: fl
     tasks, position = np.unique(episodes.task, return_inverse=True)
     n_rows = np.bincount(position, weights=episodes.n_query)
     curves = np.zeros((len(tasks), len(coef), 2 * n_steps + 1))
-    factors = [comb(n_steps, j) * (-unit) ** j for j in range(n_steps + 1)]
-    n_features, n_targets = coef.shape[1:]
     for members, rows in residual_columns(episodes, n_steps):
-        first = (n_steps + 1) * n_features
-        for k in range(n_targets):
-            weights = coef[:, :, k].T
-            residuals = [
-                f
-                * (
-                    rows[..., first + j * n_targets + k, None]
-                    - rows[..., j * n_features : (j + 1) * n_features] @ weights
-                )
-                for j, f in enumerate(factors)
-            ]
-            block = np.zeros((len(members), len(coef), 2 * n_steps + 1))
-            for i, left in enumerate(residuals):
-                for j, right in enumerate(residuals):
-                    block[..., i + j] += np.einsum("bqc,bqc->bc", left, right)
-            np.add.at(curves, position[members], block)
-    return tasks, curves / (n_targets * n_rows[:, None, None])
+        np.add.at(curves, position[members], _squares(rows, coef, n_steps, unit))
+    return tasks, curves / (episodes.n_targets * n_rows[:, None, None])
+
+
+def bundled_curves(
+    episodes: Episodes, coef: FloatArray, n_steps: int, unit: float, bundle: IntArray, n_bundles: int
+) -> FloatArray:
+    """Return the means of `held_out_curves` over bundles of tasks: (n_bundles, n_candidates, 2K + 1).
+
+    Many tasks cost little more than their bundles: the residual rows of a bundle, each divided by the root of the
+    number of rows of its task, are reduced to a triangle before any candidate is scored.
+
+    Parameters
+    ----------
+    bundle : (n_tasks,)
+        Of the tasks that `Episodes.task` counts; all bundles have as many tasks. Tasks of a negative number are left
+        out.
+    n_bundles
+    """
+    width = (n_steps + 1) * (episodes.n_features + episodes.n_targets)
+    n_rows = np.bincount(episodes.task, episodes.n_query, len(bundle)).astype(float)
+    rows_of_bundle = np.bincount(bundle[bundle >= 0], n_rows[bundle >= 0], n_bundles)
+    step = max(1, int(_MOST_NUMBERS // (width * rows_of_bundle.max(initial=1))))
+    curves = [
+        _squares(
+            _stacked(episodes.select((bundle >= i) & (bundle < i + step)), n_steps, bundle - i, n_rows),
+            coef,
+            n_steps,
+            unit,
+        )
+        for i in range(0, n_bundles, step)
+    ]
+    return np.asarray(np.concatenate(curves) * (n_bundles / (episodes.n_targets * (bundle >= 0).sum())))
+
+
+def _stacked(episodes: Episodes, n_steps: int, bundle: IntArray, n_rows: FloatArray) -> FloatArray:
+    """Return the residual rows of bundles, weighted, in as few rows as say the same: (n_bundles, n, width)."""
+    own = bundle[episodes.task]
+    order = np.argsort(own, kind="stable")
+    ends = np.cumsum(episodes.n_query[order])
+    total = np.bincount(own, episodes.n_query).astype(np.intp)
+    place = np.empty_like(ends)
+    place[order] = ends - episodes.n_query[order] - np.repeat(np.cumsum(total) - total, np.bincount(own))
+    width = (n_steps + 1) * (episodes.n_features + episodes.n_targets)
+    stack = np.zeros((len(total), int(total.max()), width))
+    for members, rows in residual_columns(episodes, n_steps):
+        at = place[members, None] + np.arange(rows.shape[1])
+        stack[own[members, None], at] = rows / np.sqrt(n_rows[episodes.task[members], None, None])
+        place[members] += rows.shape[1]
+    return np.asarray(np.linalg.qr(stack, mode="r")) if stack.shape[1] > width else stack
+
+
+def _squares(rows: FloatArray, coef: FloatArray, n_steps: int, unit: float) -> FloatArray:
+    """Return sums of squared residuals as polynomials in ``adapt_lr / unit``: (n_stacks, n_candidates, 2K + 1).
+
+    Parameters
+    ----------
+    rows : (n_stacks, n_rows, (K + 1)(p + k))
+        See `residual_columns`.
+    """
+    n_features, n_targets = coef.shape[1:]
+    first = (n_steps + 1) * n_features
+    squares = np.zeros((len(rows), len(coef), 2 * n_steps + 1))
+    for k in range(n_targets):
+        weights = coef[:, :, k].T
+        left = [
+            comb(n_steps, j)
+            * (-unit) ** j
+            * (rows[..., first + j * n_targets + k, None] - rows[..., j * n_features : (j + 1) * n_features] @ weights)
+            for j in range(n_steps + 1)
+        ]
+        for i in range(n_steps + 1):
+            for j in range(i, n_steps + 1):
+                squares[..., i + j] += (1 + (i < j)) * np.einsum("bqc,bqc->bc", left[i], left[j])
+    return squares
 
 
 def lowest(curves: FloatArray) -> FloatArray:

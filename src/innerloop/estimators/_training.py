@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from operator import add
-from typing import final
+from typing import Any, final
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from innerloop._random import stream
 from innerloop.adaptation import GradientSteps, NoAdaptation
 from innerloop.episodes import Episodes, row_starts
 from innerloop.estimators._choice import LADDER, Choice, Comparison, Kind
-from innerloop.estimators._heldout import HeldOut, Rates, held_out_curves
+from innerloop.estimators._heldout import HeldOut, Rates, bundle_size, bundled_curves, held_out_curves
 from innerloop.estimators._scaling import Scaling
 from innerloop.estimators._settings import Settings
 from innerloop.estimators._spread import Spread
@@ -24,7 +24,7 @@ from innerloop.estimators._trials import Predictor
 from innerloop.meta_sgd import RateObjective, solve_meta_sgd
 from innerloop.objective import MetaObjective
 from innerloop.random_effects import RandomEffects, enough, estimate_effects
-from innerloop.solve import IllConditionedWarning, solve_path
+from innerloop.solve import IllConditionedWarning, ridge_candidates, solve_path
 from innerloop.tasks import TaskSet
 
 # Multiples of the natural rate that "auto" tries: dense near zero, out to 8 on either side, where the
@@ -34,8 +34,6 @@ L2_GRID = np.append(0.0, np.logspace(-4, 2, 7))
 # Pulls of the rates of features towards a common one that are compared, and alternating solves for each.
 PULLS = (np.inf, 10.0, 1.0, 0.1, 0.01)
 N_SWEEPS = 5
-# More held-out tasks than this do not sharpen a choice; they are sampled.
-_MOST_SCORED_TASKS = 10_000
 _LARGEST_TARGET = 1e150
 
 
@@ -118,21 +116,16 @@ class MetaTraining:
         rest = [self._fitted(*parts) for parts in zip(self.folds.rest(), self.folds.rest_episodes(), strict=True)]
         settings, one = self.settings, len(self.tasks) == 1
         ladder = (0,) if one else tuple(sorted({*LADDER, self.n_support}))
-        options = {"intercept": settings.fit_intercept, "l2": settings.l2, "seed": settings.seed}
-        comparison = Comparison(self.folds.tasks, self.folds.fold, rest, ladder, options)
+        comparison = Comparison(self.folds.tasks, self.folds.fold, rest, ladder, self._effects_options())
         return comparison.choose(settings.kinds, settings.n_support)
 
     @cached_property
     def effects(self) -> RandomEffects:
         """How tasks differ."""
-        settings = self.settings
-        return estimate_effects(
-            self.tasks,
-            self.choice.way.structure,
-            intercept=settings.fit_intercept,
-            l2=settings.l2,
-            seed=settings.seed,
-        )
+        return self.choice.effects if len(self.tasks) > 1 else estimate_effects(self.tasks, **self._effects_options())
+
+    def _effects_options(self) -> dict[str, Any]:
+        return {"intercept": self.settings.fit_intercept, "l2": self.settings.l2, "seed": self.settings.seed}
 
     @cached_property
     def spread(self) -> Spread:
@@ -274,17 +267,24 @@ class TaskFolds:
 
 def _cross_validate(folds: TaskFolds, episodes: Episodes, settings: Settings, tick: Callable[[], None]) -> HeldOut:
     """Return every candidate's losses on all rows of held-out tasks."""
-    unit = natural_rate(episodes)
+    unit, n_tasks, n_steps = natural_rate(episodes), len(folds.tasks), settings.n_steps
     inner = unit * INNER_GRID if settings.inner_lr is None else np.array([settings.inner_lr])
     l2s = L2_GRID if settings.l2 is None else np.array([settings.l2])
-    scored = stream(settings.seed, 5).permutation(len(folds.tasks)) < _MOST_SCORED_TASKS
+    size = bundle_size(n_tasks, (n_steps + 1) * (episodes.n_features + episodes.n_targets))
+    drawn = stream(settings.seed, 5).permutation(n_tasks)
     curves = []
     for f, rest in enumerate(folds.rest()):
-        coef = _solve_quietly(rest, inner[:, None], l2s).reshape(-1, episodes.n_features, episodes.n_targets)
-        held_out = episodes.select((folds.fold == f) & scored)
-        curves.append(held_out_curves(held_out, coef, settings.n_steps, unit)[1])
+        coef = ridge_candidates(rest, inner, l2s).reshape(-1, episodes.n_features, episodes.n_targets)
+        if size == 1:
+            curves.append(held_out_curves(episodes.select(folds.fold == f), coef, n_steps, unit)[1])
+        else:
+            own = drawn[folds.fold[drawn] == f]
+            n_bundles = len(own) // size  # tasks that fill none are left out
+            bundle = np.full(n_tasks, -1)
+            bundle[own[: n_bundles * size]] = np.arange(n_bundles * size) // size
+            curves.append(bundled_curves(episodes, coef, n_steps, unit, bundle, n_bundles))
         tick()
-    shape = (-1, len(inner), len(l2s), 2 * settings.n_steps + 1)
+    shape = (-1, len(inner), len(l2s), 2 * n_steps + 1)
     return HeldOut(inner, l2s, unit, np.concatenate(curves).reshape(shape), settings.adapt_lr)
 
 
