@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -42,51 +43,50 @@ def shuffled_order(columns: Sequence[FloatArray], task: IntArray, ids: NDArray[A
     seed
         Any whole number from 0.
     """
-    place = _sorted_place(columns, task)
+    sizes = np.bincount(task, minlength=len(ids))
+    first = np.cumsum(sizes) - sizes
+    words = _id_words(ids, as_count(seed, "seed", 0))
+    order = np.empty(len(task), dtype=np.intp)
+    for size in np.unique(sizes[sizes > 0]).tolist():
+        alike = np.flatnonzero(sizes == size)
+        rows = first[alike, None] + np.arange(size)
+        order[rows] = np.take_along_axis(rows, _shuffled(columns, rows, words[alike, None]), axis=1)
+    return order
+
+
+def _shuffled(columns: Sequence[FloatArray], rows: IntArray, words: Words) -> IntArray:
+    """Return an order of each task's rows: (n_tasks, n_rows), as `rows`, for tasks of equal size."""
+    ranks = [_rank(column[rows]) for column in columns[:_COLUMNS_SUMMED_UP]]
+    place = _sorted_place(ranks, columns[_COLUMNS_SUMMED_UP:], rows).astype(np.uint64)
     # Were keys drawn for places alone, one seed would pick rows of the same ranks from every table. A word that
     # sums up how the columns of the task are ordered relative to each other makes each table a draw of its own.
-    rows = place.astype(np.uint64)
-    for column in columns[:_COLUMNS_SUMMED_UP]:
-        rows = _mix(rows ^ _rank(column, task).astype(np.uint64))
-    first, member = _runs(task)
-    words = _id_words(ids, as_count(seed, "seed", 0))[task] ^ np.add.reduceat(rows, first)[member]
-    return np.lexsort((_mix(_mix(words) + place.astype(np.uint64)), task))
+    summed_up = place
+    for rank in ranks:
+        summed_up = _mix(summed_up ^ rank.astype(np.uint64))
+    words = _mix(words ^ summed_up.sum(axis=1, keepdims=True))
+    return np.argsort(_mix(words + place), axis=1)
 
 
-def _runs(task: IntArray) -> tuple[IntArray, IntArray]:
-    """Return where each run of equal tasks begins, and the number of the run of each row."""
-    fresh = np.diff(task, prepend=-1) > 0
-    return np.flatnonzero(fresh), np.cumsum(fresh) - 1
-
-
-def _sorted_place(columns: Iterable[FloatArray], task: IntArray) -> IntArray:
+def _sorted_place(ranks: Sequence[IntArray], further: Iterable[FloatArray], rows: IntArray) -> IntArray:
     """Return each row's place in its task when rows are sorted by the columns; equal rows in any order.
 
-    Columns are taken in turn for as long as some rows of a task are equal in all those before.
+    The first columns are given by their ranks. Columns are taken in turn for as long as some rows of a task are equal
+    in all those before.
     """
-    label = task
-    for column in columns:
-        label = _joint_rank(column, label)
-        if label.max() == len(task) - 1:
+    label, n_rows = ranks[0], rows.shape[1]
+    for rank in chain(ranks[1:], (_rank(column[rows]) for column in further)):
+        if (label.max(axis=1) == n_rows - 1).all():
             break
-    place = np.empty_like(task)
-    place[np.argsort(label, kind="stable")] = np.arange(len(task))
-    return place - np.searchsorted(task, task)
+        label = _rank(label * n_rows + rank)
+    return np.argsort(np.argsort(label, axis=1, kind="stable"), axis=1)
 
 
-def _rank(column: FloatArray, task: IntArray) -> IntArray:
-    """Return the rank of each row's number among the different numbers of its task."""
-    label = _joint_rank(column, task)
-    first, member = _runs(task)
-    return label - np.minimum.reduceat(label, first)[member]
-
-
-def _joint_rank(column: FloatArray, label: IntArray) -> IntArray:
-    """Return the rank of each pair (label, number) among the different pairs."""
-    order = np.lexsort((column, label))
-    fresh = (np.diff(label[order]) != 0) | (np.diff(column[order]) != 0)
-    rank = np.empty_like(label)
-    rank[order] = np.concatenate(([0], np.cumsum(fresh)))
+def _rank(values: NDArray[Any]) -> IntArray:
+    """Return the rank of each number among the different numbers of its row."""
+    order = np.argsort(values, axis=1)
+    fresh = np.diff(np.take_along_axis(values, order, axis=1), axis=1) != 0
+    rank = np.zeros(values.shape, dtype=np.intp)
+    np.put_along_axis(rank, order[:, 1:], np.cumsum(fresh, axis=1), axis=1)
     return rank
 
 
