@@ -95,7 +95,7 @@ def test_the_distribution_of_scales_is_found_again(noise_std, coef_std):
     m = 400
     logs = noise_std * rng.standard_normal(m), coef_std * rng.standard_normal(m)
     tasks = drawn([30] * m, *logs)
-    weight = estimate_scales(tasks, estimate_effects(tasks))
+    weight = estimate_scales(tasks, estimate_effects(tasks)).weight
     assert weight.shape == (1, LOG_SCALES.shape[1])
     assert weight.sum() == pytest.approx(1.0)
     mean = weight[0] @ LOG_SCALES.T

@@ -32,7 +32,7 @@ from innerloop.tasks import TaskSet
 Structure = Literal["diagonal", "full"]
 
 # Variances are estimated from as many tasks as hold so many numbers, within these bounds: more do not sharpen them.
-_MOST_NUMBERS, _LEAST_TASKS, _MOST_TASKS = 2**22, 30, 2_000
+_MOST_NUMBERS, _LEAST_TASKS, _MOST_TASKS = 2**22, 30, 1_000
 # Bounds of the logarithms of variance ratios: beyond them a variance is as good as zero, or as infinite.
 _LOG_VARIANCES, _LOG_PRECISIONS = (-16.0, 16.0), (-12.0, 16.0)
 # Standard deviation of the prior of the logarithms of slopes' variances around their common level.
@@ -114,17 +114,33 @@ def estimate_effects(
     """
     some = enough(tasks, seed)
     blocks = list(row_blocks(some))
-    penalised = np.arange(tasks.n_features) < tasks.n_features - intercept
     found = []
     for target in range(tasks.y[:1].size):
-        given = None if l2 is None else l2 * tasks.n_rows
+        given = None if l2 is None else l2 * some.n_rows
         known = None if start is None else (start.task_cov[target].diagonal(), float(start.precision[target]))
         with one_thread():
-            task_cov, precision = _minimise(
-                _Problem(blocks, target, some.n_rows, penalised), structure, given, len(some), known
-            )
-            whole = _Problem(blocks if some is tasks else row_blocks(tasks), target, tasks.n_rows, penalised)
-            found.append((task_cov, precision, whole.solve(whole.sums(task_cov), precision)))
+            problem = _Problem(blocks, target, some.n_rows, _penalised(tasks, intercept))
+            task_cov, precision = _minimise(problem, structure, given, len(some), known)
+            found.append((task_cov, precision, problem.solve(problem.sums(task_cov), precision)))
+    effects = _effects(found)
+    return effects if some is tasks else update_mean(effects, tasks, intercept=intercept, l2=l2)
+
+
+def update_mean(
+    effects: RandomEffects, tasks: TaskSet, *, intercept: bool = True, l2: float | None = None
+) -> RandomEffects:
+    """Return the effects with the mean and the noise that these tasks tell, given the tasks' covariance."""
+    found = []
+    for target, (task_cov, precision) in enumerate(zip(effects.task_cov, effects.precision.tolist(), strict=True)):
+        pi = precision if l2 is None else l2 * tasks.n_rows
+        problem = _Problem(row_blocks(tasks), target, tasks.n_rows, _penalised(tasks, intercept))
+        with one_thread():
+            found.append((task_cov, pi, problem.solve(problem.sums(task_cov), pi)))
+    return _effects(found)
+
+
+def _effects(found: list[tuple[FloatArray, float, _Solution]]) -> RandomEffects:
+    """Put targets together."""
     return RandomEffects(
         np.stack([solution.mean for *_, solution in found], axis=1),
         np.array([solution.mean_cov for *_, solution in found]),
@@ -133,6 +149,10 @@ def estimate_effects(
         np.array([precision for _, precision, _ in found]),
         sum(solution.loss for *_, solution in found),
     )
+
+
+def _penalised(tasks: TaskSet, intercept: bool) -> NDArray[np.bool_]:
+    return np.arange(tasks.n_features) < tasks.n_features - intercept
 
 
 def enough(tasks: TaskSet, seed: int) -> TaskSet:
@@ -238,11 +258,24 @@ class _Problem:
 
 
 def _whiten(X: FloatArray, y: FloatArray, task_cov: FloatArray) -> _Whitened:
-    V = (X @ task_cov) @ X.transpose(0, 2, 1)
-    V[:, np.arange(V.shape[1]), np.arange(V.shape[1])] += 1.0
-    root = np.linalg.cholesky(V)
-    white = np.linalg.solve(root, np.concatenate((X, y), axis=2))
-    return _Whitened(white[..., :-1], white[..., -1], 2 * float(np.log(np.diagonal(root, axis1=1, axis2=2)).sum()))
+    """Return V^-1/2 of rows (n_tasks, n_rows, ...) by Cholesky factors of all tasks at once.
+
+    Tasks run along the last axis: a step of the factorisation is then one operation on long rows, where LAPACK would
+    be called task by task for a few numbers.
+    """
+    V = np.ascontiguousarray(((X @ task_cov) @ X.transpose(0, 2, 1)).transpose(1, 2, 0))
+    V[np.arange(len(V)), np.arange(len(V))] += 1.0
+    white = np.ascontiguousarray(np.concatenate((X, y), axis=2).transpose(1, 2, 0))
+    log_det = 0.0
+    for j, pivot in enumerate(np.diagonal(V).T):
+        log_det += float(np.log(pivot).sum())
+        unit = 1 / np.sqrt(pivot)
+        white[j] *= unit
+        column = V[j + 1 :, j] * unit
+        white[j + 1 :] -= column[:, None] * white[j]
+        V[j + 1 :, j + 1 :] -= column[:, None] * column
+    white = np.ascontiguousarray(white.transpose(2, 0, 1))
+    return _Whitened(white[..., :-1], white[..., -1], log_det)
 
 
 class _Roots(Protocol):

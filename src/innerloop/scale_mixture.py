@@ -31,6 +31,8 @@ _PRIOR_TASKS, _PRIOR_STD = 5, 0.4
 # A share of all tasks may have any scale.
 _OUTLIERS = 1e-3
 _N_SWEEPS = 30
+# Parameters of how scales differ: means, variances and a covariance of two logarithms.
+N_PARAMETERS = 5
 # Residuals where the training tasks have no noise at all.
 _LARGEST = 1e100
 _NUMBERS_AT_ONCE = 2**18
@@ -110,16 +112,25 @@ class ScaledRidge:
         return by_pair.reshape(-1, len(_ALPHA), len(_RHO))
 
 
-def estimate_scales(tasks: TaskSet, effects: RandomEffects) -> FloatArray:
-    """Return the probabilities of the pairs `LOG_SCALES` among tasks: (n_targets, n_pairs).
+class Scales(NamedTuple):
+    """Probabilities of the pairs `LOG_SCALES` among tasks, (n_targets, n_pairs), and what they are worth.
 
-    They are those of a normal distribution of the highest posterior density given the other estimates, by EM.
+    `gain` is twice the logarithm of the ratio of likelihoods to that of tasks of one scale, of all targets together.
+    """
+
+    weight: FloatArray
+    gain: float
+
+
+def estimate_scales(tasks: TaskSet, effects: RandomEffects) -> Scales:
+    """Estimate how the scales of tasks differ: by the normal distribution of highest posterior density, by EM.
 
     Notes
     -----
     docs/theory.md, section "Random effects".
     """
-    found = []
+    found, gain = [], 0.0
+    one_scale = int(np.flatnonzero((LOG_SCALES == 0).all(axis=0))[0])
     for k, noise in enumerate(effects.noise):
         by_task = np.concatenate(
             [
@@ -127,7 +138,9 @@ def estimate_scales(tasks: TaskSet, effects: RandomEffects) -> FloatArray:
                 for turned, n_rows in _turned_blocks(tasks, effects.mean[:, k], effects.task_cov[k], k)
             ]
         )
-        likelihood = np.exp(by_task - by_task.max(axis=1, keepdims=True))
+        by_task -= by_task[:, [one_scale]]
+        largest = by_task.max(axis=1, keepdims=True)
+        likelihood = np.exp(by_task - largest)
         weight = _normal(np.zeros(2), np.log(4) ** 2 * np.eye(2))
         for _ in range(_N_SWEEPS):
             count = weight * ((1 / (likelihood @ weight)) @ likelihood)
@@ -136,7 +149,8 @@ def estimate_scales(tasks: TaskSet, effects: RandomEffects) -> FloatArray:
             away = LOG_SCALES - mean[:, None]
             weight = _normal(mean, ((away * count) @ away.T + _PRIOR_TASKS * _PRIOR_STD**2 * np.eye(2)) / n)
         found.append(weight)
-    return np.array(found)
+        gain += 2 * float((np.log(likelihood @ weight) + largest[:, 0]).sum())
+    return Scales(np.array(found), gain)
 
 
 class _Turned(NamedTuple):

@@ -17,7 +17,7 @@ from innerloop.estimators._intervals import Calibration
 from innerloop.estimators._spread import Spread
 from innerloop.estimators._trials import Predictor, trials
 from innerloop.random_effects import RandomEffects, Structure, enough, estimate_effects
-from innerloop.scale_mixture import estimate_scales
+from innerloop.scale_mixture import N_PARAMETERS, estimate_scales
 from innerloop.tasks import TaskSet
 
 Kind = Literal["none", "gradient", "ridge"]
@@ -29,7 +29,7 @@ LADDER = (0, 1, 2, 5, 10, 20)
 STRENGTHS = np.exp2(np.arange(-2, 3))
 # The coefficients of more features than this are not given correlations.
 _MOST_CORRELATED = 32
-_MOST_SCORED_TASKS = 3_000
+_MOST_SCORED_TASKS = 2_000
 
 # Fewer tasks do not tell how scales differ.
 _LEAST_SCALED = 10
@@ -68,7 +68,7 @@ class Way:
     def spread(self, effects: RandomEffects, tasks: TaskSet) -> Spread:
         """Return what the effects and, where tasks differ in scale, these tasks say of the accuracy."""
         has_scales = self.scaled and self.kind == "ridge"
-        scale_weight = estimate_scales(tasks, effects) if has_scales else np.empty((len(effects.noise), 0))
+        scale_weight = estimate_scales(tasks, effects).weight if has_scales else np.empty((len(effects.noise), 0))
         return Spread(effects.new_task_cov, effects.noise, self.n_rows, self.strength, scale_weight)
 
     def predictor(self, effects: RandomEffects, spread: Spread, fitted: dict[Kind, Predictor]) -> Predictor:
@@ -87,7 +87,7 @@ class Choice:
     ----------
     way
     effects
-        Of all tasks, as the way wants them.
+        Estimated from all tasks, or as many as suffice, in the structure of the way.
     calibration
         For prediction intervals.
     results
@@ -132,8 +132,8 @@ class Comparison:
         rest = (tasks.select(fold != f) if fold.any() else tasks for f in range(len(fitted)))
         self._rest = [enough(own, seed) for own in rest]
         self._options = options
-        self._whole: dict[Structure, RandomEffects] = {"diagonal": estimate_effects(tasks, **options)}
-        self._tasks = tasks
+        self._some = enough(tasks, seed)
+        self._whole: dict[Structure, RandomEffects] = {"diagonal": estimate_effects(self._some, **options)}
         own = fold[scored]
         self._trials = {
             n: [[trial.select(own == f) for f in range(len(fitted))] for trial in made]
@@ -162,24 +162,28 @@ class Comparison:
         return Choice(way, self._whole[way.structure], calibration, _table(errors, kind))
 
     def _ridge(self, deciding: Sequence[int]) -> _Ridge:
-        """Return the ridge with correlations, and with scales, where these make it better beyond a standard error."""
+        """Return the ridge with correlations, and with scales, where these make it better beyond a standard error.
+
+        Either is tried where it raises the likelihood by as much as its parameters are worth (Akaike).
+        """
         ridge = self._tuned("diagonal", None)
         if self._may_correlate():
             full = self._tuned("full", ridge)
             is_beyond_error = not all(_as_good(ridge.errors[n], full.errors[n]) for n in deciding)
             if is_beyond_error and _score(full.errors, deciding) < _score(ridge.errors, deciding):
                 ridge = full
-        if sum(len(part.tasks) for part in self._trials[0][0]) < _LEAST_SCALED:
+        gain = estimate_scales(self._some, self._whole[ridge.structure]).gain
+        if len(self._some) < _LEAST_SCALED or gain < 2 * N_PARAMETERS * len(ridge.effects[0].noise):
             return ridge
         scaled = self._scaled(ridge)
         return scaled if _better_in_ratio(scaled.errors, ridge.errors, deciding) else ridge
 
     def _may_correlate(self) -> bool:
-        """Return whether correlations raise the likelihood by as much as so many parameters are worth (Akaike)."""
-        p, diagonal = self._tasks.n_features, self._whole["diagonal"]
+        """Return whether correlations raise the likelihood by as much as they are worth."""
+        p, diagonal = self._some.n_features, self._whole["diagonal"]
         if p > _MOST_CORRELATED:
             return False
-        full = estimate_effects(self._tasks, "full", **self._options, start=diagonal)
+        full = estimate_effects(self._some, "full", **self._options, start=diagonal)
         self._whole["full"] = full
         return diagonal.deviance - full.deviance > len(full.noise) * p * (p - 1)
 

@@ -19,7 +19,7 @@ from innerloop.episodes import Episodes
 from innerloop.objective import residual_columns
 
 # Of more tasks than `_MOST_BUNDLES` only means over bundles are kept, which tell standard errors to some percent.
-_MOST_BUNDLES, _LEAST_BUNDLES = 1_000, 50
+_MOST_BUNDLES, _LEAST_BUNDLES = 500, 50
 _MOST_NUMBERS = 2**22
 
 # Multiples, of the unit or the best rate, at which losses are tabulated; the choice is not bound to them.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from operator import add
-from typing import Any, final
+from typing import final
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from innerloop.estimators._spread import Spread
 from innerloop.estimators._trials import Predictor
 from innerloop.meta_sgd import RateObjective, solve_meta_sgd
 from innerloop.objective import MetaObjective
-from innerloop.random_effects import RandomEffects, enough, estimate_effects
+from innerloop.random_effects import RandomEffects, enough, estimate_effects, update_mean
 from innerloop.solve import IllConditionedWarning, ridge_candidates, solve_path
 from innerloop.tasks import TaskSet
 
@@ -116,16 +116,17 @@ class MetaTraining:
         rest = [self._fitted(*parts) for parts in zip(self.folds.rest(), self.folds.rest_episodes(), strict=True)]
         settings, one = self.settings, len(self.tasks) == 1
         ladder = (0,) if one else tuple(sorted({*LADDER, self.n_support}))
-        comparison = Comparison(self.folds.tasks, self.folds.fold, rest, ladder, self._effects_options())
+        options = {"intercept": settings.fit_intercept, "l2": settings.l2, "seed": settings.seed}
+        comparison = Comparison(self.folds.tasks, self.folds.fold, rest, ladder, options)
         return comparison.choose(settings.kinds, settings.n_support)
 
     @cached_property
     def effects(self) -> RandomEffects:
         """How tasks differ."""
-        return self.choice.effects if len(self.tasks) > 1 else estimate_effects(self.tasks, **self._effects_options())
-
-    def _effects_options(self) -> dict[str, Any]:
-        return {"intercept": self.settings.fit_intercept, "l2": self.settings.l2, "seed": self.settings.seed}
+        settings = self.settings
+        if len(self.tasks) == 1:
+            return estimate_effects(self.tasks, intercept=settings.fit_intercept, l2=settings.l2)
+        return update_mean(self.choice.effects, self.tasks, intercept=settings.fit_intercept, l2=settings.l2)
 
     @cached_property
     def spread(self) -> Spread:
