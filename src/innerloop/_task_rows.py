@@ -67,6 +67,6 @@ def _block(tasks: TaskSet, members: IntArray) -> RowBlock:
     turned = np.zeros((len(members), int(sizes.max()), p + tasks.y[:1].size))
     turned[*place, :p] = tasks.X[rows]
     turned[*place, p:] = tasks.y[rows].reshape(len(rows), -1)
-    if turned.shape[1] >= turned.shape[2]:
+    if turned.shape[1] > turned.shape[2]:
         turned = np.asarray(np.linalg.qr(turned, mode="r"))
     return RowBlock(members, sizes, turned[:, :, :p], turned[:, :, p:])
