@@ -7,8 +7,8 @@ from numpy.polynomial import polynomial
 import innerloop as il
 import reference
 from cases import RAGGED, SHORT, draw
-from innerloop.estimators import mean_and_error
-from innerloop.estimators._heldout import HeldOut, held_out_curves, lowest
+from innerloop.estimators import _heldout, mean_and_error
+from innerloop.estimators._heldout import HeldOut, bundle_size, bundled_curves, held_out_curves, lowest
 
 
 def nonnegative(rng, degree, scale=1.0):
@@ -108,6 +108,45 @@ def test_curves_are_only_of_the_tasks_that_occur():
     assert found.tolist() == [0, 3]
     whole = held_out_curves(tasks.deal(2), np.ones((1, 2, 1)), 1, 1.0)[1]
     np.testing.assert_allclose(curves, whole[[0, 3]], rtol=1e-12)
+
+
+@TARGETS
+@pytest.mark.parametrize("n_steps", [1, 2])
+@pytest.mark.parametrize("sizes", [[3] * 12, [1, 40, 2, 6, 5, 9, 3, 3, 800, 2, 7, 1]], ids=["short", "ragged"])
+def test_bundles_are_means_of_their_tasks(sizes, n_steps, n_targets):
+    rng = np.random.default_rng(1)
+    X = rng.standard_normal((sum(sizes), 2))
+    y = rng.standard_normal((len(X),) if n_targets is None else (len(X), n_targets))
+    episodes = il.TaskSet.from_arrays(X, y, np.repeat(np.arange(12), sizes)).deal(2)
+    coef = rng.standard_normal((4, 2, n_targets or 1))
+    by_task = held_out_curves(episodes, coef, n_steps, 0.7)[1]
+    bundle = np.array([2, -1, 0, 1, 2, 0, 1, -1, 0, 2, 1, -1])
+    bundled = bundled_curves(episodes, coef, n_steps, 0.7, bundle, 3)
+    expected = [by_task[bundle == b].mean(axis=0) for b in range(3)]
+    np.testing.assert_allclose(bundled, expected, rtol=1e-10)
+
+
+def test_bundles_are_single_tasks_until_they_are_many():
+    assert bundle_size(500, 10) == 1
+    assert bundle_size(501, 10) == 2
+    assert bundle_size(1_000_000, 10) == 2_000
+    assert bundle_size(100, 1_000) == 2  # wide rows: fewer bundles, but no fewer than tell a standard error
+
+
+def test_losses_of_very_many_tasks_are_those_of_their_bundles(monkeypatch):
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(1_500), 6)
+    X = rng.standard_normal((len(groups), 2))
+    y = (X * (1 + rng.standard_normal((1_500, 2))[groups])).sum(axis=1) + rng.standard_normal(len(groups))
+    bundled = il.MetaRegressor(adaptation="gradient").fit(X, y, groups=groups)
+    monkeypatch.setattr(_heldout, "_MOST_BUNDLES", 1_500)
+    single = il.MetaRegressor(adaptation="gradient").fit(X, y, groups=groups)
+    for column in ("inner_lr", "l2", "mse", "difference"):
+        np.testing.assert_allclose(bundled.cv_results_[column], single.cv_results_[column], rtol=1e-9, atol=1e-9)
+    errors = [model.cv_results_["mse_se"] for model in (bundled, single)]
+    np.testing.assert_allclose(*errors, rtol=0.15)
+    assert bundled.adapt_lr_ == pytest.approx(single.adapt_lr_)
+    assert bundled.adapt_lr_se_ == pytest.approx(single.adapt_lr_se_, rel=0.25)
 
 
 # The choice

@@ -8,7 +8,7 @@ import innerloop as il
 from cases import close
 from innerloop._task_rows import row_blocks
 from innerloop.adaptation import GradientSteps, NoAdaptation, Ridge, error_covariance
-from innerloop.random_effects import _LOG_SPREAD, _Problem, estimate_effects
+from innerloop.random_effects import _LOG_SPREAD, _Problem, estimate_effects, update_mean
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -212,3 +212,31 @@ def test_turned_rows_say_the_same_as_all_rows():
             assert len(block.X[i]) <= 5
             seen += 1
     assert seen == len(tasks)
+
+
+@pytest.mark.parametrize("structure", ["diagonal", "full"])
+@pytest.mark.parametrize("task_std", [[0.5, 0.1, 1.0], [0.0, 0.0, 1.0], [0.3, 0.3, 0.0]], ids=str)
+def test_a_start_from_like_tasks_ends_where_a_cold_one_does(task_std, structure):
+    tasks = mixed_tasks([6] * 60, task_std)
+    some = tasks.select(np.arange(48))
+    cold = estimate_effects(some, structure)
+    near = estimate_effects(tasks) if structure == "diagonal" else estimate_effects(some)
+    warm = estimate_effects(some, structure, start=near)
+    assert warm.deviance == pytest.approx(cold.deviance, abs=0.02)
+    np.testing.assert_allclose(warm.mean, cold.mean, atol=0.01)
+    np.testing.assert_allclose(warm.task_cov, cold.task_cov, atol=0.05)
+
+
+@pytest.mark.parametrize("l2", [None, 0.3])
+def test_the_mean_of_further_tasks_is_the_estimate_at_their_covariance(l2):
+    tasks = mixed_tasks(SIZES * 3, [0.5, 0.1, 1.0], 2)
+    effects = estimate_effects(tasks.select(np.arange(12)))
+    updated = update_mean(effects, tasks, l2=l2)
+    for k in range(2):
+        precision = float(effects.precision[k]) if l2 is None else l2 * tasks.n_rows
+        mean, mean_cov, noise, _ = dense(tasks, effects.task_cov[k], precision, k)
+        np.testing.assert_allclose(updated.mean[:, k], mean, rtol=1e-9)
+        np.testing.assert_allclose(updated.mean_cov[k], mean_cov, rtol=1e-8, atol=1e-12)
+        assert updated.noise[k] == pytest.approx(noise)
+        assert updated.precision[k] == pytest.approx(precision)
+    np.testing.assert_array_equal(updated.task_cov, effects.task_cov)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
 import innerloop as il
@@ -9,7 +10,7 @@ from cases import close
 from innerloop._task_rows import row_blocks
 from innerloop.estimators._known import KnownRows
 from innerloop.random_effects import estimate_effects
-from innerloop.scale_mixture import LOG_SCALES, ScaledRidge, estimate_scales
+from innerloop.scale_mixture import LOG_SCALES, N_PARAMETERS, ScaledRidge, estimate_scales
 from innerloop.storage import load_model, save_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -102,6 +103,33 @@ def test_the_distribution_of_scales_is_found_again(noise_std, coef_std):
     std = np.sqrt(weight[0] @ (LOG_SCALES.T - mean) ** 2)
     # A grid whose steps are log 4 = 1.4, and some tasks of any scale.
     np.testing.assert_allclose(std, (noise_std, np.hypot(noise_std, coef_std)), atol=0.5)
+
+
+@pytest.mark.parametrize(("noise_std", "coef_std"), SPREADS, ids=str)
+def test_scales_are_worth_their_parameters_only_where_they_differ(noise_std, coef_std):
+    rng = np.random.default_rng(4)
+    tasks = drawn([10] * 100, noise_std * rng.standard_normal(100), coef_std * rng.standard_normal(100))
+    gain = estimate_scales(tasks, estimate_effects(tasks)).gain
+    assert (gain > 2 * N_PARAMETERS) == (noise_std + coef_std > 0)
+
+
+def test_what_scales_are_worth_is_a_ratio_of_likelihoods():
+    tasks = drawn([5] * 40, np.linspace(-1, 1, 40), np.zeros(40))
+    effects = estimate_effects(tasks)
+    scales = estimate_scales(tasks, effects)
+
+    def likelihood(weight):
+        total = 0.0
+        for _, X, y in tasks:
+            densities = []
+            for alpha, rho in np.exp(LOG_SCALES[:, weight > 0]).T:
+                V = alpha * (np.eye(len(y)) + rho * X @ effects.task_cov[0] @ X.T) * effects.noise[0]
+                densities.append(multivariate_normal(X @ effects.mean[:, 0], V).logpdf(y))
+            total += logsumexp(densities, b=weight[weight > 0])
+        return total
+
+    one = (LOG_SCALES == 0).all(axis=0).astype(float)
+    assert scales.gain == pytest.approx(2 * (likelihood(scales.weight[0]) - likelihood(one)), rel=1e-6)
 
 
 def errors_on_unseen(model, X, y, groups, n):

@@ -8,6 +8,7 @@ import pytest
 import innerloop as il
 import reference
 from cases import RAGGED, SHORT, close, draw
+from innerloop.solve import ridge_candidates
 
 RATES = [-2.0, -0.5, 0.0, 0.1, 0.7, 2.0]
 SHAPES = {"under": (RAGGED, 4), "many": (RAGGED * 40, 3), "over": (SHORT, 9)}
@@ -50,6 +51,16 @@ def test_path_loses_no_more_digits_than_the_condition_number_has(n_steps, shape)
     for rate, coef, condition in zip(RATES, path.coef, path.condition, strict=True):
         digits = 14 - np.log10(max(condition, 1e4))
         assert close(coef, reference.meta_coef(parts, rate, n_steps), digits), rate
+
+
+@pytest.mark.parametrize("n_targets", [None, 3])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_candidates_are_the_minimisers(shape, n_targets):
+    sizes, p = SHAPES[shape]
+    own, penalties = objective(draw(sizes, p, n_targets), 2), np.array([0.0, 0.01, 3.0])
+    expected = il.solve_path(own, np.array(RATES)[:, None], l2=penalties).coef
+    found = ridge_candidates(own, np.array(RATES), penalties)
+    np.testing.assert_allclose(found.reshape(expected.shape), expected, rtol=1e-7, atol=1e-9)
 
 
 def test_path_takes_rates_and_penalties_of_any_shape():
