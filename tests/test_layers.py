@@ -26,6 +26,7 @@ LEVELS = {
     "episodes": 1,
     "tasks": 1.2,
     "_task_rows": 1.3,
+    "_restricted": 1.5,
     "adaptation": 1.5,
     "objective": 2,
     "distributions": 2,

@@ -6,9 +6,10 @@ from scipy.optimize import minimize
 
 import innerloop as il
 from cases import close
+from innerloop._restricted import RestrictedLikelihood
 from innerloop._task_rows import row_blocks
 from innerloop.adaptation import GradientSteps, NoAdaptation, Ridge, error_covariance
-from innerloop.random_effects import _LOG_SPREAD, _Problem, estimate_effects, update_mean
+from innerloop.random_effects import _LOG_SPREAD, estimate_effects, update_mean
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -46,7 +47,9 @@ SIZES = [1, 7, 3, 12, 1, 2, 30, 5]
 
 
 def problem(tasks, target=0):
-    return _Problem(list(row_blocks(tasks)), target, tasks.n_rows, np.arange(tasks.n_features) < tasks.n_features - 1)
+    return RestrictedLikelihood(
+        list(row_blocks(tasks)), target, tasks.n_rows, np.arange(tasks.n_features) < tasks.n_features - 1
+    )
 
 
 @pytest.mark.parametrize("n_targets", [None, 2])

@@ -3,19 +3,12 @@ r"""How tasks differ: a random-effects model of their coefficients, estimated fr
 .. math:: y_i = X_i (\omega + b_i) + e_i, \quad b_i \sim N(0, s^2 \Lambda), \quad e_i \sim N(0, s^2 I)
 
 with :math:`\omega \sim N(0, (s^2 / \pi) I)`, flat for the intercept. All variances are relative to that of the
-noise, :math:`s^2`. Given :math:`\Lambda` and the precision :math:`\pi`, the population's coefficients
-:math:`\omega` and :math:`s^2` have closed forms; the restricted likelihood that is left is minimised over
-:math:`\Lambda` and :math:`\pi` with its exact gradient. With ``V_i = I + X_i Lambda X_i'`` it is ::
-
-    n log s^2 + sum_i log|V_i| + log|S| - q log pi
-    S = sum_i X_i' V_i^-1 X_i + P,   omega = S^-1 sum_i X_i' V_i^-1 y_i,   n s^2 = sum_i y_i' V_i^-1 (y_i - X_i omega)
-
-where P holds pi for the q penalised coefficients, and n counts rows less the coefficients with a flat prior.
+noise, :math:`s^2`. The restricted likelihood of `innerloop._restricted` is minimised over :math:`\Lambda` and
+:math:`\pi` with its exact gradient.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, final
 
@@ -25,7 +18,8 @@ from scipy.optimize import minimize
 
 from innerloop._checks import FloatArray
 from innerloop._random import stream
-from innerloop._task_rows import RowBlock, row_blocks
+from innerloop._restricted import RestrictedLikelihood, Solution
+from innerloop._task_rows import row_blocks
 from innerloop._threads import one_thread
 from innerloop.tasks import TaskSet
 
@@ -38,10 +32,10 @@ _LOG_VARIANCES, _LOG_PRECISIONS = (-16.0, 16.0), (-12.0, 16.0)
 # Standard deviation of the prior of the logarithms of slopes' variances around their common level.
 _LOG_SPREAD = 1.5
 _LEAST_DIAGONAL = 1e-3
+# Where a start is given: the least variance ratio to start from, the least curvature that sets a unit, and the change
+# of the deviance that ends the search. A unit is a standard error; so a change moves it by a hundredth of one.
 _LEAST_START, _LEAST_CURVATURE, _DEVIANCE_TOLERANCE = np.exp(-6.0), 1e-3, 1e-4
 _MOST_STEPS = 200
-# Noise below this fraction of the targets' mean square is rounding.
-_LEAST_NOISE = 1e-14
 
 
 @final
@@ -119,7 +113,7 @@ def estimate_effects(
         given = None if l2 is None else l2 * some.n_rows
         known = None if start is None else (start.task_cov[target].diagonal(), float(start.precision[target]))
         with one_thread():
-            problem = _Problem(blocks, target, some.n_rows, _penalised(tasks, intercept))
+            problem = RestrictedLikelihood(blocks, target, some.n_rows, _penalised(tasks, intercept))
             task_cov, precision = _minimise(problem, structure, given, len(some), known)
             found.append((task_cov, precision, problem.solve(problem.sums(task_cov), precision)))
     effects = _effects(found)
@@ -133,13 +127,13 @@ def update_mean(
     found = []
     for target, (task_cov, precision) in enumerate(zip(effects.task_cov, effects.precision.tolist(), strict=True)):
         pi = precision if l2 is None else l2 * tasks.n_rows
-        problem = _Problem(row_blocks(tasks), target, tasks.n_rows, _penalised(tasks, intercept))
+        problem = RestrictedLikelihood(row_blocks(tasks), target, tasks.n_rows, _penalised(tasks, intercept))
         with one_thread():
             found.append((task_cov, pi, problem.solve(problem.sums(task_cov), pi)))
     return _effects(found)
 
 
-def _effects(found: list[tuple[FloatArray, float, _Solution]]) -> RandomEffects:
+def _effects(found: list[tuple[FloatArray, float, Solution]]) -> RandomEffects:
     """Put targets together."""
     return RandomEffects(
         np.stack([solution.mean for *_, solution in found], axis=1),
@@ -162,120 +156,6 @@ def enough(tasks: TaskSet, seed: int) -> TaskSet:
     n = int(np.searchsorted(np.cumsum(turned[order] * tasks.n_features), _MOST_NUMBERS))
     n = min(max(n, _LEAST_TASKS), _MOST_TASKS)
     return tasks if n >= len(tasks) else tasks.select(order[:n])
-
-
-class _Solution(NamedTuple):
-    mean: FloatArray
-    mean_cov: FloatArray
-    noise: float
-    loss: float
-
-
-class _Sums(NamedTuple):
-    """Sums over tasks of X'V^-1 X, X'V^-1 y, y'V^-1 y, log|V| and y'y."""
-
-    moments: FloatArray
-    cross: FloatArray
-    square: float
-    log_det: float
-    raw_square: float
-
-
-class _Whitened(NamedTuple):
-    """V^-1/2 X and V^-1/2 y of a block's tasks, and the sum of their log|V|."""
-
-    X: FloatArray
-    y: FloatArray
-    log_det: float
-
-
-@final
-class _Problem:
-    """The restricted likelihood of one target."""
-
-    def __init__(self, blocks: Iterable[RowBlock], target: int, n_rows: int, penalised: NDArray[np.bool_]) -> None:
-        self._blocks, self._target = blocks, target
-        self.penalised = penalised
-        self._n = max(n_rows - int((~penalised).sum()), 1)
-
-    def sums(self, task_cov: FloatArray, kept: list[_Whitened] | None = None) -> _Sums:
-        """Add up all tasks; whitened blocks are appended to `kept`."""
-        p = len(self.penalised)
-        moments, cross, square, log_det, raw_square = np.zeros((p, p)), np.zeros(p), 0.0, 0.0, 0.0
-        for block in self._blocks:
-            raw_square += float(np.sum(block.y[..., self._target] ** 2))
-            white = _whiten(block.X, block.y[..., self._target, None], task_cov)
-            X, y = white.X.reshape(-1, p), white.y.ravel()
-            moments += X.T @ X
-            cross += X.T @ y
-            square += float(y @ y)
-            log_det += white.log_det
-            if kept is not None:
-                kept.append(white)
-        return _Sums(moments, cross, square, log_det, raw_square)
-
-    def solve(self, sums: _Sums, precision: float) -> _Solution:
-        """Return omega and the noise given all variance ratios, and the loss there."""
-        S = sums.moments + np.diag(precision * self.penalised)
-        values, vectors = np.linalg.eigh(S)
-        used = values > len(S) * np.finfo(float).eps * max(values[-1], np.finfo(float).tiny)
-        mean_cov = (vectors[:, used] / values[used]) @ vectors[:, used].T
-        mean = mean_cov @ sums.cross
-        least = max(_LEAST_NOISE * sums.raw_square, np.finfo(float).tiny)
-        noise = max(sums.square - float(mean @ sums.cross), least) / self._n
-        loss = self._n * np.log(noise) + sums.log_det + float(np.log(values[used]).sum())
-        if precision > 0:
-            loss -= int(self.penalised.sum()) * np.log(precision)
-        return _Solution(mean, mean_cov, noise, loss)
-
-    def loss(self, task_cov: FloatArray, precision: float) -> tuple[float, FloatArray, float]:
-        """Return the loss and its derivatives by the tasks' covariance and by the log precision.
-
-        With q_i = X_i' V_i^-1 (y_i - X_i omega) and M_i = X_i' V_i^-1 X_i, the former is
-        ``sum_i M_i - M_i S^-1 M_i - q_i q_i' / s^2``.
-        """
-        p, kept = len(self.penalised), list[_Whitened]()
-        sums = self.sums(task_cov, kept)
-        mean, mean_cov, noise, loss = self.solve(sums, precision)
-        slope = sums.moments.copy()
-        for X, y, _ in kept:
-            q = np.einsum("trp,tr->tp", X, y - X @ mean)
-            known = X @ mean_cov @ X.transpose(0, 2, 1)
-            slope -= X.reshape(-1, p).T @ (known @ X).reshape(-1, p) + q.T @ q / noise
-        free = self.penalised
-        by_precision = precision * (mean_cov.diagonal()[free].sum() + np.sum(mean[free] ** 2) / noise) - free.sum()
-        return loss, slope, float(by_precision)
-
-    def curvature(self, variances: FloatArray) -> FloatArray:
-        """Return the expected second derivatives of the loss by each variance's logarithm."""
-        kept, first, second = list[_Whitened](), np.zeros_like(variances), np.zeros_like(variances)
-        self.sums(np.diag(variances), kept)
-        for white in kept:
-            own = variances * np.einsum("trp,trp->tp", white.X, white.X)
-            first += own.sum(axis=0)
-            second += np.square(own).sum(axis=0)
-        return second - first**2 / self._n
-
-
-def _whiten(X: FloatArray, y: FloatArray, task_cov: FloatArray) -> _Whitened:
-    """Return V^-1/2 of rows (n_tasks, n_rows, ...) by Cholesky factors of all tasks at once.
-
-    Tasks run along the last axis: a step of the factorisation is then one operation on long rows, where LAPACK would
-    be called task by task for a few numbers.
-    """
-    V = np.ascontiguousarray(((X @ task_cov) @ X.transpose(0, 2, 1)).transpose(1, 2, 0))
-    V[np.arange(len(V)), np.arange(len(V))] += 1.0
-    white = np.ascontiguousarray(np.concatenate((X, y), axis=2).transpose(1, 2, 0))
-    log_det = 0.0
-    for j, pivot in enumerate(np.diagonal(V).T):
-        log_det += float(np.log(pivot).sum())
-        unit = 1 / np.sqrt(pivot)
-        white[j] *= unit
-        column = V[j + 1 :, j] * unit
-        white[j + 1 :] -= column[:, None] * white[j]
-        V[j + 1 :, j + 1 :] -= column[:, None] * column
-    white = np.ascontiguousarray(white.transpose(2, 0, 1))
-    return _Whitened(white[..., :-1], white[..., -1], log_det)
 
 
 class _Roots(Protocol):
@@ -341,7 +221,7 @@ class _Full(NamedTuple):
 
 
 def _minimise(
-    problem: _Problem,
+    problem: RestrictedLikelihood,
     structure: Structure,
     given: float | None,
     n_tasks: int,
@@ -372,7 +252,7 @@ def _minimise(
 
 
 def _lowest(
-    problem: _Problem,
+    problem: RestrictedLikelihood,
     roots: _Roots,
     start: FloatArray,
     bounds: list[Any],
