@@ -218,7 +218,7 @@ def test_turned_rows_say_the_same_as_all_rows():
 
 
 @pytest.mark.parametrize("structure", ["diagonal", "full"])
-@pytest.mark.parametrize("task_std", [[0.5, 0.1, 1.0], [0.0, 0.0, 1.0], [0.3, 0.3, 0.0]], ids=str)
+@pytest.mark.parametrize("task_std", [[0.5, 0.1, 1.0], [0.0, 0.0, 1.0], [0.3, 0.3, 0.0], [0.0, 2.0, 0.0]], ids=str)
 def test_a_start_from_like_tasks_ends_where_a_cold_one_does(task_std, structure):
     tasks = mixed_tasks([6] * 60, task_std)
     some = tasks.select(np.arange(48))

@@ -235,12 +235,12 @@ def _minimise(
     diagonal = _Diagonal(int(problem.penalised.sum()))
     if n_tasks == 1:
         return np.zeros((p, p)), _lowest(problem, diagonal, np.empty(0), [], given)[1]
-    t, precision = np.full(p, -2.0), 1.0
-    if known is not None:
-        # From far below a variance would not find its way up: the loss is flat there.
-        t, precision = np.log(np.maximum(known[0], _LEAST_START)), known[1]
+    variances, precision = (np.full(p, np.exp(-2.0)), 1.0) if known is None else known
+    t = np.log(variances)
     if structure == "diagonal" or known is None:
-        t, precision = _lowest(problem, diagonal, t, [_LOG_VARIANCES] * p, given, precision, near=known is not None)
+        # From far below a variance would not find its way up: the loss is flat there.
+        start = np.log(np.maximum(variances, _LEAST_START))
+        t, precision = _lowest(problem, diagonal, start, [_LOG_VARIANCES] * p, given, precision, near=known is not None)
     if structure == "diagonal":
         return diagonal.root(t) ** 2, precision
     full = _Full(np.exp(t / 2))
