@@ -7,7 +7,7 @@ rows is drawn from the rows themselves, so that it is the same however the file 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -47,43 +47,46 @@ def shuffled_order(columns: Sequence[FloatArray], task: IntArray, ids: NDArray[A
     first = np.cumsum(sizes) - sizes
     words = _id_words(ids, as_count(seed, "seed", 0))
     order = np.empty(len(task), dtype=np.intp)
-    for size in np.unique(sizes[sizes > 0]).tolist():
-        alike = np.flatnonzero(sizes == size)
-        rows = first[alike, None] + np.arange(size)
-        order[rows] = np.take_along_axis(rows, _shuffled(columns, rows, words[alike, None]), axis=1)
+    # Tasks of like size are worked on together, the smaller ones padded.
+    power = np.ceil(np.log2(np.maximum(sizes, 1)))
+    for alike in (np.flatnonzero((power == p) & (sizes > 0)) for p in np.unique(power)):
+        place = np.arange(sizes[alike].max(initial=0))
+        rows = first[alike, None] + place
+        real = place < sizes[alike, None]
+        shuffled = _shuffled(columns, np.where(real, rows, 0), real, words[alike, None])
+        order[rows[real]] = np.take_along_axis(rows, shuffled, axis=1)[real]
     return order
 
 
-def _shuffled(columns: Sequence[FloatArray], rows: IntArray, words: Words) -> IntArray:
-    """Return an order of each task's rows: (n_tasks, n_rows), as `rows`, for tasks of equal size."""
-    ranks = [_rank(column[rows]) for column in columns[:_COLUMNS_SUMMED_UP]]
-    place = _sorted_place(ranks, columns[_COLUMNS_SUMMED_UP:], rows).astype(np.uint64)
+def _shuffled(columns: Sequence[FloatArray], rows: IntArray, real: NDArray[np.bool_], words: Words) -> IntArray:
+    """Return an order of each task's rows, those that are not real last: (n_tasks, n_rows), as `rows`."""
+    ranks = [_rank(column[rows], real) for column in columns[:_COLUMNS_SUMMED_UP]]
+    further = (_rank(column[rows], real) for column in columns[_COLUMNS_SUMMED_UP:])
+    place = _sorted_place(chain(ranks, further), real).astype(np.uint64)
     # Were keys drawn for places alone, one seed would pick rows of the same ranks from every table. A word that
     # sums up how the columns of the task are ordered relative to each other makes each table a draw of its own.
     summed_up = place
     for rank in ranks:
         summed_up = _mix(summed_up ^ rank.astype(np.uint64))
-    words = _mix(words ^ summed_up.sum(axis=1, keepdims=True))
-    return np.argsort(_mix(words + place), axis=1)
+    words = _mix(words ^ summed_up.sum(axis=1, keepdims=True, where=real))
+    keys = _mix(words + place)
+    return np.lexsort((keys, ~real))
 
 
-def _sorted_place(ranks: Sequence[IntArray], further: Iterable[FloatArray], rows: IntArray) -> IntArray:
-    """Return each row's place in its task when rows are sorted by the columns; equal rows in any order.
+def _sorted_place(ranks: Iterator[IntArray], real: NDArray[np.bool_]) -> IntArray:
+    """Return each row's place in its task when rows are sorted by the columns of these ranks; equal rows in any order.
 
-    The first columns are given by their ranks. Columns are taken in turn for as long as some rows of a task are equal
-    in all those before.
+    Columns are taken in turn for as long as some rows of a task are equal in all those before.
     """
-    label, n_rows = ranks[0], rows.shape[1]
-    for rank in chain(ranks[1:], (_rank(column[rows]) for column in further)):
-        if (label.max(axis=1) == n_rows - 1).all():
-            break
-        label = _rank(label * n_rows + rank)
-    return np.argsort(np.argsort(label, axis=1, kind="stable"), axis=1)
+    label, last = next(ranks), real.sum(axis=1) - 1
+    while (label.max(axis=1, where=real, initial=0) < last).any() and (rank := next(ranks, None)) is not None:
+        label = _rank(label * label.shape[1] + rank, real)
+    return np.argsort(np.lexsort((label, ~real)), axis=1)
 
 
-def _rank(values: NDArray[Any]) -> IntArray:
-    """Return the rank of each number among the different numbers of its row."""
-    order = np.argsort(values, axis=1)
+def _rank(values: NDArray[Any], real: NDArray[np.bool_]) -> IntArray:
+    """Return the rank of each number among the different numbers of its row; what is not real counts as largest."""
+    order = np.lexsort((values, ~real))
     fresh = np.diff(np.take_along_axis(values, order, axis=1), axis=1) != 0
     rank = np.zeros(values.shape, dtype=np.intp)
     np.put_along_axis(rank, order[:, 1:], np.cumsum(fresh, axis=1), axis=1)
