@@ -8,7 +8,6 @@ import pytest
 
 import innerloop as il
 from cases import table
-from innerloop.estimators._intervals import LEVELS, Calibration
 from innerloop.random_effects import estimate_effects
 from innerloop.storage import load_model, save_model
 
@@ -151,15 +150,6 @@ def test_one_task_has_intervals_too():
     y = X.sum(axis=1) + rng.standard_normal(4000) + model.intercept_
     lower, upper = model.predict_interval(X)
     assert np.mean((lower <= y) & (y <= upper)) == pytest.approx(0.9, abs=0.06)
-
-
-def test_quantiles_count_tasks_alike():
-    residuals = {0: [(np.concatenate((np.full(90, 1.0), np.full(10, 3.0)))[:, None], np.repeat([0, 1], [90, 10]))]}
-    found = Calibration.of(residuals)
-    np.testing.assert_array_equal(found.quantiles[0, 0, LEVELS < 0.5], 1.0)
-    np.testing.assert_array_equal(found.quantiles[0, 0, LEVELS > 0.5], 3.0)
-    assert found.scale[0, 0] == pytest.approx(np.sqrt(5))
-    assert found.half_width(np.array([7]), 0.9)[0, 0] == 3.0
 
 
 @pytest.mark.parametrize("params", [{}, {"adaptation": "ridge"}, {"inner_lr": -0.1, "adapt_lr": 0.2}], ids=str)

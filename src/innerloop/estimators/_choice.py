@@ -245,7 +245,7 @@ class Comparison:
             for parts in splits:
                 for part, predictor, own in zip(parts, predictors, effects, strict=True):
                     spread = np.sqrt(own.noise * part.variance(predictor, own.new_task_cov))
-                    residuals[n].append((part.residuals(predictor) / spread, part.task_of_row))
+                    residuals[n].append((part.residuals(predictor) / spread, part.tasks[part.task_of_row]))
         return Calibration.of(residuals)
 
 

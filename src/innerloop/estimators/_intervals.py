@@ -6,11 +6,14 @@ from dataclasses import dataclass, field
 from typing import final
 
 import numpy as np
+from scipy.special import stdtrit
 
 from innerloop._checks import FloatArray, IntArray
 
 # Levels at which quantiles are kept; between them they are interpolated.
-LEVELS = np.concatenate((np.arange(100) / 100, [0.9925, 0.995, 0.9975, 0.999, 1.0]))
+LEVELS = np.concatenate((np.arange(100) / 100, [0.9925, 0.995, 0.9975, 0.999, 0.9999]))
+# Levels at which tasks' shares of residuals are compared.
+_SHARES = np.arange(1, 20) / 20
 
 
 @final
@@ -27,7 +30,7 @@ class Calibration:
     scale : (n_points, n_targets)
         Root mean square of the standardised residuals.
     quantiles : (n_points, n_targets, n_levels)
-        Their absolute values' quantiles at `LEVELS`.
+        What the absolute value of a further task's residual stays below with probabilities `LEVELS`.
     """
 
     n_rows: FloatArray
@@ -40,10 +43,11 @@ class Calibration:
         scale, quantiles = [], []
         for parts in residuals.values():
             z = np.abs(np.concatenate([values for values, _ in parts]))
-            weight = np.concatenate([1 / np.bincount(task)[task] for _, task in parts])
+            task = np.unique(np.concatenate([task for _, task in parts]), return_inverse=True)[1]
+            weight = 1 / np.bincount(task)[task]
             weight /= weight.sum()
             scale.append(np.sqrt(weight @ z**2))
-            quantiles.append([_quantiles(column, weight) for column in z.T])
+            quantiles.append([_quantiles(column, weight, task) for column in z.T])
         return cls(np.array(list(residuals), dtype=float), np.array(scale), np.array(quantiles))
 
     def std_factor(self, n_rows: IntArray) -> FloatArray:
@@ -60,7 +64,32 @@ class Calibration:
         return np.stack([np.interp(at, known, column) for column in values.T], axis=-1)
 
 
-def _quantiles(values: FloatArray, weight: FloatArray) -> FloatArray:
+def _quantiles(values: FloatArray, weight: FloatArray, task: IntArray) -> FloatArray:
+    """Return quantiles at levels raised for the number n of independent residuals, with Student's tail beyond them.
+
+    A residual beyond n others is as likely in each of the n + 1 gaps: the level t becomes ``t + (t - 1/2) / n`` of
+    residuals that count half below themselves, and they reach no further than ``t = n / (n + 1)``.
+    """
     order = np.argsort(values)
-    below = np.cumsum(weight[order])
-    return np.asarray(values[order][np.minimum(np.searchsorted(below, LEVELS * below[-1]), len(order) - 1)])
+    below = np.append(0.0, np.cumsum(weight[order]) - weight[order] / 2)
+    sizes = np.append(0.0, values[order])
+    n = _n_independent(values, np.interp(_SHARES, below, sizes), task)
+    within = np.minimum(LEVELS, n / (n + 1))
+    tail = stdtrit(n, (1 + LEVELS[1:]) / 2) / stdtrit(n, (1 + within[1:]) / 2)  # 1 within
+    return np.asarray(np.interp(within + (within - 0.5) / n, below, sizes) * np.append(1.0, tail))
+
+
+def _n_independent(values: FloatArray, quantiles: FloatArray, task: IntArray) -> float:
+    """Return as many independent residuals as tell as much: a task's are alike.
+
+    The variance over tasks of the share of their residuals below a quantile, over that of single residuals; one task
+    more whose residuals are all alike is taken to be among them, as few tasks cannot tell that it is not.
+    """
+    n_tasks, n_levels = int(task.max()) + 1, len(quantiles)
+    place = np.searchsorted(quantiles, values)
+    counts = np.bincount(task * (n_levels + 1) + place, minlength=n_tasks * (n_levels + 1))
+    below = counts.reshape(n_tasks, -1).cumsum(axis=1)
+    share = below[:, :-1] / below[:, -1:]
+    mean = share.mean(axis=0)
+    single = float(np.sum(mean * (1 - mean)))
+    return n_tasks**2 * single / (float(np.sum((share - mean) ** 2)) + single) if single > 0 else float(n_tasks)
