@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import innerloop as il
 from command_line import IDS, QUICK, innerloop, save, small_table, tree
 from innerloop.storage import load_model, save_model
 
@@ -204,3 +205,20 @@ def test_out_that_cannot_be_written_is_named_itself(model, table, tmp_path, plac
     message = refused(tmp_path, model, table, "--out", out[place])
     assert str(out[place]) in message
     assert ".tmp" not in message
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_whole_numbers_name_the_same_tasks_in_files_and_in_arrays(tmp_path, ending):
+    frame = small_table().drop(columns=["same", "sum"])
+    frame["task"] = np.repeat(np.arange(len(IDS)), 12)
+    assert innerloop("fit", save(frame, tmp_path / f"t.{ending}"), *QUICK, "--out", tmp_path / "m").code == 0
+    X, y, groups = frame[["a", "b", "c"]], frame["y"], frame["task"].to_numpy()
+    in_arrays = il.MetaRegressor(cv=2).fit(X, y, groups)
+    loaded = load_model(tmp_path / "m")
+    np.testing.assert_array_equal(loaded.groups_, in_arrays.groups_)
+    np.testing.assert_array_equal(loaded.group_coef_, in_arrays.group_coef_)
+    as_floats = frame.drop(columns="y").assign(task=groups.astype(float))
+    found = read(predict(tmp_path / "m", save(as_floats, tmp_path / f"floats.{ending}")))
+    assert set(found["based_on"]) == {"seen"}
+    assert found["group"].tolist() == groups.astype(float).astype(str).tolist()
+    np.testing.assert_allclose(found["prediction"], in_arrays.predict(X, groups), rtol=1e-12)

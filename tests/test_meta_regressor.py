@@ -230,13 +230,12 @@ def test_a_model_without_groups_can_still_be_adapted():
     assert len(model.groups_) == 0
     assert model.inner_lr_ == 0
     adapted = model.adapt(X, y, groups=groups.astype(str))
-    assert adapted.groups_.dtype.kind == "U"
+    assert adapted.groups_.tolist() == np.unique(groups).tolist()
     assert np.abs(adapted.predict(X, groups.astype(str)) - model.predict(X)).max() > 0.1
 
 
 BAD_ADAPTS = [
     ({"groups": None}, ValueError, "`groups` must say which task each row belongs to, got None"),
-    ({"groups": ["a", "b"]}, TypeError, "`groups` were numbers in fit and are text now"),
     ({"y": [[1.0], [2.0]]}, ValueError, r"`y` must have the targets seen in fit, got shape \(2, 1\)"),
     ({"groups": [1]}, ValueError, "`groups`"),
     ({"groups": [1.0, np.nan]}, ValueError, "`groups` has a missing task id at row 1"),
@@ -252,16 +251,48 @@ def test_adapt_says_what_it_cannot_use(changes, error, message):
         model.adapt(**{"X": X[:2], "y": y[:2], "groups": [1, 2], **changes})
 
 
-@pytest.mark.parametrize(("fitted", "given"), [("numbers", "text"), ("text", "numbers")])
-def test_ids_that_were_numbers_cannot_be_asked_for_as_text(fitted, given):
+WRITTEN = {
+    "numbers": lambda ids: ids,
+    "floats": lambda ids: ids.astype(float),
+    "text": lambda ids: ids.astype(str),
+    "text of floats": lambda ids: ids.astype(float).astype(str),
+}
+
+
+@pytest.mark.parametrize("fitted", WRITTEN)
+@pytest.mark.parametrize("given", WRITTEN)
+def test_whole_numbers_are_the_same_ids_however_they_are_written(fitted, given):
+    X, y, groups = table([6] * 12, 3)
+    expected = il.MetaRegressor(**RATES).fit(X, y, groups)
+    model = il.MetaRegressor(**RATES).fit(X, y, WRITTEN[fitted](groups))
+    assert_same(everything(model), everything(expected))
+    ids = WRITTEN[given](groups)
+    np.testing.assert_array_equal(model.predict(X, ids), expected.predict(X, groups))
+    one = groups == 11
+    adapted = model.adapt(X[one], y[one] + 1, ids[one])
+    assert adapted.groups_.tolist() == list(range(12))
+    np.testing.assert_array_equal(adapted.predict(X, ids)[~one], model.predict(X, ids)[~one])
+
+
+@pytest.mark.parametrize("given", [["7", "new", "7"], [7, 8, 7], ["7.0", "8", "7"]], ids=str)
+def test_a_group_of_numbers_is_known_beside_groups_that_are_none(given):
     X, y, groups = table(UNEQUAL, 3)
-    ids = {"numbers": groups, "text": groups.astype(str)}
-    model = il.MetaRegressor(**RATES).fit(X, y, ids[fitted])
-    message = f"`groups` were {fitted} in fit and are {given} now"
-    with pytest.raises(TypeError, match=message):
-        model.predict(X, ids[given])
-    with pytest.raises(TypeError, match=message):
-        model.adapt(X, y, ids[given])
+    model = il.MetaRegressor(**RATES).fit(X, y, groups)
+    of_seven, unseen = model.predict(X[:3], [7] * 3), model.predict(X[:3], [99] * 3)
+    np.testing.assert_array_equal(model.predict(X[:3], given), [of_seven[0], unseen[1], of_seven[2]])
+    adapted = model.adapt(X[:2], y[:2], ["7", "new"])
+    assert {str(i) for i in adapted.groups_.tolist()} == {"new", *map(str, range(len(UNEQUAL)))}
+
+
+def test_ids_that_are_text_are_matched_letter_by_letter():
+    X, y, groups = table([4, 5, 6], 3, ids=["1.0", "1.1", "1"])
+    model = il.MetaRegressor(**RATES).fit(X, y, groups)
+    together = model.predict(X[:3], ["1.0", "1.1", "1"])
+    alone = [model.predict(X[i : i + 1], [own])[0] for i, own in enumerate(["1.0", "1.1", "1"])]
+    np.testing.assert_array_equal(alone, together)
+    assert len(np.unique(model.predict(X[[0, 0, 0]], ["1.0", "1.1", "1"]))) == 3
+    for own in ("1.0", "1"):
+        assert model.adapt(X[:1], y[:1] + 9, [own]).groups_.tolist() == model.groups_.tolist()
 
 
 def test_a_pickled_model_is_the_same_model():

@@ -6,6 +6,7 @@ Every error names the argument in backticks, says what was expected, what came, 
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Sequence
 from typing import Any, SupportsIndex
 
@@ -14,6 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.intp]
+
+# How whole numbers are written, also where they come from a column of floats; 007 is no number.
+_WHOLE = re.compile(r"(0|-?[1-9][0-9]{0,17})(\.0)?")
+_LARGEST_EXACT = 2**53
 
 
 def as_floats(value: ArrayLike, name: str) -> FloatArray:
@@ -128,6 +133,24 @@ def as_labels(value: Any, name: str, n_rows: int) -> NDArray[Any]:
     if labels.dtype.kind not in "iufbU":
         raise TypeError(f"`{name}` must hold numbers or text, got dtype {labels.dtype}; convert it to text.")
     return labels
+
+
+def whole_numbers(ids: NDArray[Any]) -> NDArray[Any]:
+    """Return ids as whole numbers where every one is, a float or text such as "12" or "12.0" too; else unchanged."""
+    if ids.dtype.kind == "f" and (np.abs(ids) < _LARGEST_EXACT).all() and (ids == np.trunc(ids)).all():
+        return ids.astype(np.int64)
+    if ids.dtype.kind == "U" and len(ids):
+        texts = ids.tolist()
+        different = set(texts)
+        if all(map(_WHOLE.fullmatch, different)):
+            number = {text: int(text.removesuffix(".0")) for text in different}
+            return np.array([number[text] for text in texts], dtype=np.int64)
+    return ids
+
+
+def id_texts(ids: NDArray[Any]) -> list[str]:
+    """Return each id as text, the same for a whole number of any type."""
+    return [str(int(i)) if isinstance(i, float) and i.is_integer() else str(i) for i in ids.tolist()]
 
 
 def _is_missing(label: Any) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from innerloop._checks import FloatArray, IntArray, as_count
+from innerloop._checks import FloatArray, IntArray, as_count, id_texts
 
 Words = NDArray[np.uint64]
 
@@ -95,7 +95,7 @@ def _rank(values: NDArray[Any], real: NDArray[np.bool_]) -> IntArray:
 
 def _id_words(ids: NDArray[Any], seed: int) -> Words:
     """Return one 64-bit word per task id, mixed with the seed."""
-    digests = (hashlib.blake2b(str(i).encode("utf-8", "surrogatepass"), digest_size=8) for i in ids.tolist())
+    digests = (hashlib.blake2b(i.encode("utf-8", "surrogatepass"), digest_size=8) for i in id_texts(ids))
     words = np.frombuffer(b"".join(digest.digest() for digest in digests), dtype="<u8")
     seed_word = hashlib.blake2b(str(seed).encode(), digest_size=8).digest()
     return _mix(words.astype(np.uint64) ^ np.frombuffer(seed_word, dtype="<u8").astype(np.uint64))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from innerloop._checks import FloatArray, IntArray, as_count, as_labels, as_matrix, as_targets
+from innerloop._checks import FloatArray, IntArray, as_count, as_labels, as_matrix, as_targets, whole_numbers
 from innerloop._random import shuffled_order
 from innerloop.episodes import Episodes, ragged_ranges, row_starts
 
@@ -33,7 +33,7 @@ class TaskSet:
     starts : (n_tasks + 1,)
         Task i holds the rows ``starts[i]:starts[i + 1]``.
     ids : (n_tasks,)
-        Task ids, sorted.
+        Task ids, sorted: whole numbers where all of them are, else other numbers, or text.
     feature_names
         Names of the columns of X, where they have names.
     """
@@ -61,7 +61,8 @@ class TaskSet:
         y : (n_rows,) or (n_rows, n_targets)
             Targets, any numeric dtype.
         groups : (n_rows,)
-            Task id of each row, all numbers or all text.
+            Task id of each row, all numbers or all text. Whole numbers are the same ids as numbers and as text: 12,
+            12.0 and "12".
         feature_names
             Names for messages and reports.
 
@@ -77,7 +78,8 @@ class TaskSet:
         if names is not None and len(names) != matrix.shape[1]:
             raise ValueError(f"`feature_names` must name {matrix.shape[1]} features, got {len(names)}.")
         targets = as_targets(y, "y", len(matrix))
-        ids, task = np.unique(as_labels(groups, "groups", len(matrix)), return_inverse=True)
+        labels = whole_numbers(as_labels(groups, "groups", len(matrix)))
+        ids, task = np.unique(labels, return_inverse=True)
         order = np.argsort(task, kind="stable")
         sizes = np.bincount(task, minlength=len(ids))
         return cls(matrix[order], targets[order], row_starts(sizes), ids, names)

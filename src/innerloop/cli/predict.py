@@ -15,6 +15,7 @@ from innerloop._checks import FloatArray, as_fraction
 from innerloop._files import write_whole
 from innerloop.cli._output import messages
 from innerloop.estimators import MetaRegressor
+from innerloop.estimators._inputs import alike, places
 from innerloop.storage import load_details, load_model
 from innerloop.tables import missing, numbers, read_table
 
@@ -57,7 +58,8 @@ def predict(
     frame = read_table(table, names["group"], delimiter)
     missing(frame, names["features"], table)
     X = pd.DataFrame(numbers(frame, names["features"], table, delimiter), columns=names["features"])
-    groups = frame[names["group"]].to_numpy(dtype=str)
+    ids = frame[names["group"]].to_numpy(dtype=str)
+    groups, _ = alike(ids, regressor.groups_)
     labelled, y = np.zeros(len(frame), dtype=bool), np.empty(0)
     if names["target"] in frame.columns:
         labelled = frame[names["target"]].notna().to_numpy()
@@ -69,12 +71,14 @@ def predict(
             f"every row of {table} has a value of {names['target']!r}, so none is left to predict; empty those "
             "cells, or leave the column out."
         )
-    if len(regressor.groups_) and not labelled.any() and not np.isin(groups, regressor.groups_).any():
+    if len(regressor.groups_) and not labelled.any() and (places(groups, regressor.groups_) < 0).all():
         messages.print(
             f"No group of {table} was seen in training and none has labelled rows: all are predicted alike.",
             markup=False,
         )
-    content = _predict_unlabelled(regressor, X, y, groups, labelled, level).to_csv(index=False)
+    found = _predict_unlabelled(regressor, X, y, groups, labelled, level)
+    found.insert(0, "group", ids[~labelled])
+    content = found.to_csv(index=False)
     if out is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")  # whatever the terminal: ids come back as they were
@@ -91,15 +95,14 @@ def _predict_unlabelled(
     labelled: NDArray[np.bool_],
     level: float | None,
 ) -> pd.DataFrame:
-    """Return group, row, prediction and its ground for the rows without targets; `y` is that of the labelled."""
-    seen = regressor.groups_
+    """Return row, prediction and its ground for the rows without targets; `y` is that of the labelled."""
+    seen = places(groups, regressor.groups_) >= 0
     if labelled.any():
         regressor = regressor.adapt(X[labelled], y, groups=groups[labelled])
     rows = ~labelled
-    based_on = np.where(np.isin(groups[rows], seen), "seen", "meta")
+    based_on = np.where(seen[rows], "seen", "meta")
     based_on = np.where(np.isin(groups[rows], groups[labelled]), "adapted", based_on)
     columns = {
-        "group": groups[rows],
         "row": np.flatnonzero(rows) + 1,
         "prediction": regressor.predict(X[rows], groups=groups[rows]),
         "based_on": based_on,

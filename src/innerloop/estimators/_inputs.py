@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 
-from innerloop._checks import as_count
+from innerloop._checks import IntArray, as_count, id_texts, whole_numbers
 
 
 def is_auto(value: Any) -> bool:
@@ -28,12 +28,23 @@ def as_seed(random_state: Any) -> int:
     return int(check_random_state(random_state).randint(2**31 - 1))
 
 
-def like(groups: NDArray[Any], known: NDArray[Any]) -> NDArray[Any]:
-    """Return `groups`, having made sure that they can be compared with the ids seen in fit."""
-    if (groups.dtype.kind == "U") != (known.dtype.kind == "U"):
-        kinds = ["text" if ids.dtype.kind == "U" else "numbers" for ids in (known, groups)]
-        raise TypeError(f"`groups` were {kinds[0]} in fit and are {kinds[1]} now; convert one to the other.")
-    return groups
+def alike(groups: NDArray[Any], known: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return ids and the ids seen in fit so that equal ones are equal: 12, 12.0 and "12", unless fit saw text."""
+    if known.dtype.kind != "U":
+        groups = whole_numbers(groups)
+    if (groups.dtype.kind == "U") == (known.dtype.kind == "U"):
+        return groups, known
+    return np.array(id_texts(groups), dtype=np.str_), np.array(id_texts(known), dtype=np.str_)
+
+
+def places(groups: NDArray[Any], known: NDArray[Any]) -> IntArray:
+    """Return the place of each id among the ids seen in fit: -1 for none."""
+    groups, known = alike(groups, known)
+    if len(known) == 0:
+        return np.full(len(groups), -1)
+    order = np.argsort(known)
+    near = order[np.minimum(np.searchsorted(known, groups, sorter=order), len(known) - 1)]
+    return np.where(known[near] == groups, near, -1)
 
 
 def take_groups(group: str | None, X: Any, groups: Any, required: bool = True) -> tuple[Any, Any]:

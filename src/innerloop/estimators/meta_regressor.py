@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from dataclasses import replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -15,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from innerloop._checks import FloatArray, IntArray, as_fraction, as_labels
 from innerloop._progress import progress
 from innerloop.adaptation import Adaptation, GradientSteps, NoAdaptation
-from innerloop.estimators._inputs import like, take_groups
+from innerloop.estimators._inputs import alike, places, take_groups
 from innerloop.estimators._known import KnownRows
 from innerloop.estimators._settings import Settings, read_settings
 from innerloop.estimators._state import from_state, to_state
@@ -288,14 +289,9 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         check_is_fitted(self)
         X, groups = take_groups(self.group, X, groups, required=False)
         X = validate_data(self, X, reset=False, dtype=np.float64)
-        place = np.full(len(X), -1)
-        if groups is not None and len(self.groups_):
-            labels = like(as_labels(groups, "groups", len(X)), self.groups_)
-            near = np.minimum(np.searchsorted(self.groups_, labels), len(self.groups_) - 1)
-            place = np.where(self.groups_[near] == labels, near, -1)
-        elif groups is not None:
-            as_labels(groups, "groups", len(X))
-        return X, place
+        if groups is None:
+            return X, np.full(len(X), -1)
+        return X, places(as_labels(groups, "groups", len(X)), self.groups_)
 
     def _predict(self, X: FloatArray, place: IntArray) -> FloatArray:
         coef, intercept = np.atleast_2d(self.coef_), np.atleast_1d(self.intercept_)
@@ -332,7 +328,9 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64, reset=False)
         if groups is None:
             raise ValueError("`groups` must say which task each row belongs to, got None.")
-        tasks = TaskSet.from_arrays(X, y, groups)
+        labels, _ = alike(as_labels(groups, "groups", len(X)), self.groups_)
+        ids, task = np.unique(labels, return_inverse=True)
+        tasks = replace(TaskSet.from_arrays(X, y, task), ids=ids)
         if tasks.y.shape[1:] != (() if self._single_target else (len(np.atleast_1d(self.intercept_)),)):
             raise ValueError(f"`y` must have the targets seen in fit, got shape {tasks.y.shape}.")
         adapted = copy.copy(self)
@@ -373,8 +371,9 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         coef, intercept = self._original(self._rule().adapt(self._theta, scaled))
         ids, rows = tasks.ids, KnownRows.of(scaled)
         if known is not None and len(known.groups_):
-            kept = np.flatnonzero(~np.isin(known.groups_, like(ids, known.groups_)))
-            ids = np.concatenate((known.groups_[kept], ids))
+            ids, known_ids = alike(ids, known.groups_)
+            kept = np.flatnonzero(~np.isin(known_ids, ids))
+            ids = np.concatenate((known_ids[kept], ids))
             coef = np.concatenate((known.group_coef_[kept], coef))
             intercept = np.concatenate((known.group_intercept_[kept], intercept))
             rows = known._known.take(kept) + rows
