@@ -29,6 +29,14 @@ def test_innerloop_is_no_worse_than_mixed_lm(found):
     assert abs(slopes.mse / found[0].mse - 1) < 0.1
 
 
+def test_errors_of_percentages_are_those_of_ratios():
+    rng = np.random.default_rng(0)
+    ours = rng.gamma(2, 1, 60)
+    other = comparison._contender("other", 3 * ours, 1.0, "", first=ours)
+    assert (other.gain_se, other.loss_se) == pytest.approx((0, 0), abs=1e-12)  # a ratio of means that never varies
+    assert other.excess_se > 0.1
+
+
 def test_fixed_effects_alone_are_worse_where_tasks_differ(found):
     fixed = next(c for c in found if c.name.endswith("slopes: fixed effects"))
     assert fixed.excess > 2 * fixed.excess_se
@@ -60,11 +68,15 @@ def test_the_prediction_by_hand_is_the_best_linear_one():
 
 @pytest.mark.parametrize(
     ("excess", "words"),
-    [(-5.0, "predicts unseen groups better than innerloop"), (0.1, "does as well"), (5.0, "lower error")],
+    [
+        (-5.0, "other has 50.0 ± 20.0 % lower error on unseen groups than innerloop"),
+        (0.1, "does as well"),
+        (5.0, "innerloop has 33.3 ± 10.0 % lower error"),
+    ],
 )
 def test_the_result_in_words(excess, words):
     ours = Contender("innerloop", 10.0, 1.0, 0.0, 0.0, 1.0)
-    assert words in best_of([ours, Contender("other", 10.0 + excess, 1.0, excess, 1.0, 30.0)])
+    assert words in best_of([ours, Contender("other", 10.0 + excess, 1.0, excess, 1.0, 30.0, "", 0.1, 0.2)])
 
 
 def test_the_command(tmp_path):

@@ -234,7 +234,7 @@ def test_errors_of_ratios_are_those_of_the_jackknife():
     other = 3 * first + rng.gamma(2, 5, 60)
     gains = np.array([1 - np.delete(first, i).mean() / np.delete(other, i).mean() for i in range(60)])
     jackknife = np.sqrt(59 / 60 * np.square(gains - gains.mean()).sum())
-    gain, loss = evaluation._ratio_errors(other, first)
+    gain, loss = evaluation.ratio_errors(other, first)
     assert gain == pytest.approx(jackknife, rel=0.05)
     assert loss == pytest.approx(gain * (other.mean() / first.mean()) ** 2)
 
@@ -254,11 +254,15 @@ def methods(inner_lr=-0.123, adapt_lr=0.456, plain=(0.5, 0.1), tied=(0.3, 0.1), 
 NO_LOOP = "Do not use an inner loop: "
 IN_TRAINING = "Do not use an inner loop in training "
 VERDICTS = [
-    ({"alone": (-0.4, 0.1)}, [NO_LOOP + PER_TASK, "predicts unseen tasks better", "20.0 ± 5.0 % lower"], []),
+    ({"alone": (-0.4, 0.1)}, [NO_LOOP + PER_TASK, "better (20.0 ± 5.0 % lower error)", "has inner_lr"], []),
     ({"alone": (-0.4, 0.1), "inner_lr": 0.0, "adapt_lr": 0.0}, [NO_LOOP + PER_TASK], [POOLED]),
     ({"alone": (-0.1, 0.2)}, ["Train with inner_lr = -0.12"], ["Do not use"]),
-    ({"inner_lr": 0.0, "adapt_lr": 0.0}, [NO_LOOP + POOLED, "no worse"], ["Train with"]),
-    ({"pooled": (0.1, 0.2)}, [NO_LOOP + POOLED, "no worse"], ["Train with"]),
+    ({"inner_lr": 0.0, "adapt_lr": 0.0}, [NO_LOOP + POOLED, "which this model is", "no worse"], ["Train with"]),
+    (
+        {"pooled": (0.1, 0.2)},
+        [NO_LOOP + POOLED, "no worse", "than this model, which has inner_lr = -0.123 and adapt_lr = 0.456"],
+        ["Train with"],
+    ),
     ({"pooled": (-0.1, 0.01)}, [NO_LOOP + POOLED], ["Train with"]),
     ({"inner_lr": 0.0}, [IN_TRAINING, "adapt_lr = 0.456", "33.3 ± 6.7 % lower error than " + POOLED], [NO_LOOP]),
     ({"plain": (0.15, 0.1)}, ["Train with inner_lr = -0.123", "adapt_lr = 0.456", "not beyond chance"], ["tied"]),
@@ -305,6 +309,23 @@ def test_the_verdict_on_given_rates_compares_them_with_the_best_of_the_others(ex
     assert "inner_lr = -0.3" in verdict(methods)
 
 
+GIVEN_RATES = [
+    ({"inner_lr": -0.1, "adapt_lr": 0.2}, "rates as given", "inner_lr = -0.1 (given) and adapt_lr = 0.2 (given)"),
+    ({"inner_lr": -0.1}, "inner_lr as given, adapt_lr tuned", r"inner_lr = -0.1 (given) and adapt_lr = "),
+    ({"adapt_lr": 0.2}, "adapt_lr as given, inner_lr tuned", r"(tuned) and adapt_lr = 0.2 (given)"),
+    ({"adaptation": "none"}, "adapt_lr as given, inner_lr tuned", r"(tuned) and adapt_lr = 0 (given)"),
+    ({"adaptation": "none", "inner_lr": 0.1}, "rates as given", "inner_lr = 0.1 (given) and adapt_lr = 0 (given)"),
+]
+
+
+@pytest.mark.parametrize(("settings", "name", "words"), GIVEN_RATES, ids=str)
+def test_it_is_said_which_rate_was_given(settings, name, words):
+    tasks, training = made(**settings)
+    result = evaluate_on(training, tasks, tasks)
+    assert result.methods[0].name == name
+    assert words in result.verdict
+
+
 def test_two_tasks_are_tested_at_the_rates_chosen_on_both():
     tasks = il.MixedLinearRegression(3, noise_std=0.1, task_std=2.0).sample_tasks(2, 40, seed=1)
     training = MetaTraining.prepare(tasks, il.MetaRegressor().settings())
@@ -317,8 +338,8 @@ RIDGE_VERDICTS = [
     ({}, ["adapt by ridge: 33.3 ± 6.7 % lower error", "it beats the best gradient step", "by 20.0 ± 4.0 %"]),
     ({"gradient": (0.05, 0.1)}, ["adapt by ridge", "does as well, within a standard error"]),
     ({"gradient": (-0.5, 0.1)}, ["does worse on the tested rows than the best gradient step", "by 33.3 ± 6.7 %"]),
-    ({"pooled": (0.1, 0.2)}, [NO_LOOP + POOLED, "no worse"]),
-    ({"alone": (-0.4, 0.1)}, ["Fit each task alone: " + PER_TASK, "20.0 ± 5.0 % lower"]),
+    ({"pooled": (0.1, 0.2)}, [NO_LOOP + POOLED, "no worse", "than this model, which adapts by ridge"]),
+    ({"alone": (-0.4, 0.1)}, ["Fit each task alone: " + PER_TASK, "20.0 ± 5.0 % lower", "which adapts by ridge"]),
 ]
 
 

@@ -41,7 +41,7 @@ LEVELS = {
     "simulation": 4.5,
     "evaluation": 5,
     "calibration": 5,
-    "comparison": 5,
+    "comparison": 5.1,
     "advising": 5.2,
     "report": 5.4,
     "storage": 5,

@@ -16,7 +16,8 @@ from scipy.linalg import qr
 from innerloop._checks import FloatArray, IntArray, as_count
 from innerloop._random import stream
 from innerloop.episodes import Episodes
-from innerloop.estimators import MetaRegressor
+from innerloop.estimators import MetaRegressor, mean_and_error
+from innerloop.evaluation import ratio_errors
 from innerloop.tasks import TaskSet
 
 Effects = Literal["intercept", "slopes"]
@@ -41,6 +42,8 @@ class Contender:
         Time to fit the training groups, choices included.
     note
         What happened, where it did not go as it should.
+    gain_se, loss_se
+        Standard errors of ``excess / mse`` and of ``excess`` as a part of the first contender's `mse`.
     """
 
     name: str
@@ -50,6 +53,8 @@ class Contender:
     excess_se: float
     seconds: float
     note: str = ""
+    gain_se: float = np.nan
+    loss_se: float = np.nan
 
 
 class Components(NamedTuple):
@@ -189,10 +194,10 @@ def _errors(fitted: Components, design: _Design, unseen: Episodes, adapt: bool) 
 def _contender(name: str, errors: FloatArray | None, seconds: float, note: str, *, first: FloatArray) -> Contender:
     if errors is None:
         return Contender(name, np.nan, np.nan, np.nan, np.nan, seconds, note)
-    root = np.sqrt(len(errors))
     gap = errors - first
-    spread = [float(values.std(ddof=1) / root) if len(errors) > 1 else np.nan for values in (errors, gap)]
-    return Contender(name, float(errors.mean()), spread[0], float(gap.mean()), spread[1], seconds, note)
+    if len(errors) == 1:
+        return Contender(name, float(errors[0]), np.nan, float(gap[0]), np.nan, seconds, note)
+    return Contender(name, *mean_and_error(errors), *mean_and_error(gap), seconds, note, *ratio_errors(errors, first))
 
 
 def _limited(
@@ -265,12 +270,13 @@ def best_of(contenders: Sequence[Contender]) -> str:
     best = min(others, key=lambda contender: contender.mse)
     if not np.isfinite(best.excess_se):
         return "One unseen group is too few to tell packages apart; adapt on fewer rows, or bring more groups."
-    percent, error = 100 * best.excess / best.mse, 100 * best.excess_se / best.mse
     if best.excess < -best.excess_se:
-        return f"{best.name} predicts unseen groups better than innerloop, by {-percent:.1f} ± {error:.1f} %."
+        percent, error = -100 * best.excess / ours.mse, 100 * best.loss_se
+        return f"{best.name} has {percent:.1f} ± {error:.1f} % lower error on unseen groups than innerloop."
     times = f"{best.seconds / ours.seconds:.0f} times as long" if best.seconds > ours.seconds else "less time"
     if best.excess <= best.excess_se:
         return f"innerloop does as well on unseen groups as the best of the others, {best.name}, which took {times}."
+    percent, error = 100 * best.excess / best.mse, 100 * best.gain_se
     return (
         f"innerloop has {percent:.1f} ± {error:.1f} % lower error on unseen groups than the best of the others, "
         f"{best.name}, which took {times}."

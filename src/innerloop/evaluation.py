@@ -19,6 +19,8 @@ PER_FEATURE = "one rate for each feature"
 GRADIENT = "best gradient step"
 RECOMMENDED = "recommended rates"
 GIVEN = "rates as given"
+GIVEN_INNER_LR = "inner_lr as given, adapt_lr tuned"
+GIVEN_ADAPT_LR = "adapt_lr as given, inner_lr tuned"
 NO_INNER_LOOP = "no inner loop in training"
 TIED = "tied rates (usual MAML)"
 POOLED = "one pooled ridge"
@@ -149,7 +151,7 @@ def _summary(training: MetaTraining, choices: dict[str, Rates], per_task: FloatA
             rates,
             *mean_and_error(mse),
             *mean_and_error(mse - per_task[:, 0]),
-            *_ratio_errors(mse, per_task[:, 0]),
+            *ratio_errors(mse, per_task[:, 0]),
         )
         for (name, rates), mse in zip(named, per_task.T, strict=True)
     ]
@@ -168,10 +170,15 @@ def verdict(methods: list[Method]) -> str:
 
     A method is better where the difference exceeds two standard errors, and as good where it is within one.
     """
-    judge = {RIDGE: _verdict_on_way, PER_FEATURE: _verdict_on_way, GIVEN: _verdict_on_given}.get(
-        methods[0].name, _verdict_on_rates
-    )
-    return judge(methods)
+    name = methods[0].name
+    if name in _HOW:
+        return _verdict_on_way(methods)
+    return _verdict_on_given(methods) if name in _ORIGIN else _verdict_on_rates(methods)
+
+
+# How tasks adapt, and where inner_lr and adapt_lr come from, by the name of the first method.
+_HOW = {RIDGE: "by ridge", PER_FEATURE: f"with {PER_FEATURE}"}
+_ORIGIN = {GIVEN: ("given", "given"), GIVEN_INNER_LR: ("given", "tuned"), GIVEN_ADAPT_LR: ("tuned", "given")}
 
 
 def _verdict_on_rates(methods: list[Method]) -> str:
@@ -182,14 +189,16 @@ def _verdict_on_rates(methods: list[Method]) -> str:
     if per_task.excess < -2 * per_task.excess_se:
         return (
             f"Do not use an inner loop: {PER_TASK} predicts unseen tasks better "
-            f"({_gain_of(per_task, best)} lower error). Tasks differ more than "
+            f"({_gain_of(per_task, best)} lower error) than this model, which {_does(best)}. Tasks differ more than "
             "gradient steps from a shared start can follow."
         )
-    if (rates.inner_lr == 0 and rates.adapt_lr == 0) or pooled.excess <= pooled.excess_se:
+    if rates.inner_lr == 0 and rates.adapt_lr == 0:
         return (
-            f"Do not use an inner loop: {POOLED} over all tasks, without adaptation, predicts unseen tasks no worse, "
-            "within a standard error, than the best pair of rates."
+            f"Do not use an inner loop: {POOLED} over all tasks, without adaptation, which this model is, predicts "
+            "unseen tasks no worse, within a standard error, than the best pair of rates."
         )
+    if pooled.excess <= pooled.excess_se:
+        return _pooled_is_enough(best)
     adapted = f"{_gain_over(pooled)} lower error than {POOLED}"
     if rates.inner_lr == 0:
         return (
@@ -210,15 +219,13 @@ def _verdict_on_way(methods: list[Method]) -> str:
     best, per_task, pooled, gradient = methods[0], by_name[PER_TASK], by_name[POOLED], by_name[GRADIENT]
     if per_task.excess < -2 * per_task.excess_se:
         better = _gain_of(per_task, best)
-        return f"Fit each task alone: {PER_TASK} predicts unseen tasks better ({better} lower error)."
-    if pooled.excess <= pooled.excess_se:
         return (
-            f"Do not use an inner loop: {POOLED} over all tasks, without adaptation, predicts unseen tasks no worse, "
-            f"within a standard error, than {best.name}."
+            f"Fit each task alone: {PER_TASK} predicts unseen tasks better ({better} lower error) than this model, "
+            f"which {_does(best)}."
         )
-    gain = _gain_over(pooled)
-    how = {RIDGE: "by ridge", PER_FEATURE: f"with {PER_FEATURE}"}[best.name]
-    use = f"Let new tasks adapt {how}: {gain} lower error than {POOLED}"
+    if pooled.excess <= pooled.excess_se:
+        return _pooled_is_enough(best)
+    use = f"Let new tasks adapt {_HOW[best.name]}: {_gain_over(pooled)} lower error than {POOLED}"
     against = _gain_over(gradient)
     assert gradient.rates is not None
     step = f"inner_lr {gradient.rates.inner_lr:.3g}, adapt_lr {gradient.rates.adapt_lr:.3g}"
@@ -228,10 +235,28 @@ def _verdict_on_way(methods: list[Method]) -> str:
     return f"{use}; it {word} the {GRADIENT} ({step}) by {against.removeprefix('-')}."
 
 
+def _pooled_is_enough(best: Method) -> str:
+    return (
+        f"Do not use an inner loop: {POOLED} over all tasks, without adaptation, predicts unseen tasks no worse, "
+        f"within a standard error, than this model, which {_does(best)} (inner_lr = adapt_lr = 0 gives that ridge)."
+    )
+
+
+def _does(best: Method) -> str:
+    """Return what the fitted model does."""
+    if best.name in _HOW:
+        return f"adapts {_HOW[best.name]}"
+    assert best.rates is not None
+    return f"has inner_lr = {best.rates.inner_lr:.3g} and adapt_lr = {best.rates.adapt_lr:.3g}"
+
+
 def _verdict_on_given(methods: list[Method]) -> str:
     given, best = methods[0], min(methods[1:], key=lambda method: method.mse)
     assert given.rates is not None
-    rates = f"The rates given, inner_lr = {given.rates.inner_lr:.3g} and adapt_lr = {given.rates.adapt_lr:.3g},"
+    inner, adapt = _ORIGIN[given.name]
+    rates = (
+        f"The rates inner_lr = {given.rates.inner_lr:.3g} ({inner}) and adapt_lr = {given.rates.adapt_lr:.3g} ({adapt})"
+    )
     if best.excess < -2 * best.excess_se:
         tuned = (
             "" if best.rates is None else f" (inner_lr {best.rates.inner_lr:.3g}, adapt_lr {best.rates.adapt_lr:.3g})"
@@ -246,7 +271,7 @@ def _verdict_on_given(methods: list[Method]) -> str:
     return f"{rates} have {worse} lower error on unseen tasks than the best of the others, {best.name}."
 
 
-def _ratio_errors(mse: FloatArray, first: FloatArray) -> tuple[float, float]:
+def ratio_errors(mse: FloatArray, first: FloatArray) -> tuple[float, float]:
     """Return the standard errors of mean(first) / mean(mse) and of its inverse, by linearisation; see `Method`."""
     own, other = float(mse.mean()), float(first.mean())
     if own <= 0 or other <= 0:
@@ -275,17 +300,26 @@ def _choices(training: MetaTraining, tasks: TaskSet, tick: Callable[[], None]) -
         free = MetaTraining.prepare(tasks, replace(training.settings, inner_lr=None, adapt_lr=None), tick)
     held_out = free.held_out
     assert held_out is not None  # rates are free, so they were scored
-    given = training.settings.fixes_rates() and "gradient" in training.settings.kinds
-    if given:
+    name = _given(training.settings)
+    if name is not None:
         first = training.chosen()
     else:  # zero where no adaptation was chosen, as in the model that is fitted
         first = free.chosen() if _chosen_way(training) is not None else training.rates_in_use()
     return {
-        GIVEN if given else RECOMMENDED: first,
+        name or RECOMMENDED: first,
         NO_INNER_LOOP: held_out.best("tuned", 0.0).rates,
         TIED: held_out.best("tied").rates,
         POOLED: held_out.best("none", 0.0).rates,
     }
+
+
+def _given(settings: Settings) -> str | None:
+    """Return the name of gradient steps of which the user gave a rate; None where none was given."""
+    if "gradient" not in settings.kinds or not settings.fixes_rates():
+        return None
+    if settings.inner_lr is None:
+        return GIVEN_ADAPT_LR
+    return GIVEN_INNER_LR if settings.adapt_lr is None else GIVEN
 
 
 def ridge_per_task(training: MetaTraining, tasks: TaskSet) -> FloatArray:
