@@ -148,6 +148,17 @@ def test_tasks_too_small_for_the_split_come_with_a_remedy_that_works(tmp_path, o
     assert "(2 tasks of fewer than" in " ".join(ran.out.split())
 
 
+def test_the_largest_support_that_two_tasks_have_is_named(tmp_path):
+    frame = small_table()
+    path = save(frame[~((frame["task"] != "NA") & (frame.index % 12 >= 9))], tmp_path / "t.csv")
+    message = refused(tmp_path, path, *QUICK, "--n-support", 50, "--n-query", 2)
+    assert "the most that two tasks have rows for is --n-support 7 with --min-rows 9" in message
+    ran = innerloop("fit", path, *QUICK, "--n-support", 7, "--n-query", 2, "--min-rows", 9)
+    assert (ran.code, ran.err) == (0, "")
+    message = refused(tmp_path, path, *QUICK, "--n-query", 20)
+    assert "at least two tasks must have so many, and the second largest has 9." in message
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [([], "holds one task, '007'"), (["--min-rows", "13"], "no task large enough"), (["--min-rows", "9"], "one task")],

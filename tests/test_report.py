@@ -114,6 +114,7 @@ def test_any_choice_has_a_report(tmp_path, options):
     [
         ("r.pdf", "`--report` must end in .html or .htm, got 'r.pdf'."),
         ("nowhere/r.html", "there is no folder"),
+        (".", "`--report` must name a file, got the folder"),
     ],
 )
 def test_a_wrong_place_is_said_before_any_work(tmp_path, place, sentence):

@@ -132,6 +132,7 @@ def test_command_writes_json_and_the_same_picture_twice(tmp_path):
         (["--n-tasks", "0"], "`n_tasks` must be at least 1"),
         (["--noise-std", "nan"], "`noise_std` must be finite"),
         (["--plot", "picture.gif"], "must end in .png or .svg"),
+        (["--plot", "."], "`--plot` must name a file, got the folder ."),
     ],
 )
 def test_command_refuses_in_a_sentence(arguments, message):

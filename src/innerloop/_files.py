@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def check_file(path: Path, name: str, endings: Sequence[str]) -> None:
-    """Refuse a file to write that has another ending, or no folder to lie in, before any work is done."""
-    if path.suffix not in endings:
-        raise ValueError(f"`{name}` must end in {' or '.join(endings)}, got {path.name!r}.")
+def check_file(path: Path, name: str, endings: Sequence[str] = ()) -> None:
+    """Refuse a file to write that is a folder, has none to lie in or another ending, before any work is done."""
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; name a file.")
+        raise IsADirectoryError(f"`{name}` must name a file, got the folder {path}.")
+    if endings and path.suffix not in endings:
+        raise ValueError(f"`{name}` must end in {' or '.join(endings)}, got {path.name!r}.")
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} to; make it first.")
 

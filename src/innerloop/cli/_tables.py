@@ -54,5 +54,15 @@ def check_sizes(tasks: TaskSet, table: Path, n_support: int, n_query: int) -> No
         raise ValueError(
             f"task {tasks.ids[first].item()!r} of {table} has {tasks.sizes[first]} row(s) and {int(small.sum())} "
             f"task(s) have fewer than the {least} that a split into {n_support} support and {n_query} query rows "
-            f"needs; pass --min-rows {least} to leave such tasks out."
+            f"needs; {_remedy(tasks, n_support, n_query)}."
         )
+
+
+def _remedy(tasks: TaskSet, n_support: int, n_query: int) -> str:
+    """Return what to do about tasks too small for the split: at least two must be left."""
+    least, second = n_support + n_query, int(np.sort(tasks.sizes)[-2])
+    if second >= least:
+        return f"pass --min-rows {least} to leave such tasks out"
+    if second > n_query:
+        return f"the most that two tasks have rows for is --n-support {second - n_query} with --min-rows {second}"
+    return f"at least two tasks must have so many, and the second largest has {second}"

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from innerloop._checks import FloatArray, as_fraction
-from innerloop._files import write_whole
+from innerloop._files import check_file, write_whole
 from innerloop.cli._output import messages
 from innerloop.estimators import MetaRegressor
 from innerloop.estimators._inputs import alike, places
@@ -50,6 +50,8 @@ def predict(
     """
     if level is not None:
         as_fraction(level, "level")
+    if out is not None:
+        check_file(out, "--out")
     regressor, names = load_model(model), load_details(model)
     if not {"group", "target", "features"} <= set(names):
         raise ValueError(f"{model} was not made by `innerloop fit`; it does not say which columns to read.")
