@@ -69,7 +69,8 @@ def test_a_column_of_a_frame_names_the_tasks(library, n_targets):
     np.testing.assert_allclose(model.predict(frame), plain.predict(X, groups), rtol=1e-10)
     assert model.score(frame, y) == pytest.approx(plain.score(X, y, groups=groups), rel=1e-10)
     without = frame.drop(columns="who") if library == "pandas" else frame.drop("who")
-    np.testing.assert_allclose(model.predict(without), plain.predict(X), rtol=1e-10)
+    with pytest.warns(UserWarning, match="`X` has no column 'who'"):
+        np.testing.assert_allclose(model.predict(without), plain.predict(X), rtol=1e-10)
     other = np.roll(groups, 7)
     np.testing.assert_allclose(model.predict(frame, groups=other), plain.predict(X, other), rtol=1e-10)
     adapted = model.adapt(frame[:4], y[:4], groups=["new", "task 1", "new", "new"])
@@ -251,6 +252,29 @@ def test_bad_parameters_are_named(params, error, message):
     model = il.MetaRegressor(**{"group": "who", **params})
     with pytest.raises(error, match=message):
         model.fit(as_frame("pandas", X, groups), y)
+
+
+@FRAME
+def test_a_frame_without_the_group_column_is_told_once_that_its_tasks_are_unknown(library):
+    X, y, groups = data()
+    frame = as_frame(library, X, groups)
+    model = il.MetaRegressor(group="who", **RATES).fit(frame, y)
+    without = frame[["a", "b", "é c"]]
+    expected = model.predict(without, groups=["nobody"] * len(X))  # no warning: the groups are given
+    for call in (model.predict, model.predict_interval):
+        with pytest.warns(UserWarning, match="`X` has no column 'who' and `groups` is None") as caught:
+            found = call(without)
+        assert len(caught) == 1
+        assert caught[0].filename == __file__
+        np.testing.assert_allclose(np.mean(np.atleast_2d(found), axis=0), expected)
+
+
+def test_the_warning_about_missing_groups_names_remedies_that_work_in_cross_validation():
+    X, y, groups = data()
+    with pytest.warns(UserWarning, match=NO_GROUPS) as caught:
+        cross_val_score(il.MetaRegressor(**RATES), X, y, groups=groups, cv=GroupKFold(3))
+    for remedy in ("MetaRegressor(group=...)", "params={'groups': ...}", "set_config(enable_metadata_routing=True)"):
+        assert remedy in str(caught[0].message)
 
 
 BAD_DATA = [

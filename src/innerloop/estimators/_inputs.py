@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,13 @@ def take_groups(group: str | None, X: Any, groups: Any, required: bool = True) -
             from innerloop._frames import missing_column
 
             raise ValueError(missing_column(group, frame.columns, "`X`"))
+        if groups is None:
+            warnings.warn(
+                f"`X` has no column {group!r} and `groups` is None: all rows are predicted with the meta-parameters, "
+                "as rows of unseen tasks. Keep the column, or pass groups=...",
+                UserWarning,
+                stacklevel=4,  # of `predict` and `predict_interval`
+            )
         return X, groups
     if groups is None:
         groups = frame[group].to_numpy()

@@ -189,7 +189,9 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         if groups is None:
             warnings.warn(
                 "neither `groups` nor `group` is given: all rows count as one task and there is no inner loop. "
-                "Pass groups=..., or name the column with MetaRegressor(group=...).",
+                "Pass groups=..., or name the column with MetaRegressor(group=...); in cross_val_score and its like "
+                "groups reach the model by that column, or by params={'groups': ...} after "
+                "sklearn.set_config(enable_metadata_routing=True).",
                 UserWarning,
                 stacklevel=2,
             )
