@@ -1,6 +1,7 @@
 """The theory's model fitted to a table, and advice on further data."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import innerloop as il
@@ -59,6 +60,14 @@ def test_what_cannot_be_calibrated(tasks):
         il.calibrate(two)
     with pytest.raises(ValueError, match="`n_resamples` must be at least 2"):
         il.calibrate(tasks, n_resamples=1)
+
+
+@pytest.mark.parametrize("function", [il.advise, il.calibrate, il.compare], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("tasks", [pd.DataFrame({"a": [1, 2]}), np.zeros((4, 2))], ids=["frame", "array"])
+def test_what_is_no_task_set_is_told_how_to_become_one(function, tasks):
+    kind = type(tasks).__name__
+    with pytest.raises(TypeError, match=rf"`tasks` must be a TaskSet, got {kind}; make one with TaskSet.from_table"):
+        function(tasks)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from innerloop._task_rows import row_blocks
 from innerloop.adaptation import Adaptation, error_covariance
 from innerloop.estimators import MetaRegressor, MetaTraining
 from innerloop.evaluation import POOLED, Evaluation, evaluate
-from innerloop.tasks import TaskSet
+from innerloop.tasks import TaskSet, check_task_set
 
 # New tasks are imitated by so many tasks of the table.
 _TASKS_TRIED = 200
@@ -81,7 +81,7 @@ def advise(tasks: TaskSet, model: MetaRegressor | None = None, tick: Callable[[]
     Parameters
     ----------
     tasks
-        At least two.
+        A `TaskSet` of at least two tasks.
     model
         A `MetaRegressor` whose parameters are to be used; None is the default one. It is not fitted.
     tick
@@ -92,6 +92,7 @@ def advise(tasks: TaskSet, model: MetaRegressor | None = None, tick: Callable[[]
     Advice
         Its string is a sentence or two.
     """
+    check_task_set(tasks)
     settings = (MetaRegressor() if model is None else model).settings()
     if len(tasks) < 2:
         raise ValueError("`tasks` must hold at least two tasks: one tells nothing of how tasks differ.")

@@ -15,7 +15,7 @@ from innerloop.distributions import Design, MixedLinearRegression
 from innerloop.episodes import ragged_ranges, row_starts
 from innerloop.estimators._scaling import Scaling
 from innerloop.random_effects import RandomEffects, estimate_effects
-from innerloop.tasks import TaskSet
+from innerloop.tasks import TaskSet, check_task_set
 from innerloop.theory import expected_loss
 
 # Intervals cover 90 %: so many standard deviations of a normal distribution on either side.
@@ -106,7 +106,7 @@ def calibrate(
     Parameters
     ----------
     tasks
-        At least two, one target.
+        A `TaskSet` of at least two tasks, one target.
     n_resamples
         Resamples of the bootstrap, at least 2.
     seed
@@ -129,6 +129,7 @@ def calibrate(
     -----
     docs/theory.md, sections "Random effects" and "General covariances".
     """
+    check_task_set(tasks)
     if len(tasks) < 2:
         raise ValueError("`tasks` must hold at least two tasks: one tells nothing of how tasks differ.")
     if tasks.y.ndim > 1:

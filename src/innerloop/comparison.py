@@ -18,7 +18,7 @@ from innerloop._random import stream
 from innerloop.episodes import Episodes
 from innerloop.estimators import MetaRegressor, mean_and_error
 from innerloop.evaluation import ratio_errors
-from innerloop.tasks import TaskSet
+from innerloop.tasks import TaskSet, check_task_set
 
 Effects = Literal["intercept", "slopes"]
 
@@ -83,7 +83,7 @@ def compare(
     Parameters
     ----------
     tasks
-        One target.
+        A `TaskSet` with one target.
     n_adapt
         Rows of an unseen group that are given, from 1.
     seed
@@ -103,6 +103,7 @@ def compare(
     ValueError
         If there are several targets, or no group is left to train or to score.
     """
+    check_task_set(tasks)
     if tasks.y.ndim > 1:
         raise ValueError(f"`tasks` must have one target, got {tasks.y.shape[1]}.")
     train, unseen = _split(tasks, as_count(n_adapt, "n_adapt"), seed)

@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from narwhals.typing import IntoDataFrame
 
 
+def check_task_set(tasks: object) -> None:
+    """Refuse what is no `TaskSet`, and say how to make one."""
+    if not isinstance(tasks, TaskSet):
+        raise TypeError(
+            f"`tasks` must be a TaskSet, got {type(tasks).__name__}; make one with "
+            "TaskSet.from_table(frame, group=..., target=...) or TaskSet.from_arrays(X, y, groups)."
+        )
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class TaskSet:
