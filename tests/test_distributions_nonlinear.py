@@ -223,7 +223,7 @@ def test_real_tables_are_resampled():
     y = np.array([float(row["motor_UPDRS"]) for row in rows])
     ids = [row.get("subject", row.get("subject#")) for row in rows]
     tasks = il.TaskSet.from_arrays((X - X.mean(axis=0)) / X.std(axis=0), y - y.mean(), ids)
-    design = il.Design(30, 10, 20, 10, l2=0.1)
-    found = il.estimate_loss(tasks, design, [-0.02, 0.0, 0.02], [0.0, 0.05], 20, n_test_tasks=10, n_test_rows=20)
-    assert 0 < found.loss.sel(inner_lr=0.0, adapt_lr=0.0) < 0.5 * y.var()
+    design = il.Design(30, 10, 20, 10, l2=1.0)
+    found = il.estimate_loss(tasks, design, [-0.02, 0.0, 0.02], [0.0, 0.01], 100, n_test_tasks=10, n_test_rows=20)
+    assert 0 < found.loss.sel(inner_lr=0.0, adapt_lr=0.01) < 0.5 * y.var()
     assert (found.stderr < 0.5 * found.loss).all()

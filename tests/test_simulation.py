@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 
 import numpy as np
@@ -276,6 +277,27 @@ def test_runs_near_interpolation_do_not_warn():
         il.estimate_loss(ISOTROPIC, il.Design(6, 4, 1, 9), [0.0, 1.0], 0.2, n_runs=50, scoring="sampled")
 
 
+# Rows of the tasks, and what is left for new tasks beside 6 training tasks of 5 rows: how many, and rows beside 4.
+TABLES = {
+    "small": ([9] * 16, (10, 5)),
+    "ragged": ([5] * 6 + [6] * 5 + [9] * 6, (6, 5)),
+    "hardly enough": ([5] * 7, (1, 1)),
+    "large": ([80] * 300, (100, 50)),
+}
+
+
+@pytest.mark.parametrize(("sizes", "expected"), TABLES.values(), ids=TABLES)
+def test_a_table_scores_on_what_it_has_beside_the_training_tasks(sizes, expected):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((sum(sizes), 2))
+    tasks = il.TaskSet.from_arrays(X, X @ [1.0, -1.0], np.repeat(np.arange(len(sizes)), sizes))
+    found = il.estimate_loss(tasks, il.Design(6, 4, 1, 4), 0.1, 0.2, n_runs=3)
+    plan = json.loads(found.plan)
+    assert (plan["n_test_tasks"], plan["n_test_rows"]) == expected
+    one = il.estimate_loss(tasks, il.Design(6, 4, 1, 4), 0.1, 0.2, n_runs=3, n_test_tasks=1)
+    assert json.loads(one.plan)["n_test_tasks"] == 1
+
+
 LINEAR = {"dist": ISOTROPIC, "design": DESIGNS["over"], "inner_lr": 0.1, "adapt_lr": 0.2, "n_runs": 4}
 IMPLICIT = DESIGNS["over, implicit"]
 
@@ -309,6 +331,7 @@ IMPLICIT = DESIGNS["over, implicit"]
         ({"rel_error": 0.0}, ValueError, "`rel_error` must be positive, got 0.0"),
         ({"rel_error": np.inf}, ValueError, "`rel_error` must be a finite number"),
         ({"block_size": 0}, ValueError, "`block_size` must be at least 1"),
+        ({"executor": 3}, TypeError, "`executor` must be a concurrent.futures.Executor, got int; `n_jobs`"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, error, words):

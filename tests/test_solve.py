@@ -240,6 +240,12 @@ def test_solve_says_what_is_wrong_with_an_argument(arguments, error, message):
         il.solve(objective(draw(RAGGED, 4)), **{"inner_lr": 0.1, **arguments})
 
 
+def test_what_is_no_meta_objective_is_refused():
+    dual = il.KernelObjective.from_tasks(il.Episodes(draw(RAGGED, 4)), lambda X, Z: X @ Z.T)
+    with pytest.raises(TypeError, match=r"`objective` must be a MetaObjective, got KernelObjective; .* `solve`"):
+        il.solve(dual, 0.1)
+
+
 REFUSED_PATHS = [
     ({"inner_lrs": []}, "`inner_lrs` must hold at least one rate, got none"),
     ({"inner_lrs": [0.0, np.nan]}, r"`inner_lrs` must be finite, .* missing \(NaN\) at row 1"),

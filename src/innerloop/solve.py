@@ -174,6 +174,11 @@ def solve_path(
 
 def solve_unwarned(objective: MetaObjective, inner_lrs: ArrayLike, init: ArrayLike | None, l2: ArrayLike) -> MetaPath:
     """Do what `solve_path` does, without its warnings: they concern the whole process, and threads may share it."""
+    if not isinstance(objective, MetaObjective):
+        raise TypeError(
+            f"`objective` must be a MetaObjective, got {type(objective).__name__}; make one with "
+            "MetaObjective.from_tasks(episodes). A KernelObjective has its own method `solve`."
+        )
     rates, penalties = _broadcast(inner_lrs, l2)
     start = _check_init(init, objective)
     if objective.weight <= 0:

@@ -41,6 +41,12 @@ class ResampledTasks(TaskDistribution):
         """Return features and targets of some rows of one task."""
         return self.draw_tasks([n_rows], rng)[0]
 
+    def room(self, size: int, taken: Sequence[int]) -> int:
+        """Return how many tasks of `size` rows a run can have beside those whose numbers of rows are taken."""
+        have, used = self.tasks.sizes, np.asarray(taken)
+        limits = [size, *(own for own in taken if own < size)]
+        return min(int((have >= limit).sum()) - int((used >= limit).sum()) for limit in limits)
+
     def draw_tasks(self, sizes: Sequence[int], rng: np.random.Generator) -> list[Rows]:
         """Return rows of different tasks; the largest sizes choose first among the tasks, in random order.
 

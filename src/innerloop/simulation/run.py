@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 # that depend neither on the size of blocks nor on the workers.
 _FIRST_LOOK, _GROWTH = 32, 1.5
 _QUANTILES = (0.05, 0.95)
+_TEST_TASKS, _TEST_ROWS = 100, 50
 
 
 def estimate_loss(
@@ -46,8 +47,8 @@ def estimate_loss(
     init: ArrayLike | None = None,
     baseline: float = 0.0,
     scoring: Literal["auto", "exact", "sampled"] = "auto",
-    n_test_tasks: int = 100,
-    n_test_rows: int = 50,
+    n_test_tasks: int | None = None,
+    n_test_rows: int | None = None,
     rel_error: float | None = None,
     executor: Executor | None = None,
     block_size: int | None = None,
@@ -87,7 +88,8 @@ def estimate_loss(
         `MixedLinearRegression`. "sampled": everything is drawn, and a run is scored on new tasks. "auto": exact where
         that is known.
     n_test_tasks, n_test_rows
-        With "sampled": new tasks of a run, and rows that score each. The paper has 100 and 50.
+        With "sampled": new tasks of a run, and rows that score each. None: 100 and 50, as in the paper, or what a
+        `TaskSet` has beside the training tasks.
     rel_error
         Stop when every standard error is at most this fraction of its loss.
     executor
@@ -124,6 +126,7 @@ def estimate_loss(
     most, jobs = as_count(n_runs, "n_runs", 2), _check_jobs(n_jobs)
     if rel_error is not None and not 0 < as_rate(rel_error, "rel_error") < np.inf:
         raise ValueError(f"`rel_error` must be positive, got {rel_error}.")
+    _check_executor(executor)
     size = (
         plan.block_size(most if rel_error is None else _FIRST_LOOK)
         if block_size is None
@@ -164,7 +167,7 @@ def _plan(
     init: ArrayLike | None,
     baseline: float,
     scoring: str,
-    test_sizes: tuple[int, int],
+    test_sizes: tuple[int | None, int | None],
 ) -> Plan:
     """Return the checked plan; the baseline rate is the last of its inner rates unless it is among them."""
     tasks: TaskDistribution = ResampledTasks(dist) if isinstance(dist, TaskSet) else dist
@@ -182,9 +185,27 @@ def _plan(
     check_finite(start, "init")
     if start.shape != (tasks.n_features,):
         raise ValueError(f"`init` must have shape ({tasks.n_features},), one per feature, got {start.shape}.")
-    sizes = as_count(test_sizes[0], "n_test_tasks"), as_count(test_sizes[1], "n_test_rows")
     chosen = _scoring(tasks, design, scoring)
+    sizes = _test_sizes(tasks, design, *test_sizes)
     return Plan(tasks, design, inner, adapt, start, as_count(seed, "seed", 0), chosen, *sizes)
+
+
+def _test_sizes(
+    dist: TaskDistribution, design: Design, n_test_tasks: int | None, n_test_rows: int | None
+) -> tuple[int, int]:
+    """Return new tasks and their rows; of a table the most rows that half of the tasks left to it have."""
+    given_tasks = None if n_test_tasks is None else as_count(n_test_tasks, "n_test_tasks")
+    given_rows = None if n_test_rows is None else as_count(n_test_rows, "n_test_rows")
+    if not isinstance(dist, ResampledTasks):
+        return given_tasks or _TEST_TASKS, given_rows or _TEST_ROWS
+    taken = [group.n_support + group.n_query for group in design.groups for _ in range(group.n_tasks)]
+
+    def room(rows: int) -> int:
+        return dist.room(design.n_adapt + rows, taken)
+
+    wanted = given_tasks or min(_TEST_TASKS, -(-room(1) // 2))
+    rows = given_rows or next((rows for rows in range(_TEST_ROWS, 1, -1) if room(rows) >= wanted), 1)
+    return given_tasks or max(1, min(_TEST_TASKS, room(rows))), rows
 
 
 def _rates(value: ArrayLike, name: str, design: Design) -> FloatArray:
@@ -214,6 +235,14 @@ def _check_jobs(n_jobs: int) -> int:
     if as_count(n_jobs, "n_jobs", -1) == 0:
         raise ValueError("`n_jobs` must be a number of processes, or -1 for all cores, got 0.")
     return int(n_jobs)
+
+
+def _check_executor(executor: object) -> None:
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise TypeError(
+            f"`executor` must be a concurrent.futures.Executor, got {type(executor).__name__}; `n_jobs` is the number "
+            "of processes."
+        )
 
 
 @contextmanager
