@@ -132,6 +132,19 @@ def test_a_sweep_is_printed_saved_and_drawn(omniglot, tmp_path, kind):
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
 
 
+@pytest.mark.parametrize("n_seeds", [1, 2, 3])
+def test_a_sweep_claims_no_standard_errors_that_its_seeds_cannot_bear(n_seeds):
+    command = [*SINE, "--iterations", 2, "--sweep", 0.1, "--seeds", n_seeds]
+    ran = innerloop(*command)
+    assert ran.code == 0, ran.err
+    assert "nan" not in ran.out
+    assert ("too few to tell it from chance" in ran.out) == (n_seeds < 3)
+    row = next(line for line in ran.out.splitlines() if line.split()[:1] == ["0.1"])
+    assert len(row.split()) == (6 if n_seeds > 2 else 4)
+    found = json.loads(innerloop(*command, "--json").out, parse_constant=pytest.fail)
+    assert (found["metric_stderr"][0] is None) == (n_seeds == 1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -16,6 +16,7 @@ from innerloop._figures import save_figure
 from innerloop._files import write_whole
 from innerloop.cli._fewshot import Training
 from innerloop.cli._output import console, need_matplotlib, print_table
+from innerloop.plotting_sweep import ENOUGH_SEEDS
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -63,7 +64,7 @@ def train(
     sweep
         Train at all these inner rates with the same tasks and weights, and compare each with inner_lr = 0.
     seeds
-        Repetitions of a sweep.
+        Repetitions of a sweep; standard errors take at least three.
     out
         Folder for checkpoints and results: a training that was cut off goes on from there.
     checkpoint_every
@@ -273,22 +274,31 @@ def _show_sweep(result: xr.Dataset, training: Training, out: Path | None) -> Non
         values = (scale * float(at[f"metric{of}"]) for of in ("", "_stderr", "_difference", "_difference_stderr"))
         mean, error, gap, gap_error = values
         rates = f"{float(at.inner_lr):g}", f"{float(at.adapt_lr):g}"
-        table.add_row(
-            *rates, f"{mean:.4g}", f"{error:.2g}", f"{gap:+.3g}", f"{gap_error:.2g}", style="bold" if i == best else ""
-        )
+        errors = [f"{e:.2g}" if result.sizes["seed"] >= ENOUGH_SEEDS else "" for e in (error, gap_error)]
+        cells = (*rates, f"{mean:.4g}", errors[0], f"{gap:+.3g}", errors[1])
+        table.add_row(*cells, style="bold" if i == best else "")
     print_table(table)
-    console.print(f"\n[bold]{_verdict(result.isel(inner_lr=best), scale)}[/bold]", soft_wrap=not console.is_terminal)
+    said = _verdict(result.isel(inner_lr=best), scale, result.sizes["seed"])
+    console.print(f"\n[bold]{said}[/bold]", soft_wrap=not console.is_terminal)
     if out is not None:
         console.print(f"Saved sweep.nc and sweep.png in {out}", soft_wrap=True, markup=False)
 
 
-def _verdict(best: xr.Dataset, scale: float) -> str:
+def _verdict(best: xr.Dataset, scale: float, n_seeds: int) -> str:
     rate, gap, error = float(best.inner_lr), *(scale * float(best[f"metric_difference{of}"]) for of in ("", "_stderr"))
+    if n_seeds < ENOUGH_SEEDS:
+        seeds = f"{n_seeds} seed{'s' if n_seeds > 1 else ''}"
+        against = "" if rate == 0 else f", {gap:+.3g} against inner_lr = 0"
+        return f"Of these rates inner_lr = {rate:g} does best{against}, with {seeds}: too few to tell it from chance."
     if rate == 0:
         return "Of these rates inner_lr = 0 does best: train without an inner loop."
-    sigmas = f"{abs(gap) / error:.1f} standard errors" if error > 0 else "one seed has no standard error"
+    sigmas = f"{abs(gap) / error:.1f} standard errors" if error > 0 else "without error"
     return f"Of these rates inner_lr = {rate:g} does best: {gap:+.3g} against inner_lr = 0 ({sigmas})."
 
 
 def _as_json(result: xr.Dataset) -> dict[str, Any]:
-    return {str(name): result[name].values.tolist() for name in result.variables}
+    """Return the results as plain values; None for what is not known."""
+    return {
+        str(name): result[name].astype(object).where(result[name].notnull(), None).values.tolist()
+        for name in result.variables
+    }
