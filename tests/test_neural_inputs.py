@@ -18,11 +18,13 @@ from innerloop.neural import (  # noqa: E402
     TaskBatch,
     TaskSetTasks,
     adapt,
+    sweep,
 )
 
 NET = nn.Sequential(nn.Linear(1, 4), nn.ReLU(), nn.Linear(4, 1)).double()
 BATCH = SinusoidTasks().sample(2, 5, 3, (0,))
 PARAMS = dict(NET.named_parameters())
+SIZES = {"n_tasks": 2, "n_support": 3, "n_query": 3}
 
 
 class Counter(nn.Module):
@@ -60,6 +62,73 @@ def test_a_wrong_rate_is_refused(rate, message):
         adapt(NET, PARAMS, BATCH, rate, n_steps=2)
     with pytest.raises(ValueError, match=message):
         MetaTrainer(NET, SinusoidTasks(), rate, n_tasks=2, n_support=3, n_query=3, n_steps=2)
+
+
+@pytest.mark.parametrize("rate", ["0.1", None, [None], {"": "0.1"}, [0.1, "fast"], object()], ids=str)
+def test_what_is_no_rate_is_refused(rate):
+    message = "`inner_lr` must be a number or a tensor, .* got "
+    with pytest.raises(TypeError, match=message):
+        adapt(NET, PARAMS, BATCH, rate)
+    with pytest.raises(TypeError, match=message):
+        MetaTrainer(NET, SinusoidTasks(), rate, **SIZES)
+
+
+def test_an_optimiser_must_be_made_not_given():
+    given = torch.optim.SGD(NET.parameters(), lr=0.1)
+    message = r"`optimiser` must be a function that makes an optimiser .* got SGD"
+    with pytest.raises(TypeError, match=message):
+        MetaTrainer(NET, SinusoidTasks(), 0.1, optimiser=given, **SIZES)
+    with pytest.raises(TypeError, match=message):
+        sweep(lambda: NET, SinusoidTasks(), [0.1], [0.1], n_seeds=1, n_iterations=1, optimiser=given, **SIZES)
+
+
+@pytest.mark.parametrize("made", [NET, 3], ids=["module", "number"])
+def test_a_sweep_needs_a_function_that_makes_modules(made):
+    message = f"`make_module` must be a function that makes a module, .* got {type(made).__name__}; .* lambda"
+    with pytest.raises(TypeError, match=message):
+        sweep(made, SinusoidTasks(), [0.1], [0.1], n_seeds=1, n_iterations=1, **SIZES)
+
+
+def test_a_sweep_needs_a_rate_of_adaptation():
+    with pytest.raises(ValueError, match="`adapt_lrs` must hold at least one rate, got none"):
+        sweep(lambda: NET, SinusoidTasks(), [0.1], [], n_seeds=1, n_iterations=1, **SIZES)
+
+
+@pytest.mark.parametrize("by_task", [None, False, True])
+def test_a_loss_of_several_numbers_is_refused(by_task):
+    def squares(prediction, y):
+        return (prediction - y) ** 2
+
+    trainer = MetaTrainer(NET, SinusoidTasks(), 0.1, loss=squares, by_task=by_task, **SIZES)
+    with pytest.raises(ValueError, match=r"`loss` must return one number for a task, got shape \(3, 1\)"):
+        trainer.step()
+    trainer = MetaTrainer(NET, SinusoidTasks(), 0.1, **SIZES)
+    with pytest.raises(ValueError, match=r"`metric` must return one number for a task, got shape \(3, 1\)"):
+        trainer.evaluate(2, metric=squares)
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.GRU(1, 3, batch_first=True).double(), nn.Linear(3, 1).double()
+
+    def forward(self, x):
+        return self.head(self.body(x.unsqueeze(-1))[0][:, -1])
+
+
+def test_a_module_that_cannot_be_vectorised_is_told_to_go_task_by_task():
+    with pytest.raises(ValueError, match=r"torch cannot call `module` for many tasks at once .* pass by_task=True"):
+        MetaTrainer(Recurrent(), SinusoidTasks(), 0.1, **SIZES).step()
+    MetaTrainer(Recurrent(), SinusoidTasks(), 0.1, by_task=True, **SIZES).step()
+    settings = {"n_seeds": 1, "n_iterations": 1, "n_validation": 1, "n_test": 1, **SIZES}
+    found = sweep(Recurrent, SinusoidTasks(), [0.1], [0.1], by_task=True, **settings)
+    assert found.loss.notnull().all()
+
+
+def test_what_else_goes_wrong_in_a_module_is_left_as_it_is():
+    wrong = nn.Sequential(nn.Linear(1, 4), nn.Softmax(dim=-1), nn.Linear(3, 1)).double()
+    with pytest.raises(RuntimeError, match="Expected size"):
+        MetaTrainer(wrong, SinusoidTasks(), 0.1, by_task=False, **SIZES).step()
 
 
 def test_a_wrong_adaptation_rate_is_called_by_its_name():

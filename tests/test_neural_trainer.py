@@ -33,6 +33,51 @@ from test_neural_gradients import Fixed  # noqa: E402
 SIZES = {"n_tasks": 4, "n_support": 5, "n_query": 3}
 
 
+def with_dropout(p):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Dropout(p), nn.BatchNorm1d(8), nn.Linear(8, 1)).double()
+
+
+@pytest.mark.parametrize("by_task", [False, True])
+def test_test_tasks_are_scored_without_dropout_and_with_their_own_batch_statistics(by_task):
+    dropping, plain = (trainer(with_dropout(p), by_task=by_task) for p in (0.5, 0.0))
+    scores = dropping.evaluate(6)
+    torch.testing.assert_close(scores, plain.evaluate(6), rtol=1e-12, atol=0)
+    torch.testing.assert_close(scores, dropping.evaluate(6), rtol=0, atol=0)
+    assert dropping.step().mean() != plain.step().mean()
+    assert all(part.training for part in dropping.module.modules())
+    frozen = trainer(with_dropout(0.5), by_task=by_task)
+    frozen.module[3].eval()  # its running statistics are those of no data: mean 0, variance 1
+    assert not torch.allclose(frozen.evaluate(6), scores)
+
+
+def test_attention_is_scored_as_it_is_trained():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.widen, self.head = nn.Linear(1, 4).double(), nn.Linear(4, 1).double()
+            self.body = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True).double()
+
+        def forward(self, x):
+            return self.head(self.body(self.widen(x).unsqueeze(0))[0])
+
+    attention = trainer(Attention(), by_task=True)
+    expected = attention.evaluate(4)
+    attention.module.eval()
+    torch.testing.assert_close(attention.evaluate(4), expected)
+
+
+def test_buffers_follow_the_dtype_of_the_parameters():
+    module = nn.Sequential(
+        nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Linear(4, 4), nn.BatchNorm1d(4).eval(), nn.Linear(4, 1)
+    )
+    single, double = (trainer(module, dtype=dtype) for dtype in (torch.float32, torch.float64))
+    torch.testing.assert_close(double.step().float(), single.step(), rtol=1e-3, atol=1e-4)
+    assert double.evaluate(3).dtype == torch.float64
+    assert module[1].running_mean.dtype == torch.float32
+
+
 def small_net():
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1)).double()

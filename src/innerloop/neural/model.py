@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import final
 
 import torch
@@ -71,6 +72,7 @@ class TaskModel:
         self.module, self.loss, self.by_task = module, loss, by_task
         self._ndim = {name: parameter.ndim for name, parameter in module.named_parameters()}
         self._has_convolutions = any(isinstance(part, _ConvNd) for part in module.modules())
+        self._dtype = next((parameter.dtype for parameter in module.parameters()), None)
         self._statistics = _running_statistics(module)
         self._others = {name: value for name, value in module.named_buffers() if name not in self._statistics}
         self._has_ties = len(list(module.parameters())) < len(list(module.named_parameters(remove_duplicate=False)))
@@ -93,7 +95,7 @@ class TaskModel:
         self.is_dense = self.by_task is None and is_dense(self.module, params, X)
         if not self._others:
             return
-        copies = {name: value.detach().clone() for name, value in self.module.named_buffers()}
+        copies = {name: self._like(params, value).detach().clone() for name, value in self.module.named_buffers()}
         before = {name: copy._version for name, copy in copies.items()}
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             functional_call(self.module, {**params, **copies}, (X,))
@@ -104,27 +106,47 @@ class TaskModel:
                 "on the order of tasks; call .eval() on that part, or replace it by one without state."
             )
 
+    @contextmanager
+    def testing(self) -> Iterator[None]:
+        """Put the module in evaluation mode, but for normalisation layers, which go on as they were, then back.
+
+        So dropout is off, and batch normalisation in training mode uses the statistics of the rows at hand. Attention
+        has shortcuts for this mode that can neither be differentiated nor vectorised: it goes without.
+        """
+        modes = {part: part.training for part in self.module.modules()}
+        has_shortcuts = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            for part in modes:
+                part.training = part.training and isinstance(part, _NormBase)
+            yield
+        finally:
+            for part, mode in modes.items():
+                part.training = mode
+            torch.backends.mha.set_fastpath_enabled(has_shortcuts)
+
     def predict(self, params: Mapping[str, Tensor], X: Tensor) -> Tensor:
         """Return each task's outputs: (n_tasks, n_rows, ...)."""
         return self._over_tasks(self._call, params, X)
 
     def losses(self, params: Mapping[str, Tensor], X: Tensor, y: Tensor) -> Tensor:
         """Return each task's loss: (n_tasks,)."""
-        return self._over_tasks(lambda params, X, y: self.loss(self._call(params, X), y), params, X, y)
+        values = self._over_tasks(lambda params, X, y: self.loss(self._call(params, X), y), params, X, y)
+        return _numbers(values, "loss")
 
     def score(self, prediction: Tensor, y: Tensor, metric: Loss | None = None) -> Tensor:
         """Return each task's loss, or another metric, from its predictions: (n_tasks,)."""
-        metric = self.loss if metric is None else metric
+        name, metric = ("loss", self.loss) if metric is None else ("metric", metric)
         if metric is half_mse and prediction.shape == y.shape:
             return (prediction - y).square().flatten(1).mean(dim=1) / 2
-        return vmap(metric)(prediction, y)
+        return _numbers(vmap(metric)(prediction, y), name)
 
     def _call(self, params: Tensors, X: Tensor) -> Tensor:
         outputs: Tensor = functional_call(self.module, params, (X,), tie_weights=self._has_ties)
         return outputs
 
     def _over_tasks(self, function: Callable[..., Tensor], params: Mapping[str, Tensor], *data: Tensor) -> Tensor:
-        everything, n_tasks = {**params, **self._copies(len(data[0]), data[0].device)}, len(data[0])
+        everything, n_tasks = {**params, **self._copies(params, len(data[0]))}, len(data[0])
         own = {name for name, value in everything.items() if value.ndim > self._ndim.get(name, value.ndim)}
         own |= self._statistics.keys()
         if self.is_by_task(data[0].device):
@@ -134,12 +156,33 @@ class TaskModel:
             tasks = ({name: column[i] for name, column in columns.items()} for i in range(n_tasks))
             return torch.stack([function(task, *(part[i] for part in data)) for i, task in enumerate(tasks)])
         axes = {name: 0 if name in own else None for name in everything}
-        return vmap(function, (axes, *(0 for _ in data)), randomness="different")(everything, *data)
+        try:
+            return vmap(function, (axes, *(0 for _ in data)), randomness="different")(everything, *data)
+        except RuntimeError as error:
+            if "Batching rule" not in str(error) and "vmap" not in str(error):
+                raise
+            raise ValueError(
+                f"torch cannot call `module` for many tasks at once ({str(error).splitlines()[0].rstrip('.')}); pass "
+                "by_task=True to go through them one at a time."
+            ) from error
 
-    def _copies(self, n_tasks: int, device: torch.device) -> Tensors:
+    def _copies(self, params: Mapping[str, Tensor], n_tasks: int) -> Tensors:
         """Return buffers for one call: running statistics for each task to write to, all others as they are."""
-        own = {name: value.to(device).repeat(n_tasks, *[1] * value.ndim) for name, value in self._statistics.items()}
-        return {**own, **{name: value.to(device) for name, value in self._others.items()}}
+        own = {n: self._like(params, value).repeat(n_tasks, *[1] * value.ndim) for n, value in self._statistics.items()}
+        return {**own, **{name: self._like(params, value) for name, value in self._others.items()}}
+
+    def _like(self, params: Mapping[str, Tensor], buffer: Tensor) -> Tensor:
+        """Return a buffer where the parameters are; one of the module's dtype also in theirs."""
+        first = next(iter(params.values()), buffer)
+        return buffer.to(first.device, first.dtype if buffer.dtype == self._dtype else buffer.dtype)
+
+
+def _numbers(values: Tensor, name: str) -> Tensor:
+    if values.ndim != 1:
+        raise ValueError(
+            f"`{name}` must return one number for a task, got shape {tuple(values.shape[1:])}; take the mean over rows."
+        )
+    return values
 
 
 def _running_statistics(module: nn.Module) -> Tensors:

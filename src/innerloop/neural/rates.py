@@ -41,6 +41,7 @@ def resolve(inner_lr: Rate, like: Mapping[str, Tensor], n_steps: int, name: str 
     ValueError
         If a rate is not finite, has a wrong shape, is missing, or names nothing.
     """
+    check_rate(inner_lr, name)
     steps: list[OneStep]
     if isinstance(inner_lr, Mapping):
         steps = [inner_lr] * n_steps
@@ -51,6 +52,21 @@ def resolve(inner_lr: Rate, like: Mapping[str, Tensor], n_steps: int, name: str 
     else:
         steps = [inner_lr] * n_steps
     return [_of_step(step, like, name) for step in steps]
+
+
+def check_rate(rate: Any, name: str) -> None:
+    """Refuse what is no rate: text, None, ..."""
+    if isinstance(rate, Mapping | Sequence) and not isinstance(rate, str):
+        for part in rate.values() if isinstance(rate, Mapping) else rate:
+            check_rate(part, name)
+        return
+    try:
+        as_tensor(rate)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(
+            f"`{name}` must be a number or a tensor, a mapping from names to these, or a list with one of these per "
+            f"step, got {rate!r}."
+        ) from None
 
 
 def check_finite_rates(rates: Sequence[Tensors], name: str = "inner_lr") -> None:

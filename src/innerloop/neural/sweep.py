@@ -24,7 +24,7 @@ from innerloop.neural.compiled import compiled
 from innerloop.neural.identity import identity, module_identity
 from innerloop.neural.meta import GradientFunction, by_task, gradients_of, query_losses, query_predictions
 from innerloop.neural.model import Loss, TaskModel, check_learnable, half_mse
-from innerloop.neural.trainer import Adam
+from innerloop.neural.trainer import Adam, check_makes
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -58,6 +58,7 @@ class Sweep:
     device: torch.device | str | None
     dtype: torch.dtype | None
     compile: bool
+    by_task: bool | None
 
     def plan(self) -> dict[str, Any]:
         """Return what identifies the sweep, as JSON can hold it."""
@@ -123,7 +124,7 @@ class Lanes:
     @cached_property
     def model(self) -> TaskModel:
         """The module as a function; buffers are those of the first replicate's."""
-        model = TaskModel(self.sweep.start(self.replicates[0]), self.sweep.loss)
+        model = TaskModel(self.sweep.start(self.replicates[0]), self.sweep.loss, self.sweep.by_task)
         model.inspect({n: v[0] for n, v in self.params.items()}, self.tasks(TRAINING, 0, 1).X_support[0])
         return model
 
@@ -214,7 +215,7 @@ class Lanes:
         for kind, (stage, n_tasks) in stages.items():
             for number, first in enumerate(range(0, n_tasks, _TASKS_AT_ONCE)):
                 batch = self.tasks(stage, number, min(_TASKS_AT_ONCE, n_tasks - first))
-                with torch.no_grad():
+                with torch.no_grad(), self.model.testing():
                     found = query_predictions(sweep.algorithm, self.model, self.params, rates, batch, self.n_lanes)
                     values = {kind: self.model.score(found, batch.y_query)}
                     if kind == "test" and sweep.metric is not None:
@@ -248,6 +249,7 @@ def sweep(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     compile: bool = False,
+    by_task: bool | None = None,
     seeds_at_once: int = 1,
     store: str | Path | None = None,
     progress: bool = False,
@@ -276,7 +278,7 @@ def sweep(
         Steps and support rows of validation and test tasks; None: as in training.
     n_validation, n_test
         Tasks to choose the adaptation rate on, and to score, for each seed.
-    algorithm, loss, device, dtype, compile
+    algorithm, loss, device, dtype, compile, by_task
         As in `MetaTrainer`.
     metric
         Another score of test predictions, such as `accuracy`.
@@ -299,9 +301,17 @@ def sweep(
         (``inner_lr``, ``adapt_lr_tried``): ``validation_loss``. With a metric also ``metric``, ``metric_stderr``,
         ``metric_difference``, ``metric_difference_stderr`` and ``metric_by_seed``.
     """
+    if isinstance(make_module, nn.Module) or not callable(make_module):
+        raise TypeError(
+            f"`make_module` must be a function that makes a module, as each seed starts from its own weights, got "
+            f"{type(make_module).__name__}; pass the function, or lambda: ... around what makes it."
+        )
+    check_makes("optimiser", optimiser)
     given, adapt = (np.atleast_1d(as_floats(r, n)) for r, n in ((inner_lrs, "inner_lrs"), (adapt_lrs, "adapt_lrs")))
     check_finite(given, "inner_lrs")
     check_finite(adapt, "adapt_lrs")
+    if adapt.size == 0:
+        raise ValueError("`adapt_lrs` must hold at least one rate, got none.")
     settings = Sweep(
         make_module=make_module,
         source=source,
@@ -324,6 +334,7 @@ def sweep(
         device=device,
         dtype=dtype,
         compile=compile,
+        by_task=by_task,
     )
     wanted, at_once = as_count(n_seeds, "n_seeds"), as_count(seeds_at_once, "seeds_at_once")
     at_once = min(at_once, wanted)

@@ -21,7 +21,7 @@ from innerloop.neural.compiled import compiled
 from innerloop.neural.meta import by_task as by_task_of
 from innerloop.neural.meta import gradients_of, query_losses, query_predictions
 from innerloop.neural.model import Loss, TaskModel, check_learnable, half_mse
-from innerloop.neural.rates import Rate, Tensors, check_finite_rates, leaves, rebuild, resolve
+from innerloop.neural.rates import Rate, Tensors, check_finite_rates, check_rate, leaves, rebuild, resolve
 
 TASKS_AT_ONCE = 100
 
@@ -42,6 +42,15 @@ class Adam:
     def __call__(self, tensors: Iterable[Tensor]) -> torch.optim.Optimizer:
         """Return the optimiser of these tensors."""
         return torch.optim.Adam(tensors, lr=self.lr, fused=True)
+
+
+def check_makes(name: str, maker: object) -> None:
+    """Refuse what makes no optimiser: an optimiser, for instance."""
+    if not callable(maker):
+        raise TypeError(
+            f"`{name}` must be a function that makes an optimiser of the learned tensors, such as Adam(lr) or "
+            f"lambda tensors: torch.optim.SGD(tensors, lr=0.1), got {type(maker).__name__}."
+        )
 
 
 @final
@@ -124,6 +133,8 @@ class MetaTrainer:
                 "`source` must have a method `sample`, as SinusoidTasks and TaskSetTasks do, got "
                 f"{type(source).__name__}."
             )
+        check_rate(inner_lr, "inner_lr")
+        check_makes("optimiser", optimiser)
         self.module, self.source, self.algorithm, self.callbacks = module, source, algorithm, callbacks
         self.inner_lr, self.adapt_lr, self.learn_inner_lr = inner_lr, adapt_lr, learn_inner_lr
         self.n_tasks, self.n_support = as_count(n_tasks, "n_tasks"), as_count(n_support, "n_support")
@@ -233,6 +244,9 @@ class MetaTrainer:
     ) -> Tensor:
         """Adapt to tasks that training never sees, and score their query rows.
 
+        The module is in evaluation mode, in adaptation too: dropout is off. Batch normalisation that was in training
+        mode still uses the statistics of the rows at hand; its running statistics are never learned.
+
         Parameters
         ----------
         n_tasks
@@ -253,7 +267,7 @@ class MetaTrainer:
         for k, first in enumerate(range(0, n_tasks, TASKS_AT_ONCE)):
             size = min(TASKS_AT_ONCE, n_tasks - first)
             batch = self.source.sample(size, self.n_adapt, self.n_query, (stage, k)).to(self.device, self.dtype)
-            with torch.no_grad():
+            with torch.no_grad(), self.model.testing():
                 prediction = query_predictions(self.algorithm, self.model, self.params, rates, batch)
                 scores.append(self.model.score(prediction, batch.y_query, metric))
         return torch.cat(scores)
