@@ -78,12 +78,25 @@ def test_limits_of_the_inner_rate():
 
 def test_plans_keep_the_budget():
     dist = il.MixedLinearRegression(20, 1.0, 0.5)
-    plans = plan_design(dist, il.Design(2, 1, 1, 10), 120)
+    plans = plan_design(dist, il.Design(2, 1, 1, 10), 60)
     losses = [plan.best.loss for plan in plans]
     assert losses == sorted(losses)
     for plan in plans:
         group = plan.design.groups[0]
-        assert group.n_tasks * (group.n_support + group.n_query) <= 120
+        assert group.n_tasks * (group.n_support + group.n_query) <= 60
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("distance", [0.0, 2.0])
+def test_the_best_plan_is_as_good_as_any(distance):
+    dist, budget, init = il.MixedLinearRegression(6, 1.0, 0.5), 20, np.full(6, distance / np.sqrt(6))
+    every = [
+        il.Design(n_tasks, n_support, budget // n_tasks - n_support, 10)
+        for n_tasks in range(2, budget // 2 + 1)
+        for n_support in range(1, budget // n_tasks)
+    ]
+    losses = [il.optimal_rates(dist, own, init).loss for own in every if abs(own.n_query_rows - 6) > 1]
+    assert plan_design(dist, il.Design(2, 1, 1, 10), budget, init)[0].best.loss == min(losses)
 
 
 SIZES = [

@@ -140,6 +140,9 @@ def _trust(dist: MixedLinearRegression, design: Design) -> str:
     n_rows, p = design.n_query_rows, dist.n_features
     gap = abs(p - n_rows)
     one_task = design.n_tasks == 1 and n_rows > p and design.inner_rule == "gradient"
+    measured = "within about 1 % of the loss in simulations of 40 to 100 features"
+    if not 40 <= p <= 100:
+        measured += f", and not measured at {p}"
     cases = (
         (
             design.l2 == 0 and gap <= 1,
@@ -157,11 +160,11 @@ def _trust(dist: MixedLinearRegression, design: Design) -> str:
             design.l2 == 0 and gap <= max(4, 0.07 * p),
             f"{n_rows} query rows and {p} features: near the peak at N = p, expect errors of some percent.",
         ),
-        (not dist.is_isotropic, "Correlated features: within about 1 % of the loss at p = 60."),
-        (design.l2 > 0, "Ridge outer loop: within about 1 % of the loss at p = 60."),
+        (not dist.is_isotropic, f"Correlated features: {measured}."),
+        (design.l2 > 0, f"Ridge outer loop: {measured}."),
         (n_rows < p, "Exact in the number of tasks and in the task spread; label noise to second order in 1/p."),
     )
-    otherwise = "Exact without an inner loop, and within about 1 % of the loss otherwise, at p = 60."
+    otherwise = f"Exact without an inner loop; with one, {measured}."
     return next((sentence for applies, sentence in cases if applies), otherwise)
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import final
+from typing import NamedTuple, final
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from innerloop._checks import as_count
+from innerloop._checks import FloatArray, as_count
 from innerloop.distributions import Design, MixedLinearRegression
 from innerloop.theory.optimum import RateOptimum, optimal_rates
 
-_N_SPLITS = 9
+# Numbers of tasks, and shares of support rows, on the first grid and on the finer one around its best.
+_TASKS, _SHARES = 12, 11
+_FINE_TASKS, _FINE_SHARES = 7, 5
 
 
 @final
@@ -43,20 +45,41 @@ def plan_design(
     Returns
     -------
     list of Plan
-        Lowest expected loss first, each at its best pair of rates. Splits are tried on a grid: at least two tasks,
-        shares of support from 1/10 to 9/10.
+        Lowest expected loss first, each at its best pair of rates. Splits into at least two tasks are tried on a grid,
+        and on a finer one around its best.
     """
     budget = as_count(n_rows, "n_rows", 4)
-    candidates = set()
-    for n_tasks in np.unique(np.geomspace(2, budget // 2, 12).round().astype(int)).tolist():
-        for share in np.linspace(0.1, 0.9, _N_SPLITS):
-            per_task = budget // n_tasks
-            n_support = min(max(round(share * per_task), 1), per_task - 1)
-            candidates.add((n_tasks, n_support, per_task - n_support))
-    plans = []
-    for n_tasks, n_support, n_query in sorted(candidates):
-        if design.l2 == 0 and abs(n_tasks * n_query - dist.n_features) <= 1:
-            continue
-        split = replace(design, n_tasks=n_tasks, n_support=n_support, n_query=n_query)
-        plans.append(Plan(split, optimal_rates(dist, split, init)))
-    return sorted(plans, key=lambda plan: plan.best.loss)[:n_plans]
+    n_tasks, shares = np.geomspace(2, budget // 2, _TASKS), np.linspace(0, 1, _SHARES)
+    plans: dict[_Split, Plan] = {}
+
+    def add(splits: set[_Split]) -> None:
+        for split in sorted(splits - plans.keys()):
+            if design.l2 > 0 or abs(split.n_tasks * split.n_query - dist.n_features) > 1:
+                sized = replace(design, **split._asdict())
+                plans[split] = Plan(sized, optimal_rates(dist, sized, init))
+
+    add(_splits(budget, n_tasks, shares))
+    if plans:
+        best = min(plans, key=lambda split: plans[split].best.loss)
+        ratio, width = n_tasks[1] / n_tasks[0], shares[1] - shares[0]
+        share = best.n_support / (best.n_support + best.n_query)
+        near = np.geomspace(best.n_tasks / ratio, best.n_tasks * ratio, _FINE_TASKS)
+        add(_splits(budget, near, np.linspace(share - width, share + width, _FINE_SHARES)))
+    return sorted(plans.values(), key=lambda plan: plan.best.loss)[:n_plans]
+
+
+class _Split(NamedTuple):
+    n_tasks: int
+    n_support: int
+    n_query: int
+
+
+def _splits(budget: int, n_tasks: FloatArray, shares: FloatArray) -> set[_Split]:
+    """Return the splits of so many rows, at numbers of tasks and shares of support rows that are rounded."""
+    splits = set()
+    for tasks in np.clip(n_tasks.round().astype(int), 2, budget // 2).tolist():
+        rows = budget // tasks
+        for share in shares:
+            n_support = min(max(round(share * rows), 1), rows - 1)
+            splits.add(_Split(tasks, n_support, rows - n_support))
+    return splits
