@@ -149,13 +149,14 @@ def _penalised(tasks: TaskSet, intercept: bool) -> NDArray[np.bool_]:
     return np.arange(tasks.n_features) < tasks.n_features - intercept
 
 
-def enough(tasks: TaskSet, seed: int) -> TaskSet:
-    """Return tasks enough to estimate variances from: all, or a random part of very many."""
+def enough(tasks: TaskSet, seed: int, among: NDArray[np.bool_] | None = None) -> TaskSet:
+    """Return tasks enough to estimate variances from: all (`among` those), or a random part of very many."""
     turned = np.minimum(tasks.sizes, tasks.n_features + tasks.y[:1].size)
-    order = stream(seed, 3).permutation(len(tasks))
+    chosen = np.arange(len(tasks)) if among is None else np.flatnonzero(among)
+    order = chosen[stream(seed, 3).permutation(len(chosen))]
     n = int(np.searchsorted(np.cumsum(turned[order] * tasks.n_features), _MOST_NUMBERS))
     n = min(max(n, _LEAST_TASKS), _MOST_TASKS)
-    return tasks if n >= len(tasks) else tasks.select(order[:n])
+    return tasks if among is None and n >= len(tasks) else tasks.select(order[:n])
 
 
 class _Roots(Protocol):

@@ -177,7 +177,10 @@ class TaskSet:
     def select(self, tasks: ArrayLike) -> TaskSet:
         """Return the tasks at these positions (whole numbers, or one bool per task)."""
         positions = np.asarray(tasks)
-        chosen = np.unique(np.arange(len(self))[positions if positions.size else np.arange(0)])
+        if positions.dtype == bool and positions.shape == self.ids.shape:
+            chosen = np.flatnonzero(positions)
+        else:
+            chosen = np.unique(np.arange(len(self))[positions if positions.size else np.arange(0)])
         sizes = self.sizes[chosen]
         rows = ragged_ranges(self.starts[chosen], sizes)
         return TaskSet(self.X[rows], self.y[rows], row_starts(sizes), self.ids[chosen], self.feature_names)

@@ -129,8 +129,7 @@ class Comparison:
         seed = options["seed"]
         scored = np.sort(stream(seed, 4).permutation(len(tasks))[:_MOST_SCORED_TASKS])
         self._fitted = fitted
-        rest = (tasks.select(fold != f) if fold.any() else tasks for f in range(len(fitted)))
-        self._rest = [enough(own, seed) for own in rest]
+        self._rest = [enough(tasks, seed, fold != f if fold.any() else None) for f in range(len(fitted))]
         self._options = options
         self._some = enough(tasks, seed)
         self._whole: dict[Structure, RandomEffects] = {"diagonal": estimate_effects(self._some, **options)}
