@@ -125,6 +125,21 @@ def test_a_wrong_place_is_said_before_any_work(tmp_path, place, sentence):
     assert tree(tmp_path) == ["table.csv"]
 
 
+@pytest.mark.parametrize("label", ["short", "a label that is too long to have another one beside it"])
+def test_legends_can_be_read_on_a_phone(label):
+    from innerloop.report import pictures
+
+    figure, ax = pictures._figure()
+    for i in range(5):
+        ax.plot([0, 1], [i, 0], label=f"{label} {i}")
+    pictures._legend(ax)
+    figure.draw_without_rendering()
+    letters = ax.get_legend().get_texts()[0].get_fontsize() / (72 * figure.get_figwidth())
+    assert 380 * letters > 11  # pixels, of the 412 less margins that a phone has
+    legend = ax.get_legend().get_window_extent()
+    assert 0 <= legend.x0 < legend.x1 <= figure.bbox.width
+
+
 def test_intervals_of_unseen_tasks_hold_what_they_promise():
     import innerloop as il
     from innerloop.report.held_out import LEVELS, coverage
