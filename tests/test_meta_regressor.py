@@ -274,14 +274,15 @@ def test_whole_numbers_are_the_same_ids_however_they_are_written(fitted, given):
     np.testing.assert_array_equal(adapted.predict(X, ids)[~one], model.predict(X, ids)[~one])
 
 
-@pytest.mark.parametrize("given", [["7", "new", "7"], [7, 8, 7], ["7.0", "8", "7"]], ids=str)
-def test_a_group_of_numbers_is_known_beside_groups_that_are_none(given):
+@pytest.mark.parametrize("seven", ["7", "7.0"])
+def test_a_group_of_numbers_is_known_beside_groups_that_are_none(seven):
     X, y, groups = table(UNEQUAL, 3)
     model = il.MetaRegressor(**RATES).fit(X, y, groups)
     of_seven, unseen = model.predict(X[:3], [7] * 3), model.predict(X[:3], [99] * 3)
-    np.testing.assert_array_equal(model.predict(X[:3], given), [of_seven[0], unseen[1], of_seven[2]])
-    adapted = model.adapt(X[:2], y[:2], ["7", "new"])
-    assert {str(i) for i in adapted.groups_.tolist()} == {"new", *map(str, range(len(UNEQUAL)))}
+    found = model.predict(X[:3], [seven, "new", seven])
+    np.testing.assert_array_equal(found, [of_seven[0], unseen[1], of_seven[2]])
+    adapted = model.adapt(X[:2], y[:2], [seven, "new"])
+    assert set(adapted.groups_) == {"new", *map(str, range(len(UNEQUAL)))}
 
 
 def test_ids_that_are_text_are_matched_letter_by_letter():

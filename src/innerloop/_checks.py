@@ -143,9 +143,14 @@ def whole_numbers(ids: NDArray[Any]) -> NDArray[Any]:
         texts = ids.tolist()
         different = set(texts)
         if all(map(_WHOLE.fullmatch, different)):
-            number = {text: int(text.removesuffix(".0")) for text in different}
+            number = {text: int(plain_id(text)) for text in different}
             return np.array([number[text] for text in texts], dtype=np.int64)
     return ids
+
+
+def plain_id(text: str) -> str:
+    """Return "12" for "12.0", and other text as it is."""
+    return text.removesuffix(".0") if _WHOLE.fullmatch(text) else text
 
 
 def id_texts(ids: NDArray[Any]) -> list[str]:

@@ -26,6 +26,10 @@ TIED = "tied rates (usual MAML)"
 POOLED = "one pooled ridge"
 PER_TASK = "one ridge per task"
 
+# How tasks adapt, and where inner_lr and adapt_lr come from, by the name of the first method.
+_HOW = {RIDGE: "by ridge", PER_FEATURE: f"with {PER_FEATURE}"}
+_ORIGIN = {GIVEN: ("given", "given"), GIVEN_INNER_LR: ("given", "tuned"), GIVEN_ADAPT_LR: ("tuned", "given")}
+
 PER_TASK_L2_GRID = np.logspace(-3, 3, 13)
 N_FOLDS = 5
 
@@ -174,11 +178,6 @@ def verdict(methods: list[Method]) -> str:
     if name in _HOW:
         return _verdict_on_way(methods)
     return _verdict_on_given(methods) if name in _ORIGIN else _verdict_on_rates(methods)
-
-
-# How tasks adapt, and where inner_lr and adapt_lr come from, by the name of the first method.
-_HOW = {RIDGE: "by ridge", PER_FEATURE: f"with {PER_FEATURE}"}
-_ORIGIN = {GIVEN: ("given", "given"), GIVEN_INNER_LR: ("given", "tuned"), GIVEN_ADAPT_LR: ("tuned", "given")}
 
 
 def _verdict_on_rates(methods: list[Method]) -> str:

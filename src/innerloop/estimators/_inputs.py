@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 
-from innerloop._checks import IntArray, as_count, id_texts, whole_numbers
+from innerloop._checks import IntArray, as_count, id_texts, plain_id, whole_numbers
 
 
 def is_auto(value: Any) -> bool:
@@ -30,12 +30,17 @@ def as_seed(random_state: Any) -> int:
 
 
 def alike(groups: NDArray[Any], known: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return ids and the ids seen in fit so that equal ones are equal: 12, 12.0 and "12", unless fit saw text."""
+    """Return ids, and those seen in fit, in a form in which equal ones are equal.
+
+    Ids that were numbers in fit are so however they are written: 12, 12.0, "12" and "12.0". Text is what it is.
+    """
     if known.dtype.kind != "U":
         groups = whole_numbers(groups)
     if (groups.dtype.kind == "U") == (known.dtype.kind == "U"):
         return groups, known
-    return np.array(id_texts(groups), dtype=np.str_), np.array(id_texts(known), dtype=np.str_)
+    if known.dtype.kind == "U":
+        return np.array(id_texts(groups), dtype=np.str_), known
+    return np.array([plain_id(text) for text in groups.tolist()]), np.array(id_texts(known), dtype=np.str_)
 
 
 def places(groups: NDArray[Any], known: NDArray[Any]) -> IntArray:
