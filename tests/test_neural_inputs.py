@@ -21,6 +21,7 @@ from innerloop.neural import (  # noqa: E402
     sweep,
 )
 
+torch.manual_seed(0)
 NET = nn.Sequential(nn.Linear(1, 4), nn.ReLU(), nn.Linear(4, 1)).double()
 BATCH = SinusoidTasks().sample(2, 5, 3, (0,))
 PARAMS = dict(NET.named_parameters())
@@ -144,7 +145,7 @@ def test_every_way_to_write_a_rate_means_the_same():
     for way in ways:
         found = adapt(NET, PARAMS, BATCH, way, n_steps=2)
         for name, value in expected.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-8)
+            torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-7)  # a float32 of -0.3 is 1e-8 off
 
 
 def test_a_buffer_changed_in_place_is_refused():
