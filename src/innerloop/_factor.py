@@ -17,6 +17,7 @@ import numpy as np
 from scipy.linalg import blas, lapack
 
 from innerloop._checks import FloatArray, IntArray
+from innerloop._threads import one_thread
 
 # M holds no diagonal entry below this fraction of its column: beneath it lies rounding, which must not be
 # blown up. Far above the rounding of a sum over millions of rows, far below any direction of use.
@@ -134,7 +135,8 @@ def _patched_update(
 
 def triangle(matrix: FloatArray) -> FloatArray:
     """Return the triangular factor of `matrix` by Householder reflections."""
-    return np.asarray(np.linalg.qr(matrix, mode="r"))
+    with one_thread(matrix.shape[1]):  # its steps are too small to share
+        return np.asarray(np.linalg.qr(matrix, mode="r"))
 
 
 def _divisor(R: FloatArray) -> Divisor:

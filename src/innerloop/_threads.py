@@ -6,13 +6,15 @@ busy with other work.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING, final
 
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
+
+_SMALL = 400
 
 
 @final
@@ -45,6 +47,6 @@ class _OneThread:
 _ONE_THREAD = _OneThread()
 
 
-def one_thread() -> AbstractContextManager[None]:
-    """Return a context in which BLAS uses one thread."""
-    return _ONE_THREAD
+def one_thread(n_features: int = 0) -> AbstractContextManager[None]:
+    """Return a context in which BLAS uses one thread, unless matrices of so many features are worth several."""
+    return _ONE_THREAD if n_features <= _SMALL else nullcontext()

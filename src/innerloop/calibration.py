@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from innerloop._checks import FloatArray, IntArray, as_count
 from innerloop._random import stream
+from innerloop._threads import one_thread
 from innerloop.distributions import Design, MixedLinearRegression
 from innerloop.episodes import ragged_ranges, row_starts
 from innerloop.estimators._scaling import Scaling
@@ -136,13 +137,14 @@ def calibrate(
         raise ValueError(f"`tasks` must have one target, got {tasks.y.shape[1]}; calibrate one at a time.")
     scaling = Scaling.fit(tasks.X, tasks.y, standardize, fit_intercept)
     scaled = scaling.tasks(tasks)
-    found = _Found.of(scaled, fit_intercept, seed)
     resampled = []
     n_drawn = min(len(tasks), _MOST_RESAMPLED)
-    for i in range(as_count(n_resamples, "n_resamples", 2)):
-        drawn = stream(seed, i).integers(len(tasks), size=n_drawn)
-        resampled.append(_Found.of(_repeated(scaled, drawn), fit_intercept, seed))
-        tick()
+    with one_thread(tasks.n_features):
+        found = _Found.of(scaled, fit_intercept, seed)
+        for i in range(as_count(n_resamples, "n_resamples", 2)):
+            drawn = stream(seed, i).integers(len(tasks), size=n_drawn)
+            resampled.append(_Found.of(_repeated(scaled, drawn), fit_intercept, seed, found.effects))
+            tick()
     narrowed = float(np.sqrt(n_drawn / len(tasks)))
     names = tasks.feature_names or tuple(f"x{j}" for j in range(tasks.n_features))
     kept = [name for name, keep in zip(names, scaling.kept, strict=True) if keep]
@@ -166,9 +168,10 @@ class _Found:
     basis: FloatArray
 
     @classmethod
-    def of(cls, tasks: TaskSet, intercept: bool, seed: int) -> _Found:
+    def of(cls, tasks: TaskSet, intercept: bool, seed: int, start: RandomEffects | None = None) -> _Found:
         values, vectors = np.linalg.eigh(tasks.X.T @ tasks.X / tasks.n_rows)
-        return cls(estimate_effects(tasks, "diagonal", intercept=intercept, seed=seed), values[::-1], vectors[:, ::-1])
+        effects = estimate_effects(tasks, "diagonal", intercept=intercept, seed=seed, start=start)
+        return cls(effects, values[::-1], vectors[:, ::-1])
 
     @property
     def noise_std(self) -> float:

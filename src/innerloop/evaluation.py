@@ -10,6 +10,7 @@ import numpy as np
 
 from innerloop._checks import FloatArray, IntArray
 from innerloop._random import stream
+from innerloop._threads import one_thread
 from innerloop.episodes import Episodes
 from innerloop.estimators import MetaTraining, Rates, Settings, mean_and_error
 from innerloop.tasks import TaskSet
@@ -106,19 +107,20 @@ def evaluate(training: MetaTraining, tasks: TaskSet, tick: Callable[[], None] = 
     tick
         Called about `n_ticks` times on the way.
     """
-    settings = replace(training.settings, n_support=training.n_support)
-    fold = stream(settings.seed, 2).permutation(np.arange(len(tasks)) % min(N_FOLDS, len(tasks)))
-    overall = _choices(training, tasks, tick)
-    per_task = np.empty((len(tasks), len(overall) + 1 + (_chosen_way(training) is not None)))
-    for f in range(fold.max() + 1):
-        rest, unseen = tasks.select(fold != f), tasks.select(fold == f)
-        fitted = MetaTraining.prepare(rest, settings, tick)
-        # One task tells nothing of how tasks differ: with two in all, what was chosen on both is tested.
-        tested, choices = (fitted, _choices(fitted, rest, tick)) if len(rest) > 1 else (training, overall)
-        errors = _errors(fitted, rest, unseen, choices)
-        if _chosen_way(training) is not None:
-            errors = np.column_stack((tested.score_chosen(unseen), errors))
-        per_task[fold == f] = errors
+    with one_thread(tasks.n_features):
+        settings = replace(training.settings, n_support=training.n_support)
+        fold = stream(settings.seed, 2).permutation(np.arange(len(tasks)) % min(N_FOLDS, len(tasks)))
+        overall = _choices(training, tasks, tick)
+        per_task = np.empty((len(tasks), len(overall) + 1 + (_chosen_way(training) is not None)))
+        for f in range(fold.max() + 1):
+            rest, unseen = tasks.select(fold != f), tasks.select(fold == f)
+            fitted = MetaTraining.prepare(rest, settings, tick)
+            # One task tells nothing of how tasks differ: with two in all, what was chosen on both is tested.
+            tested, choices = (fitted, _choices(fitted, rest, tick)) if len(rest) > 1 else (training, overall)
+            errors = _errors(fitted, rest, unseen, choices)
+            if _chosen_way(training) is not None:
+                errors = np.column_stack((tested.score_chosen(unseen), errors))
+            per_task[fold == f] = errors
     return _summary(training, overall, per_task)
 
 

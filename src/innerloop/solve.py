@@ -19,8 +19,8 @@ from innerloop.objective import MetaObjective
 
 Status = Literal["unique", "nearest", "deficient"]
 
-# So many problems with so few features are solved on one thread.
-_MANY, _SMALL = 4, 400
+# So many problems are solved on one thread if they are small.
+_MANY = 4
 # Above this condition number a triangular factor is no longer trusted to have full rank without a look at
 # its singular values.
 _CLEAR_RANK = 1e12
@@ -184,8 +184,7 @@ def solve_unwarned(objective: MetaObjective, inner_lrs: ArrayLike, init: ArrayLi
     if objective.weight <= 0:
         raise ValueError("`objective` must have query rows of positive weight, got none.")
     pairs = zip(rates.ravel().tolist(), penalties.ravel().tolist(), strict=True)
-    many_small = rates.size >= _MANY and objective.n_features <= _SMALL
-    with one_thread() if many_small else nullcontext():
+    with one_thread(objective.n_features) if rates.size >= _MANY else nullcontext():
         solved = [_solve_one(objective, rate, penalty, start) for rate, penalty in pairs]
     coef = np.array([s.coef for s in solved]).reshape(*rates.shape, *start.shape)
     return MetaPath(
@@ -210,7 +209,7 @@ def ridge_candidates(objective: MetaObjective, inner_lrs: FloatArray, l2s: Float
     (n_rates, n_penalties, n_features, n_targets)
     """
     p, coef = objective.n_features, np.empty((len(inner_lrs), len(l2s), objective.n_features, objective.n_targets))
-    with one_thread() if p <= _SMALL else nullcontext():
+    with one_thread(p):
         for i, rate in enumerate(inner_lrs.tolist()):
             B, g, scale = objective.at(rate)
             factor = triangle(np.concatenate((B, g), axis=1))

@@ -13,6 +13,7 @@ import numpy as np
 
 from innerloop._checks import FloatArray, IntArray
 from innerloop._random import stream
+from innerloop._threads import one_thread
 from innerloop.adaptation import GradientSteps, NoAdaptation
 from innerloop.episodes import Episodes, row_starts
 from innerloop.estimators._choice import LADDER, Choice, Comparison, Kind
@@ -78,24 +79,25 @@ class MetaTraining:
         """
         if not np.abs(tasks.y).max() < _LARGEST_TARGET:
             raise ValueError("`y` holds numbers too large to square; rescale it.")
-        scaling = Scaling.fit(tasks.X, tasks.y, settings.standardize, settings.fit_intercept)
-        n_support = tasks.default_support() if settings.n_support is None else settings.n_support
-        scaled = scaling.tasks(tasks)
-        episodes = scaled.deal(n_support, settings.seed)
-        shown = episodes
-        if settings.n_query is not None:
-            shown = scaled.split(n_support, settings.n_query, settings.seed)
-        if len(tasks) > 1:
-            folds = TaskFolds.of(scaled, shown, settings)
-            objective = reduce(add, folds.objectives)
-        else:
-            objective = MetaObjective.from_tasks(shown, settings.n_steps)
-            settings = settings.of_one_task()
-            parts = _folds_as_tasks(scaled, settings.seed)
-            episodes = parts.deal(n_support, settings.seed)
-            folds = TaskFolds.of(parts, episodes, settings)
-        held_out = _cross_validate(folds, episodes, settings, tick) if settings.asks_for_choice() else None
-        return cls(settings, scaling, n_support, objective, held_out, scaled, folds)
+        with one_thread(tasks.n_features):
+            scaling = Scaling.fit(tasks.X, tasks.y, settings.standardize, settings.fit_intercept)
+            n_support = tasks.default_support() if settings.n_support is None else settings.n_support
+            scaled = scaling.tasks(tasks)
+            episodes = scaled.deal(n_support, settings.seed)
+            shown = episodes
+            if settings.n_query is not None:
+                shown = scaled.split(n_support, settings.n_query, settings.seed)
+            if len(tasks) > 1:
+                folds = TaskFolds.of(scaled, shown, settings)
+                objective = reduce(add, folds.objectives)
+            else:
+                objective = MetaObjective.from_tasks(shown, settings.n_steps)
+                settings = settings.of_one_task()
+                parts = _folds_as_tasks(scaled, settings.seed)
+                episodes = parts.deal(n_support, settings.seed)
+                folds = TaskFolds.of(parts, episodes, settings)
+            held_out = _cross_validate(folds, episodes, settings, tick) if settings.asks_for_choice() else None
+            return cls(settings, scaling, n_support, objective, held_out, scaled, folds)
 
     def chosen(self) -> Rates:
         """Return the rates of gradient adaptation: those that are fixed, or the choice by held-out loss."""
@@ -113,12 +115,13 @@ class MetaTraining:
     @cached_property
     def choice(self) -> Choice:
         """How tasks are to adapt."""
-        rest = [self._fitted(*parts) for parts in zip(self.folds.rest(), self.folds.rest_episodes(), strict=True)]
-        settings, one = self.settings, len(self.tasks) == 1
-        ladder = (0,) if one else tuple(sorted({*LADDER, self.n_support}))
-        options = {"intercept": settings.fit_intercept, "l2": settings.l2, "seed": settings.seed}
-        comparison = Comparison(self.folds.tasks, self.folds.fold, rest, ladder, options)
-        return comparison.choose(settings.kinds, settings.n_support)
+        with one_thread(self.tasks.n_features):
+            rest = [self._fitted(*parts) for parts in zip(self.folds.rest(), self.folds.rest_episodes(), strict=True)]
+            settings, one = self.settings, len(self.tasks) == 1
+            ladder = (0,) if one else tuple(sorted({*LADDER, self.n_support}))
+            options = {"intercept": settings.fit_intercept, "l2": settings.l2, "seed": settings.seed}
+            comparison = Comparison(self.folds.tasks, self.folds.fold, rest, ladder, options)
+            return comparison.choose(settings.kinds, settings.n_support)
 
     @cached_property
     def effects(self) -> RandomEffects:
