@@ -9,7 +9,7 @@ from cases import close
 from innerloop._restricted import RestrictedLikelihood
 from innerloop._task_rows import row_blocks
 from innerloop.adaptation import GradientSteps, NoAdaptation, Ridge, error_covariance
-from innerloop.random_effects import _LOG_SPREAD, estimate_effects, update_mean
+from innerloop.random_effects import _LOG_SPREAD, _NOISE_POWER, estimate_effects, update_mean
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -85,6 +85,8 @@ def test_the_diagonal_estimate_is_the_optimum_of_the_dense_likelihood(seed):
 
     def loss(t):
         prior = np.sum((t[:2] - t[:2].mean()) ** 2) / _LOG_SPREAD**2
+        noise_share = 1 / ((1 + np.exp(t[:2]).sum()) * (1 + 2 / np.exp(t[3])))
+        prior -= 2 * _NOISE_POWER * np.log(noise_share)
         return dense(tasks, np.diag(np.exp(t[:3])), np.exp(t[3]))[3] + prior
 
     best = minimize(loss, np.zeros(4), method="Nelder-Mead", options={"maxiter": 4000, "fatol": 1e-10, "xatol": 1e-7})

@@ -31,6 +31,9 @@ _MOST_NUMBERS, _LEAST_TASKS, _MOST_TASKS = 2**22, 30, 1_000
 _LOG_VARIANCES, _LOG_PRECISIONS = (-16.0, 16.0), (-12.0, 16.0)
 # Standard deviation of the prior of the logarithms of slopes' variances around their common level.
 _LOG_SPREAD = 1.5
+# The prior is this power of the noise's share of a row's variance, beside tasks' slopes and beside the population's:
+# what rows cannot tell from noise is noise.
+_NOISE_POWER = 0.25
 _LEAST_DIAGONAL = 1e-3
 # Where a start is given: the least variance ratio to start from, the least curvature that sets a unit, and the change
 # of the deviance that ends the search. A unit is a standard error; so a change moves it by a hundredth of one.
@@ -177,7 +180,10 @@ class _Roots(Protocol):
 
 @final
 class _Diagonal(NamedTuple):
-    """Variances exp(t); those of the first `n_slopes` have a log-normal prior around their common level."""
+    """Variances exp(t); those of the first `n_slopes` have a log-normal prior around their common level.
+
+    Their sum has the prior ``1 / (1 + sum)``, the noise's share, to the power `_NOISE_POWER`.
+    """
 
     n_slopes: int
 
@@ -192,8 +198,9 @@ class _Diagonal(NamedTuple):
         if len(slopes) == 0:
             return 0.0, by_t
         away = slopes - slopes.mean()
-        by_t[: self.n_slopes] = 2 * away / _LOG_SPREAD**2
-        return float(np.sum(away**2)) / _LOG_SPREAD**2, by_t
+        with_noise = float(np.logaddexp.reduce(np.append(slopes, 0.0)))
+        by_t[: self.n_slopes] = 2 * away / _LOG_SPREAD**2 + 2 * _NOISE_POWER * np.exp(slopes - with_noise)
+        return float(np.sum(away**2)) / _LOG_SPREAD**2 + 2 * _NOISE_POWER * with_noise, by_t
 
 
 @final
@@ -278,7 +285,10 @@ def _lowest(
         value, by_cov, by_precision = problem.loss(root @ root.T, precision)
         prior, by_t = roots.prior(t[:n])
         by_t = by_t + roots.pull(t[:n], 2 * by_cov @ root) if n else by_t
-        return value + prior, np.append(by_t, by_precision) if given is None else by_t
+        if given is not None:
+            return value + prior, by_t
+        slopes, power = int(problem.penalised.sum()) / precision, 2 * _NOISE_POWER
+        return value + prior + power * np.log1p(slopes), np.append(by_t, by_precision - power * slopes / (1 + slopes))
 
     unit, base = np.ones_like(start), 0.0
     options: dict[str, float] = {"maxiter": _MOST_STEPS}
