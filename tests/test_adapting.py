@@ -8,6 +8,7 @@ import pytest
 
 import innerloop as il
 from cases import table
+from innerloop.estimators._choice import _better
 from innerloop.random_effects import estimate_effects
 from innerloop.storage import load_model, save_model
 
@@ -48,6 +49,44 @@ def test_a_ridge_adapts_to_the_posterior_mean_of_the_random_effects():
 def test_auto_takes_what_tasks_need(task_std, kinds):
     chosen = {il.MetaRegressor().fit(*drawn(60, 10, task_std, seed)).adaptation_ for seed in range(3)}
     assert chosen == kinds
+
+
+def compared(errors, others):
+    """Return whether errors, here of 100 tasks at one number of rows, are taken to be lower."""
+    return _better({0: errors}, {0: others}, [0])
+
+
+def test_the_lower_mean_error_is_better_where_it_is_told_apart():
+    errors = np.random.default_rng(0).uniform(1, 3, 100)
+    assert compared(errors - 0.1, errors)
+    assert not compared(errors, errors - 0.1)
+    assert not compared(errors, errors)
+
+
+def test_tasks_decide_where_a_few_of_them_make_the_mean():
+    errors = np.random.default_rng(0).uniform(1, 3, 100)
+    lower = errors * np.where(np.arange(100) < 1, 1.0, 0.8)
+    for far in (3000.0, -3000.0):  # one task's error is as good as any other
+        errors[0], lower[0] = 1e4, 1e4 + far
+        assert compared(lower, errors)
+        assert not compared(errors, lower)
+
+
+def test_a_gain_that_is_worth_nothing_is_none():
+    errors = np.random.default_rng(0).uniform(1, 3, 100)
+    away = 0.1 * np.random.default_rng(1).standard_normal(100)
+    away -= np.mean(away)
+    assert not compared(errors * np.exp(away - 5e-4), errors * np.exp(0 * away))
+
+
+def test_rows_are_noise_where_they_cannot_be_told_from_slopes():
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        X, groups = rng.standard_normal((40, 20)), np.repeat(np.arange(8), 5)
+        y = X @ rng.standard_normal(20) / np.sqrt(20) + rng.standard_normal(8)[groups] + rng.standard_normal(40)
+        model = il.MetaRegressor(adaptation="ridge").fit(X, y, groups)
+        width = np.subtract(*model.predict_interval(X, groups=groups)[::-1])
+        assert 1.0 < np.median(width) < 6.0  # the noise alone has 3.3
 
 
 def test_auto_takes_the_gradient_where_a_rate_is_given():

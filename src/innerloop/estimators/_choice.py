@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any, Literal, NamedTuple, final
 
 import numpy as np
@@ -140,11 +141,9 @@ class Comparison:
         }
 
     def choose(self, kinds: Sequence[Kind], n_support: int | None) -> Choice:
-        """Return the simplest of some kinds, given from simple to rich, that is as good as the best.
+        """Return the best of some kinds, given from simple to rich, of which a richer one must be better.
 
-        That is: whose error is within one standard error of the best kind's at every deciding number of adaptation
-        rows, which is `n_support` or, where that is None, all of the ladder. The best kind has the lowest geometric
-        mean of errors.
+        That is over the deciding numbers of adaptation rows: `n_support` or, where that is None, all of the ladder.
         """
         deciding = [n for n in self._trials if n_support in (None, n)] or list(self._trials)
         ridge = self._ridge(deciding) if "ridge" in kinds else self._plain("diagonal")
@@ -152,8 +151,7 @@ class Comparison:
         for kind in kinds:
             if kind != "ridge":
                 errors[kind] = self._errors([fitted[kind] for fitted in self._fitted])
-        best = min(errors, key=lambda kind: _score(errors[kind], deciding))
-        kind = next(kind for kind in kinds if all(_as_good(errors[kind][n], errors[best][n]) for n in deciding))
+        kind = reduce(lambda one, other: other if _better(errors[other], errors[one], deciding) else one, kinds)
         way = Way(kind, ridge.structure, ridge.n_rows, ridge.strength, ridge.scaled, ridge.pooled)
         spreads = map(way.spread, ridge.effects, self._rest)
         predictors = [way.predictor(*parts) for parts in zip(ridge.effects, spreads, self._fitted, strict=True)]
@@ -279,11 +277,24 @@ def _as_good(errors: FloatArray, best: FloatArray) -> bool:
     return excess <= error
 
 
+def _better(errors: Errors, others: Errors, deciding: Sequence[int]) -> bool:
+    """Return whether errors are lower on average, or task by task where the average is within a standard error."""
+    gains = [np.array(mean_and_error(others[n] - errors[n])) / max(others[n].mean(), _TINY) for n in deciding]
+    gain, error = np.mean(gains, axis=0)
+    return bool(gain > 0 if abs(gain) > error else _ratio(errors, others, deciding)[0] > _LEAST_GAIN)
+
+
 def _better_in_ratio(errors: Errors, others: Errors, deciding: Sequence[int]) -> bool:
     """Return whether errors are lower, task by task: of tasks of unequal noise a few would decide a mean of errors."""
+    gain, error = _ratio(errors, others, deciding)
+    return gain > max(error, _LEAST_GAIN)
+
+
+def _ratio(errors: Errors, others: Errors, deciding: Sequence[int]) -> tuple[float, float]:
+    """Return by how much the errors' logarithms are lower on average, and the standard error of that."""
     ratios = [np.log(np.maximum(others[n], _TINY) / np.maximum(errors[n], _TINY)) for n in deciding]
     gain, error = np.mean([mean_and_error(ratio) for ratio in ratios], axis=0)
-    return bool(gain > max(error, _LEAST_GAIN))
+    return float(gain), float(error)
 
 
 def _table(errors: dict[Kind, Errors], chosen: Kind) -> dict[str, NDArray[Any]]:

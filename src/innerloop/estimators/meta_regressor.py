@@ -42,9 +42,9 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         Learning rate of the gradient step by which a task adapts. "per-feature": one of either sign for each
         feature, the same in training and in adaptation (Meta-SGD, in closed form).
     adaptation : {"auto", "none", "gradient", "ridge"}, default="auto"
-        How tasks adapt. "auto": the simplest of the other three that is as good as the best, within a standard
-        error, at every one of 0, 1, 2, 5, 10 and 20 rows, or at `n_support` rows where that is given; "gradient"
-        where a rate is given. The rate of "gradient" may turn out to be 0.
+        How tasks adapt. "auto": the best of the other three on held-out tasks, over 0, 1, 2, 5, 10 and 20 rows
+        or at `n_support` rows where that is given, by mean error, or task by task where mean errors do not tell;
+        the simpler where neither does. "gradient" where a rate is given; its rate may turn out to be 0.
     l2 : float or "auto", default="auto"
         Ridge penalty on the meta-parameters, in units of the half mean squared error. "auto": by cross-validation;
         for "ridge", by restricted maximum likelihood.
