@@ -36,6 +36,9 @@ class Table(NamedTuple):
         keep = np.isin(self.groups, tasks)
         return Table(self.X[keep], self.y[keep], self.groups[keep])
 
+    def split(self, seed: int) -> Splits:
+        return Splits(self, seed)
+
 
 def school(folder: Path) -> Table:
     frame = pd.read_csv(folder / "school.csv")
@@ -165,17 +168,18 @@ METHODS = {
 }
 
 
-def measure(table: Table, methods: dict[str, Callable[[Table], Predict]], seeds: range, n_rows=N_ROWS) -> dict:
+def measure(table, methods: dict[str, Callable[[Table], Predict]], seeds: range, n_rows=N_ROWS) -> dict:
     """Return for each method, by number of adaptation rows, the error, its excess and the intervals' coverage.
 
-    The excess is over the best baseline at that number of rows, paired over tasks, with its standard error.
+    The excess is over the best baseline at that number of rows, paired over tasks; standard errors are over tasks.
+    ``table.split(seed)`` gives the training rows and the unseen tasks.
     """
     errors = {name: {n: [] for n in n_rows} for name in methods}
     covered = {name: {n: [] for n in n_rows} for name in methods}
     seconds = dict.fromkeys(methods, 0.0)
     chosen = {name: [] for name in methods}
     for seed in seeds:
-        splits = Splits(table, seed)
+        splits = table.split(seed)
         for name, fit in methods.items():
             start = time.perf_counter()
             predict = fit(splits.train)
@@ -200,9 +204,14 @@ def measure(table: Table, methods: dict[str, Callable[[Table], Predict]], seeds:
                 "mse": float(np.mean(errors[name][n])),
                 "excess": float(excess.mean()),
                 "excess_se": float(excess.std(ddof=1) / np.sqrt(len(excess))),
-                "coverage": float(np.mean(covered[name][n])) if covered[name][n] else None,
+                **({"coverage": None} if not covered[name][n] else share(covered[name][n])),
             }
     return result
+
+
+def share(covered: list[float]) -> dict[str, float]:
+    error = np.std(covered, ddof=1) / np.sqrt(len(covered))
+    return {"coverage": float(np.mean(covered)), "coverage_se": float(error)}
 
 
 def show(title: str, result: dict) -> None:

@@ -4,6 +4,7 @@ import importlib.util
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -34,3 +35,29 @@ def test_a_result_is_drawn(result, tmp_path):
     pytest.importorskip("matplotlib")
     (tmp_path / "result.json").write_text(json.dumps(result))
     assert load("draw").draw(tmp_path / "result.json").read_bytes().startswith(b"\x89PNG")
+
+
+def test_simulated_tables_are_scored_like_real_ones(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    bench = load("simulated_tables")
+    methods = {"MetaRegressor()": bench.innerloop(), **bench.BASELINES}
+    results = {
+        name: bench.measure(bench.TABLES[name], methods, range(1), (0, 5)) for name in ("levels only", "no differences")
+    }
+    levels, none = (result["MetaRegressor()"] for result in results.values())
+    assert levels[5]["mse"] < 0.5 * levels[0]["mse"]
+    assert abs(none[5]["excess"]) < 0.02 * none[5]["mse"]
+    assert all(0.8 < share < 0.97 for share in bench.coverage(results, 5))
+    assert json.loads(json.dumps(results)).keys() == results.keys()
+    worse = {"table": {"MetaRegressor()": {5: {"mse": 2.0, "excess": 0.1, "excess_se": 0.01}}}}
+    assert bench.losses(worse) == ["table, 5 rows: 5.0 % of the error, 10.0 standard errors"]
+    assert bench.losses({"table": {"MetaRegressor()": {5: {"mse": 2.0, "excess": 0.1, "excess_se": 0.2}}}}) == []
+
+
+def test_every_simulated_table_can_be_drawn(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    for table in load("simulated_tables").TABLES.values():
+        splits = table._replace(n_tasks=8).split(0)
+        assert set(splits.train.groups) == set(range(8))
+        assert {len(y) for _, y in splits.unseen} == {40}
+        assert all(np.isfinite(y).all() and len(X) == len(y) for X, y in splits.unseen)
