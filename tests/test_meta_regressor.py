@@ -128,7 +128,8 @@ def test_the_order_of_the_rows_does_not_matter(params):
     model = il.MetaRegressor(**params).fit(X, y, groups)
     shuffled = il.MetaRegressor(**params).fit(X[order], y[order], groups[order])
     np.testing.assert_allclose(shuffled.coef_, model.coef_, rtol=0, atol=1e-9)
-    np.testing.assert_allclose(shuffled.group_coef_, model.group_coef_, rtol=0, atol=1e-9)
+    # Variances are found by an optimiser, which ends a little elsewhere for sums in another order.
+    np.testing.assert_allclose(shuffled.group_coef_, model.group_coef_, rtol=0, atol=1e-7)
     assert shuffled.inner_lr_ == pytest.approx(model.inner_lr_, abs=1e-12)
     assert shuffled.adapt_lr_ == pytest.approx(model.adapt_lr_, abs=1e-9)
 
