@@ -199,3 +199,16 @@ def test_a_loaded_model_of_scales_predicts_the_same(tmp_path):
         np.testing.assert_array_equal(before.predict(X, groups=groups), after.predict(X, groups=groups))
         for mine, theirs in zip(before.predict_interval(X, groups), after.predict_interval(X, groups), strict=True):
             np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("noise_std", [20.0, 30.0])
+def test_a_task_of_much_noise_is_not_taken_for_one_that_is_far(noise_std):
+    rng = np.random.default_rng(0)
+    tasks = drawn([12] * 200, log_noise=rng.standard_normal(200), log_coef=-1.0)
+    effects = estimate_effects(tasks)
+    rule = ScaledRidge(effects.new_task_cov, effects.noise, estimate_scales(tasks, effects))
+    noisy = drawn([10] * 200, log_noise=2 * np.log(noise_std), log_coef=-1.0, seed=1)
+    theta = rule.adapt(effects.mean[:, 0], noisy)
+    least_squares = [np.linalg.lstsq(X, y, rcond=None)[0] for _, X, y in noisy]
+    moved, furthest = (np.abs(coef - effects.mean[:, 0]).max(axis=1) for coef in (theta, np.array(least_squares)))
+    assert np.mean(moved) < 0.3 * np.mean(furthest)

@@ -22,8 +22,8 @@ from innerloop.adaptation import Ridge
 from innerloop.random_effects import RandomEffects
 from innerloop.tasks import TaskSet
 
-# Steps of a factor of 4; most tasks are less noisy than the mean.
-_ALPHA, _RHO = 4.0 ** np.arange(-5, 3), 4.0 ** np.arange(-4, 6)
+# Steps of a factor of 4. Noise reaches as high as spread: a noisy task must not be taken for one that is far.
+_ALPHA, _RHO = 4.0 ** np.arange(-5, 6), 4.0 ** np.arange(-4, 6)
 # Pairs (log alpha, log rho).
 LOG_SCALES = np.log(np.stack(np.meshgrid(_ALPHA, _RHO, indexing="ij")).reshape(2, -1))
 # The prior of how scales differ weighs as much as so many tasks whose scales have this deviation.
