@@ -9,6 +9,7 @@ from cases import close
 from innerloop._restricted import RestrictedLikelihood
 from innerloop._task_rows import row_blocks
 from innerloop.adaptation import GradientSteps, NoAdaptation, Ridge, error_covariance
+from innerloop.estimators._known import KnownRows
 from innerloop.random_effects import _LOG_SPREAD, _NOISE_POWER, estimate_effects, update_mean
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -236,7 +237,7 @@ def test_a_start_from_like_tasks_ends_where_a_cold_one_does(task_std, structure)
 def test_the_mean_of_further_tasks_is_the_estimate_at_their_covariance(l2):
     tasks = mixed_tasks(SIZES * 3, [0.5, 0.1, 1.0], 2)
     effects = estimate_effects(tasks.select(np.arange(12)))
-    updated = update_mean(effects, tasks, l2=l2)
+    updated = update_mean(effects, KnownRows.of(tasks).as_tasks(), tasks.n_rows, l2=l2)
     for k in range(2):
         precision = float(effects.precision[k]) if l2 is None else l2 * tasks.n_rows
         mean, mean_cov, noise, _ = dense(tasks, effects.task_cov[k], precision, k)

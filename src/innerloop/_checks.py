@@ -155,7 +155,9 @@ def plain_id(text: str) -> str:
 
 def id_texts(ids: NDArray[Any]) -> list[str]:
     """Return each id as text, the same for a whole number of any type."""
-    return [str(int(i)) if isinstance(i, float) and i.is_integer() else str(i) for i in ids.tolist()]
+    if ids.dtype.kind != "f":
+        return [str(i) for i in ids.tolist()]
+    return [str(int(i)) if i.is_integer() else str(i) for i in ids.tolist()]
 
 
 def _is_missing(label: Any) -> bool:

@@ -9,7 +9,6 @@ from typing import final
 import numpy as np
 
 from innerloop._checks import FloatArray, IntArray
-from innerloop.episodes import ragged_ranges
 from innerloop.tasks import TaskSet
 
 _MOST_NUMBERS = 2**22
@@ -60,13 +59,12 @@ def row_blocks(tasks: TaskSet, most_numbers: int = _MOST_NUMBERS) -> Iterator[Ro
 
 
 def _block(tasks: TaskSet, members: IntArray) -> RowBlock:
-    sizes = tasks.sizes[members]
-    rows = ragged_ranges(tasks.starts[members], sizes)
-    place = np.repeat(np.arange(len(members)), sizes), ragged_ranges(np.zeros_like(sizes), sizes)
-    p = tasks.n_features
-    turned = np.zeros((len(members), int(sizes.max()), p + tasks.y[:1].size))
-    turned[*place, :p] = tasks.X[rows]
-    turned[*place, p:] = tasks.y[rows].reshape(len(rows), -1)
+    sizes, p = tasks.sizes[members], tasks.n_features
+    place = np.arange(sizes.max())
+    rows = tasks.starts[members, None] + np.minimum(place, sizes[:, None] - 1)
+    y = np.take(tasks.y, rows, axis=0).reshape(*rows.shape, -1)
+    turned = np.concatenate((np.take(tasks.X, rows, axis=0), y), axis=2)
+    turned[place >= sizes[:, None]] = 0.0
     if turned.shape[1] > turned.shape[2]:
         turned = np.asarray(np.linalg.qr(turned, mode="r"))
     return RowBlock(members, sizes, turned[:, :, :p], turned[:, :, p:])

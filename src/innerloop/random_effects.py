@@ -120,17 +120,20 @@ def estimate_effects(
             task_cov, precision = _minimise(problem, structure, given, len(some), known)
             found.append((task_cov, precision, problem.solve(problem.sums(task_cov), precision)))
     effects = _effects(found)
-    return effects if some is tasks else update_mean(effects, tasks, intercept=intercept, l2=l2)
+    return effects if some is tasks else update_mean(effects, tasks, tasks.n_rows, intercept=intercept, l2=l2)
 
 
 def update_mean(
-    effects: RandomEffects, tasks: TaskSet, *, intercept: bool = True, l2: float | None = None
+    effects: RandomEffects, tasks: TaskSet, n_rows: int, *, intercept: bool = True, l2: float | None = None
 ) -> RandomEffects:
-    """Return the effects with the mean and the noise that these tasks tell, given the tasks' covariance."""
+    """Return the effects with the mean and the noise that these tasks tell, given the tasks' covariance.
+
+    Their rows may be turned (see `RowBlock`); `n_rows` is how many there were.
+    """
     found = []
     for target, (task_cov, precision) in enumerate(zip(effects.task_cov, effects.precision.tolist(), strict=True)):
-        pi = precision if l2 is None else l2 * tasks.n_rows
-        problem = RestrictedLikelihood(row_blocks(tasks), target, tasks.n_rows, _penalised(tasks, intercept))
+        pi = precision if l2 is None else l2 * n_rows
+        problem = RestrictedLikelihood(row_blocks(tasks), target, n_rows, _penalised(tasks, intercept))
         with one_thread():
             found.append((task_cov, pi, problem.solve(problem.sums(task_cov), pi)))
     return _effects(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, final
 
 import numpy as np
@@ -208,16 +208,16 @@ def ridge_candidates(objective: MetaObjective, inner_lrs: FloatArray, l2s: Float
     -------
     (n_rates, n_penalties, n_features, n_targets)
     """
-    p, coef = objective.n_features, np.empty((len(inner_lrs), len(l2s), objective.n_features, objective.n_targets))
-    with one_thread(p):
+    coef = np.empty((len(inner_lrs), len(l2s), objective.n_features, objective.n_targets))
+    with one_thread(objective.n_features):
+        reduced = replace(objective, factor=triangle(objective.factor))
         for i, rate in enumerate(inner_lrs.tolist()):
-            B, g, scale = objective.at(rate)
-            factor = triangle(np.concatenate((B, g), axis=1))
-            P, s, Wt = np.linalg.svd(factor[:p, :p], full_matrices=False)
+            B, g, scale = reduced.at(rate)
+            P, s, Wt = np.linalg.svd(B, full_matrices=False)
             kept = s > s.max(initial=0.0) * max(B.shape) * 8 * np.finfo(float).eps
             ridge = np.sqrt(objective.weight * l2s)[:, None] / scale
             shrunk = np.where(kept, s, 0.0) / (np.where(kept, s, 1.0) ** 2 + ridge**2)
-            coef[i] = Wt.T @ (shrunk[..., None] * (P.T @ factor[:p, p:]))
+            coef[i] = Wt.T @ (shrunk[..., None] * (P.T @ g))
     return coef
 
 

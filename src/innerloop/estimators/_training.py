@@ -18,6 +18,7 @@ from innerloop.adaptation import GradientSteps, NoAdaptation
 from innerloop.episodes import Episodes, row_starts
 from innerloop.estimators._choice import LADDER, Choice, Comparison, Kind
 from innerloop.estimators._heldout import HeldOut, Rates, bundle_size, bundled_curves, held_out_curves
+from innerloop.estimators._known import KnownRows
 from innerloop.estimators._scaling import Scaling
 from innerloop.estimators._settings import Settings
 from innerloop.estimators._spread import Spread
@@ -129,7 +130,13 @@ class MetaTraining:
         settings = self.settings
         if len(self.tasks) == 1:
             return estimate_effects(self.tasks, intercept=settings.fit_intercept, l2=settings.l2)
-        return update_mean(self.choice.effects, self.tasks, intercept=settings.fit_intercept, l2=settings.l2)
+        rows, n_rows = self.rows.as_tasks(), self.tasks.n_rows
+        return update_mean(self.choice.effects, rows, n_rows, intercept=settings.fit_intercept, l2=settings.l2)
+
+    @cached_property
+    def rows(self) -> KnownRows:
+        """The tasks' rows, turned."""
+        return KnownRows.of(self.tasks)
 
     @cached_property
     def spread(self) -> Spread:

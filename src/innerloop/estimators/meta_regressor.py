@@ -228,7 +228,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
             self.n_features_in_ = tasks.n_features
             if tasks.feature_names is not None:
                 self.feature_names_in_ = np.array(tasks.feature_names, dtype=object)
-        self._remember(tasks if remember else tasks.select(np.arange(0)))
+        known, rows, none = training.tasks, training.rows, np.arange(0)
+        self._remember(*((known, rows) if remember else (known.select(none), rows.take(none))))
 
     def settings(self) -> Settings:
         """Return the parameters, checked."""
@@ -336,7 +337,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         if tasks.y.shape[1:] != (() if self._single_target else (len(np.atleast_1d(self.intercept_)),)):
             raise ValueError(f"`y` must have the targets seen in fit, got shape {tasks.y.shape}.")
         adapted = copy.copy(self)
-        adapted._remember(tasks, self)
+        scaled = self._scaling.tasks(tasks)
+        adapted._remember(scaled, KnownRows.of(scaled), self)
         return adapted
 
     def score(
@@ -367,21 +369,20 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
             return self._spread.ridge()
         return GradientSteps(self.adapt_lr_, self.n_steps) if self.adaptation_ == "gradient" else NoAdaptation()
 
-    def _remember(self, tasks: TaskSet, known: MetaRegressor | None = None) -> None:
-        """Keep the adapted coefficients of these tasks, beside those that `known` has of other tasks."""
-        scaled = self._scaling.tasks(tasks)
-        coef, intercept = self._original(self._rule().adapt(self._theta, scaled))
-        ids, rows = tasks.ids, KnownRows.of(scaled)
+    def _remember(self, tasks: TaskSet, rows: KnownRows, known: MetaRegressor | None = None) -> None:
+        """Keep the adapted coefficients of these tasks, in scaled units, beside those that `known` has of others."""
+        coef, intercept = self._original(self._rule().adapt(self._theta, tasks))
+        ids = tasks.ids
         if known is not None and len(known.groups_):
             ids, known_ids = alike(ids, known.groups_)
             kept = np.flatnonzero(~np.isin(known_ids, ids))
             ids = np.concatenate((known_ids[kept], ids))
             coef = np.concatenate((known.group_coef_[kept], coef))
             intercept = np.concatenate((known.group_intercept_[kept], intercept))
-            rows = known._known.take(kept) + rows
-        order = np.argsort(ids, kind="stable")
-        self.groups_, self.group_coef_, self.group_intercept_ = ids[order], coef[order], intercept[order]
-        self._known = rows.take(order)
+            order = np.argsort(ids, kind="stable")
+            ids, coef, intercept = ids[order], coef[order], intercept[order]
+            rows = (known._known.take(kept) + rows).take(order)
+        self.groups_, self.group_coef_, self.group_intercept_, self._known = ids, coef, intercept, rows
 
     def _original(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return scikit-learn's coefficients and intercepts of scaled ones (..., n_columns, n_targets)."""
