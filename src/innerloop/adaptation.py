@@ -169,6 +169,33 @@ class Ridge:
         return np.linalg.solve(V, spread).transpose(0, 2, 1)
 
 
+def ridge_path(coef: FloatArray, task_cov: FloatArray, tasks: TaskSet, strengths: FloatArray) -> FloatArray:
+    """Return what `Ridge` of each strength makes of the tasks, by one decomposition ``X Lambda X' = U D U'`` for all.
+
+    Parameters
+    ----------
+    coef : (n_features, n_targets)
+        Meta-parameters.
+    task_cov : (n_targets, n_features, n_features)
+    tasks
+    strengths : (n_strengths,)
+
+    Returns
+    -------
+    (n_strengths, n_tasks, n_features, n_targets)
+    """
+    theta = np.empty((len(strengths), len(tasks), *coef.shape))
+    for block in row_blocks(tasks):
+        left = block.y - block.X @ coef
+        for k in range(coef.shape[1]):
+            spread = block.X @ task_cov[k]
+            d, U = np.linalg.eigh(spread @ block.X.transpose(0, 2, 1))
+            shrunk = 1 / (1 / strengths[:, None, None] + np.maximum(d, 0.0)) * np.einsum("trj,tr->tj", U, left[..., k])
+            back = spread.transpose(0, 2, 1) @ U
+            theta[..., k][:, block.members] = coef[:, k] + np.einsum("tpj,stj->stp", back, shrunk)
+    return theta
+
+
 def _gradients(theta: FloatArray, tasks: TaskSet, chosen: IntArray) -> FloatArray:
     """Return the gradients of half the mean squared error of the chosen tasks: (n_chosen, p, k)."""
     sizes = tasks.sizes[chosen]

@@ -9,6 +9,7 @@ noise, :math:`s^2`. The restricted likelihood of `innerloop._restricted` is mini
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, final
 
@@ -271,11 +272,7 @@ def _lowest(
     precision: float = 1.0,
     near: bool = False,
 ) -> tuple[FloatArray, float]:
-    """Return the parameters and the precision of lowest loss.
-
-    Where `near` the start is near it, parameters are measured in units of about their standard errors, and found to a
-    hundredth of these.
-    """
+    """Return the parameters and the precision of lowest loss; `near`: the start is near it, see `_descend`."""
     n = len(start)
     if given is None:
         start, bounds = np.append(start, np.log(precision)), [*bounds, _LOG_PRECISIONS]
@@ -293,17 +290,40 @@ def _lowest(
         slopes, power = int(problem.penalised.sum()) / precision, 2 * _NOISE_POWER
         return value + prior + power * np.log1p(slopes), np.append(by_t, by_precision - power * slopes / (1 + slopes))
 
-    unit, base = np.ones_like(start), 0.0
-    options: dict[str, float] = {"maxiter": _MOST_STEPS}
+    curvature = None
     if near:
         curvature = np.append(problem.curvature(np.exp(start[:n])), max(problem.penalised.sum() / 2, 1.0))
-        unit = 1 / np.sqrt(np.maximum(curvature[: len(start)], _LEAST_CURVATURE))
-        base, options["ftol"] = loss(start)[0], _DEVIANCE_TOLERANCE
+    t = _descend(loss, start, bounds, None if curvature is None else curvature[: len(start)])
+    return t[:n], float(np.exp(t[n])) if given is None else given
+
+
+def _descend(
+    loss: Callable[[FloatArray], tuple[float, FloatArray]],
+    start: FloatArray,
+    bounds: list[Any],
+    curvature: FloatArray | None,
+) -> FloatArray:
+    """Return where a loss, which comes with its gradient, is lowest.
+
+    With the curvature of a deviance at a start that is near, parameters are measured in units of about their standard
+    errors, and found to a hundredth of these.
+    """
+    options: dict[str, float] = {"maxiter": _MOST_STEPS}
+    if curvature is None:
+        found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+        return np.asarray(found.x)
+    unit, first = 1 / np.sqrt(np.maximum(curvature, _LEAST_CURVATURE)), list[float]()
 
     def in_units(u: FloatArray) -> tuple[float, FloatArray]:
         value, by_t = loss(u * unit)
-        return value - base, by_t * unit
+        if not first:
+            first.append(value)  # so that the tolerance is not relative to the size of the loss
+        return value - first[0], by_t * unit
 
-    scaled = [tuple(None if b is None else b / size for b in own) for own, size in zip(bounds, unit, strict=True)]
-    t = minimize(in_units, start / unit, jac=True, method="L-BFGS-B", bounds=scaled, options=options).x * unit
-    return t[:n], float(np.exp(t[n])) if given is None else given
+    scaled = [
+        (None if low is None else low / size, None if high is None else high / size)
+        for (low, high), size in zip(bounds, unit, strict=True)
+    ]
+    options["ftol"] = _DEVIANCE_TOLERANCE
+    found = minimize(in_units, start / unit, jac=True, method="L-BFGS-B", bounds=scaled, options=options)
+    return np.asarray(found.x * unit)

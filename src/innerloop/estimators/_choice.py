@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any, Literal, NamedTuple, final
+from typing import Any, Literal, NamedTuple, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from innerloop._checks import FloatArray, IntArray
 from innerloop._random import stream
-from innerloop.adaptation import NoAdaptation, Ridge
+from innerloop.adaptation import NoAdaptation
 from innerloop.estimators._heldout import mean_and_error
 from innerloop.estimators._intervals import Calibration
 from innerloop.estimators._spread import Spread
-from innerloop.estimators._trials import Predictor, trials
+from innerloop.estimators._trials import Predictor, Trial, trials
 from innerloop.random_effects import RandomEffects, Structure, enough, estimate_effects
 from innerloop.scale_mixture import N_PARAMETERS, estimate_scales
 from innerloop.tasks import TaskSet
@@ -27,7 +27,8 @@ Kind = Literal["none", "gradient", "ridge"]
 LADDER = (0, 1, 2, 5, 10, 20)
 # Multiples of the estimated covariance of tasks: with few rows, fewer differences can be told from noise that is
 # not normal, or not the same in all tasks, than the likelihood believes.
-STRENGTHS = np.exp2(np.arange(-2, 3))
+STRENGTHS = np.exp2(np.arange(-2.0, 3.0))
+_PLAIN = 2  # the place of 1
 # The coefficients of more features than this are not given correlations.
 _MOST_CORRELATED = 32
 _MOST_SCORED_TASKS = 2_000
@@ -39,6 +40,7 @@ _LEAST_GAIN = 1e-3
 _TINY = np.finfo(float).tiny
 
 Errors = dict[int, FloatArray]
+_T = TypeVar("_T")
 
 
 @final
@@ -203,13 +205,10 @@ class Comparison:
         is_pooled = not _as_good(errors[0], pooled[0])
         for n in self._trials:
             if n:
-                by_strength = {
-                    float(strength): self._errors([_strong(e, strength) for e in plain.effects], [n])[n]
-                    for strength in STRENGTHS
-                }
-                best = min(by_strength, key=lambda strength: float(by_strength[strength].mean()))
-                strengths[n] = 1.0 if _as_good(by_strength[1.0], by_strength[best]) else best
-                errors[n] = by_strength[strengths[n]]
+                by_strength = self._over_splits(n, plain.effects, _by_strength)
+                best = int(np.argmin(by_strength.mean(axis=1)))
+                chosen = _PLAIN if _as_good(by_strength[_PLAIN], by_strength[best]) else best
+                strengths[n], errors[n] = STRENGTHS[chosen], by_strength[chosen]
         if is_pooled:
             errors[0] = pooled[0]
         n_rows, strength = (np.array(list(part), dtype=float) for part in (strengths.keys(), strengths.values()))
@@ -226,15 +225,17 @@ class Comparison:
 
     def _errors(self, predictors: Sequence[Predictor], numbers_of_rows: Sequence[int] | None = None) -> Errors:
         """Return each task's mean squared error, by the predictor of its fold, at numbers of adaptation rows."""
-        errors = {}
-        for n in self._trials if numbers_of_rows is None else numbers_of_rows:
-            by_split = []
-            for parts in self._trials[n]:
-                tasks = np.concatenate([part.tasks for part in parts])
-                mse = np.concatenate([part.mse(own) for part, own in zip(parts, predictors, strict=True)])
-                by_split.append(mse[np.argsort(tasks)])
-            errors[n] = np.asarray(np.mean(by_split, axis=0))
-        return errors
+        numbers = self._trials if numbers_of_rows is None else numbers_of_rows
+        return {n: self._over_splits(n, predictors, Trial.mse) for n in numbers}
+
+    def _over_splits(self, n: int, fitted: Sequence[_T], mse: Callable[[Trial, _T], FloatArray]) -> FloatArray:
+        """Return the mean over splits of the errors (..., n_tasks) of trials by what was fitted without their fold."""
+        by_split = []
+        for parts in self._trials[n]:
+            tasks = np.concatenate([part.tasks for part in parts])
+            errors = np.concatenate([mse(part, own) for part, own in zip(parts, fitted, strict=True)], axis=-1)
+            by_split.append(errors[..., np.argsort(tasks)])
+        return np.asarray(np.mean(by_split, axis=0))
 
     def _calibration(self, predictors: Sequence[Predictor], effects: Sequence[RandomEffects]) -> Calibration:
         residuals: dict[int, list[tuple[FloatArray, IntArray]]] = {n: [] for n in self._trials}
@@ -262,9 +263,8 @@ def _population(effects: RandomEffects) -> Predictor:
     return Predictor(effects.mean, effects.mean, NoAdaptation())
 
 
-def _strong(effects: RandomEffects, strength: float) -> Predictor:
-    rule = Ridge(effects.new_task_cov, strength=np.array([strength]))
-    return Predictor(effects.mean, effects.mean, rule)
+def _by_strength(part: Trial, effects: RandomEffects) -> FloatArray:
+    return part.mse_by_strength(effects, STRENGTHS)
 
 
 def _score(errors: Errors, deciding: Sequence[int]) -> float:

@@ -174,7 +174,7 @@ def lowest(curves: FloatArray) -> FloatArray:
     companion[..., np.arange(1, n_roots), np.arange(n_roots - 1)] = 1.0
     companion[..., -1] = np.where(flat, 0.0, -slopes[..., :-1] / np.where(flat, 1.0, lead))
     # The real parts of complex roots are harmless further candidates; 0 serves where the curve is flat.
-    places = np.linalg.eigvals(companion).real
+    places = companion[..., 0] if n_roots == 1 else np.linalg.eigvals(companion).real
     places = np.concatenate((places, np.zeros((*places.shape[:-1], 1))), axis=-1)
     best = np.argmin(_values(curves[..., None, :], places), axis=-1)
     return np.take_along_axis(places, best[..., None], axis=-1)[..., 0]

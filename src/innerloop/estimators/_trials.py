@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from innerloop._checks import FloatArray, IntArray
 from innerloop._task_rows import row_blocks
-from innerloop.adaptation import Adaptation, NoAdaptation, error_covariance
+from innerloop.adaptation import Adaptation, NoAdaptation, error_covariance, ridge_path
 from innerloop.episodes import ragged_ranges, row_starts
+from innerloop.random_effects import RandomEffects
 from innerloop.scale_mixture import ScaledRidge
 from innerloop.tasks import TaskSet
 
@@ -71,7 +72,9 @@ class Trial(NamedTuple):
 
     def residuals(self, predictor: Predictor) -> FloatArray:
         """Return target less prediction: (n_rows, n_targets)."""
-        theta = predictor.task_coef(self.support, len(self.tasks))
+        return self._residuals(predictor.task_coef(self.support, len(self.tasks)))
+
+    def _residuals(self, theta: FloatArray) -> FloatArray:
         left = self.y.copy()
         for i in range(0, len(left), _ROWS_AT_ONCE):
             part = slice(i, i + _ROWS_AT_ONCE)
@@ -80,7 +83,17 @@ class Trial(NamedTuple):
 
     def mse(self, predictor: Predictor) -> FloatArray:
         """Return the mean squared error of each task, over its rows and targets: (n_tasks,)."""
-        squares = np.square(self.residuals(predictor)).mean(axis=1)
+        return self._mse(self.residuals(predictor))
+
+    def mse_by_strength(self, effects: RandomEffects, strengths: FloatArray) -> FloatArray:
+        """Return the same of ridges of all these strengths: (n_strengths, n_tasks)."""
+        if self.support is None:  # there are no tasks
+            return np.empty((len(strengths), 0))
+        path = ridge_path(effects.mean, effects.new_task_cov, self.support, strengths)
+        return np.array([self._mse(self._residuals(theta)) for theta in path])
+
+    def _mse(self, residuals: FloatArray) -> FloatArray:
+        squares = np.square(residuals).mean(axis=1)
         n_rows = np.bincount(self.task_of_row, minlength=len(self.tasks))
         return np.asarray(np.bincount(self.task_of_row, squares, len(self.tasks)) / n_rows)
 
