@@ -219,3 +219,29 @@ def test_unseen_tasks_of_real_tables_are_predicted_better_than_by_their_own_rows
     for n in (5, 20):
         assert result["ridge"][n]["mse"] < min(result[other][n]["mse"] for other in alone)
         assert 0.7 < result["ridge"][n]["coverage"] < 0.99  # of few tasks
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-10, 1e-6])
+@pytest.mark.parametrize("shape", [(20, 6, 3), (50, 8, 3), (60, 6, 4), (100, 5, 3)], ids=str)
+def test_tables_without_noise_have_exact_predictions_and_narrow_intervals(shape, noise):
+    n_tasks, n_rows, p = shape
+    rng = np.random.default_rng(1)
+    groups = np.repeat(np.arange(n_tasks), n_rows)
+    X = rng.standard_normal((len(groups), p))
+    y = (X * (1 + rng.standard_normal((n_tasks, p)))[groups]).sum(axis=1) + noise * rng.standard_normal(len(groups))
+    model = il.MetaRegressor().fit(X, y, groups=groups)
+    assert model.adaptation_ == "ridge"
+    lower, upper = model.predict_interval(X, groups=groups)
+    assert (np.abs(model.predict(X, groups=groups) - y) < 1e-2).all()
+    assert ((upper >= lower) & (upper - lower < 0.1)).all()
+
+
+def test_one_long_task_does_not_decide_for_all():
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        groups = np.append(np.repeat(np.arange(60), 5), np.full(50, 60))
+        X = rng.standard_normal((len(groups), 2))
+        coef = 1 + 0.8 * rng.standard_normal((61, 2))
+        coef[60] = 1.0  # as the population
+        y = (X * coef[groups]).sum(axis=1) + rng.standard_normal(len(groups))
+        assert il.MetaRegressor().fit(X, y, groups=groups).adaptation_ == "ridge"

@@ -127,10 +127,16 @@ def test_bundles_are_means_of_their_tasks(sizes, n_steps, n_targets):
 
 
 def test_bundles_are_single_tasks_until_they_are_many():
-    assert bundle_size(500, 10) == 1
-    assert bundle_size(501, 10) == 2
-    assert bundle_size(1_000_000, 10) == 2_000
-    assert bundle_size(100, 1_000) == 2  # wide rows: fewer bundles, but no fewer than tell a standard error
+    for n_tasks, n_folds, size in ((500, 5, 1), (501, 5, 2), (1_000_000, 5, 2_000), (600, 100, 1), (1_000, 100, 2)):
+        assert bundle_size(np.bincount(np.arange(n_tasks) % n_folds)) == size
+
+
+def test_folds_may_be_smaller_than_a_bundle():
+    rng = np.random.default_rng(0)
+    X, groups = rng.standard_normal((1_503, 1)), np.repeat(np.arange(501), 3)
+    y = X[:, 0] + rng.standard_normal(1_503)
+    model = il.MetaRegressor(cv=501, adaptation="none", l2=0.0, inner_lr=0.0).fit(X, y, groups=groups)
+    assert model.adaptation_results_["mse"][0] == pytest.approx(1.0, rel=0.15)
 
 
 def test_losses_of_very_many_tasks_are_those_of_their_bundles(monkeypatch):

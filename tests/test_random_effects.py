@@ -246,3 +246,23 @@ def test_the_mean_of_further_tasks_is_the_estimate_at_their_covariance(l2):
         assert updated.noise[k] == pytest.approx(noise)
         assert updated.precision[k] == pytest.approx(precision)
     np.testing.assert_array_equal(updated.task_cov, effects.task_cov)
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.01, 1e-3])
+@pytest.mark.parametrize("seed", range(3))
+def test_no_lower_minimum_lies_near_the_truth(seed, noise):
+    tasks = mixed_tasks([8] * 60, [1.0, 1.0, 1.0, 1.0], noise=noise, seed=seed)
+    found, own = estimate_effects(tasks), problem(tasks)
+    at_truth = own.solve(own.sums(np.eye(4) / noise**2), noise**2).loss
+    assert found.deviance < at_truth
+    assert np.abs(found.mean - found.mean.mean()).max() > 0  # slopes that are not drawn to nothing
+
+
+def test_variances_by_themselves_are_often_zero_where_tasks_agree():
+    drawn, alone = [], []
+    for seed in range(8):
+        tasks = mixed_tasks([10] * 40, [1.0, 0.0, 0.0, 1.0], noise=1.0, seed=seed)
+        for pooled, found in ((True, drawn), (False, alone)):
+            found.extend(estimate_effects(tasks, pooled=pooled).task_cov[0].diagonal()[1:3])
+    assert np.mean(np.array(alone) < 1e-3) > 0.3
+    assert np.mean(np.array(drawn) < 1e-3) < 0.1

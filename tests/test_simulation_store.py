@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_info
 
 import innerloop as il
 from cases import table
-from innerloop import _store
+from innerloop import _parallel, _store
 from innerloop._parallel import gather
 from innerloop._store import BlockStore
 from innerloop._threads import one_thread
@@ -216,6 +216,20 @@ def test_a_broken_executor_does_not_lose_the_run(tmp_path, undisturbed):
     with ProcessPoolExecutor(2) as executor, pytest.warns(UserWarning, match="the executor lost a worker"):
         assert same(logged(tmp_path, "kill", executor=executor), undisturbed)
     assert (tmp_path / "acted").exists()
+
+
+def test_a_pool_that_stops_without_a_word_is_not_waited_for(tmp_path, undisturbed, monkeypatch):
+    class Silent(Executor):
+        """Takes work and never does it, as a process pool whose manager has ended."""
+
+        _executor_manager_thread = None
+
+        def submit(self, *_):
+            return Future()
+
+    monkeypatch.setattr(_parallel, "_SECONDS_BETWEEN_CHECKS", 0.01)
+    with pytest.warns(UserWarning, match="the executor lost a worker"):
+        assert same(logged(tmp_path, executor=Silent()), undisturbed)
 
 
 def test_workers_that_always_die_end_the_run_with_its_blocks_kept(tmp_path):

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from itertools import islice
+from threading import Thread
 
 from innerloop._store import Arrays, Store
 
@@ -14,7 +15,7 @@ from innerloop._store import Arrays, Store
 # say how many workers it has.
 _AHEAD, _UNKNOWN_WORKERS = 2, 32
 _ATTEMPTS = 4
-_SECONDS_BETWEEN_LOOKS = 0.1
+_SECONDS_BETWEEN_LOOKS, _SECONDS_BETWEEN_CHECKS = 0.1, 5.0
 
 Compute = Callable[[int], Arrays]
 
@@ -127,12 +128,20 @@ def _on_executor(compute: Compute, blocks: Iterator[int], executor: Executor) ->
                 running[executor.submit(compute, block)] = block
             if not running:
                 return
-            done = wait(running, return_when=FIRST_COMPLETED).done
+            done = wait(running, _SECONDS_BETWEEN_CHECKS, FIRST_COMPLETED).done
+            if not done and _is_dead(executor):
+                raise BrokenExecutor("the pool stopped without a word to those who wait for it.")
             for future in sorted(done, key=_has_failed):  # what is finished counts, whatever happened to others
                 yield running.pop(future), future.result()
     finally:
         for future in running:
             future.cancel()
+
+
+def _is_dead(executor: Executor) -> bool:
+    """Return whether the thread that sees a process pool's work through has ended, as when a worker is killed."""
+    manager = getattr(executor, "_executor_manager_thread", executor)
+    return manager is None or (isinstance(manager, Thread) and not manager.is_alive())
 
 
 def _has_failed(future: Future[Arrays]) -> bool:

@@ -131,7 +131,8 @@ def _whiten(X: FloatArray, y: FloatArray, task_cov: FloatArray) -> _Whitened:
     V[np.arange(len(V)), np.arange(len(V))] += 1.0
     white = np.ascontiguousarray(np.concatenate((X, y), axis=2).transpose(1, 2, 0))
     log_det = 0.0
-    for j, pivot in enumerate(np.diagonal(V).T):
+    for j in range(len(V)):
+        pivot = np.maximum(V[j, j], 1.0)  # as it is but for rounding
         log_det += float(np.log(pivot).sum())
         unit = 1 / np.sqrt(pivot)
         white[j] *= unit

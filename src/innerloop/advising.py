@@ -105,7 +105,7 @@ def advice_from(training: MetaTraining, evaluation: Evaluation) -> Advice:
     first, pooled = evaluation.methods[0], evaluation[POOLED]
     rates = training.rates_in_use()
     return Advice(
-        training.choice.way.kind,
+        training.adaptation,
         rates.inner_lr,
         rates.adapt_lr,
         first.mse,

@@ -43,7 +43,8 @@ class Interval:
         return cls(at, np.maximum(at - reach, 0.0) if positive else at - reach, at + reach)
 
     def __str__(self) -> str:
-        return f"{float(self.value):.3g} ({float(self.low):.3g} to {float(self.high):.3g})"
+        parts = zip(*(np.ravel(part) for part in (self.value, self.low, self.high)), strict=True)
+        return ", ".join(f"{value:.3g} ({low:.3g} to {high:.3g})" for value, low, high in parts)
 
 
 @final
@@ -170,7 +171,7 @@ class _Found:
     @classmethod
     def of(cls, tasks: TaskSet, intercept: bool, seed: int, start: RandomEffects | None = None) -> _Found:
         values, vectors = np.linalg.eigh(tasks.X.T @ tasks.X / tasks.n_rows)
-        effects = estimate_effects(tasks, "diagonal", intercept=intercept, seed=seed, start=start)
+        effects = estimate_effects(tasks, "diagonal", intercept=intercept, seed=seed, start=start, pooled=False)
         return cls(effects, values[::-1], vectors[:, ::-1])
 
     @property

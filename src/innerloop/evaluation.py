@@ -33,6 +33,8 @@ _ORIGIN = {GIVEN: ("given", "given"), GIVEN_INNER_LR: ("given", "tuned"), GIVEN_
 
 PER_TASK_L2_GRID = np.logspace(-3, 3, 13)
 N_FOLDS = 5
+# Errors that differ by less than this part print as 0.0 % apart.
+_NO_DIFFERENCE = 5e-4
 
 
 @final
@@ -108,13 +110,13 @@ def evaluate(training: MetaTraining, tasks: TaskSet, tick: Callable[[], None] = 
         Called about `n_ticks` times on the way.
     """
     with one_thread(tasks.n_features):
-        settings = replace(training.settings, n_support=training.n_support)
+        settings = training.settings
         fold = stream(settings.seed, 2).permutation(np.arange(len(tasks)) % min(N_FOLDS, len(tasks)))
         overall = _choices(training, tasks, tick)
         per_task = np.empty((len(tasks), len(overall) + 1 + (_chosen_way(training) is not None)))
         for f in range(fold.max() + 1):
             rest, unseen = tasks.select(fold != f), tasks.select(fold == f)
-            fitted = MetaTraining.prepare(rest, settings, tick)
+            fitted = MetaTraining.prepare(rest, settings, tick, training.n_support)
             # One task tells nothing of how tasks differ: with two in all, what was chosen on both is tested.
             tested, choices = (fitted, _choices(fitted, rest, tick)) if len(rest) > 1 else (training, overall)
             errors = _errors(fitted, rest, unseen, choices)
@@ -230,7 +232,7 @@ def _verdict_on_way(methods: list[Method]) -> str:
     against = _gain_over(gradient)
     assert gradient.rates is not None
     step = f"inner_lr {gradient.rates.inner_lr:.3g}, adapt_lr {gradient.rates.adapt_lr:.3g}"
-    if abs(gradient.excess) <= gradient.excess_se:
+    if abs(gradient.excess) <= max(gradient.excess_se, _NO_DIFFERENCE * best.mse):
         return f"{use}. The {GRADIENT} ({step}) does as well, within a standard error."
     word = "beats" if gradient.excess > 0 else "does worse on the tested rows than"
     return f"{use}; it {word} the {GRADIENT} ({step}) by {against.removeprefix('-')}."
@@ -298,7 +300,8 @@ def _choices(training: MetaTraining, tasks: TaskSet, tick: Callable[[], None]) -
     """Return the rates of the methods that share the meta-training, chosen on these tasks."""
     free = training
     if training.settings.fixes_rates():
-        free = MetaTraining.prepare(tasks, replace(training.settings, inner_lr=None, adapt_lr=None), tick)
+        free_settings = replace(training.settings, inner_lr=None, adapt_lr=None)
+        free = MetaTraining.prepare(tasks, free_settings, tick, training.n_support)
     held_out = free.held_out
     assert held_out is not None  # rates are free, so they were scored
     name = _given(training.settings)

@@ -29,13 +29,17 @@ Structure = Literal["diagonal", "full"]
 # Variances are estimated from as many tasks as hold so many numbers, within these bounds: more do not sharpen them.
 _MOST_NUMBERS, _LEAST_TASKS, _MOST_TASKS = 2**22, 30, 1_000
 # Bounds of the logarithms of variance ratios: beyond them a variance is as good as zero, or as infinite.
-_LOG_VARIANCES, _LOG_PRECISIONS = (-16.0, 16.0), (-12.0, 16.0)
+_LOG_VARIANCES, _LOG_PRECISIONS = (-16.0, 20.0), (-20.0, 16.0)
 # Standard deviation of the prior of the logarithms of slopes' variances around their common level.
 _LOG_SPREAD = 1.5
 # The prior is this power of the noise's share of a row's variance, beside tasks' slopes and beside the population's:
 # what rows cannot tell from noise is noise.
 _NOISE_POWER = 0.25
-_LEAST_DIAGONAL = 1e-3
+# Levels of the logarithms of variances at which the search may start.
+_LEVELS = (-2.0, -6.0, 2.0, 6.0, 10.0)
+# A full covariance's factor is the diagonal one times numbers up to this one, and pivots from its inverse.
+_LARGEST_FACTOR = 1e3
+_TINY = np.finfo(float).tiny
 # Where a start is given: the least variance ratio to start from, the least curvature that sets a unit, and the change
 # of the deviance that ends the search. A unit is a standard error; so a change moves it by a hundredth of one.
 _LEAST_START, _LEAST_CURVATURE, _DEVIANCE_TOLERANCE = np.exp(-6.0), 1e-3, 1e-4
@@ -84,6 +88,7 @@ def estimate_effects(
     l2: float | None = None,
     seed: int = 0,
     start: RandomEffects | None = None,
+    pooled: bool = True,
 ) -> RandomEffects:
     """Estimate the random-effects model by restricted maximum likelihood.
 
@@ -105,6 +110,9 @@ def estimate_effects(
     start
         A diagonal estimate to start from: for a diagonal one that of tasks much like these, for a full one that of
         these tasks.
+    pooled
+        Whether variances of slopes are drawn towards each other, which predicts better, or each is estimated by
+        itself, which leaves those at zero that are.
 
     Notes
     -----
@@ -118,7 +126,7 @@ def estimate_effects(
         known = None if start is None else (start.task_cov[target].diagonal(), float(start.precision[target]))
         with one_thread():
             problem = RestrictedLikelihood(blocks, target, some.n_rows, _penalised(tasks, intercept))
-            task_cov, precision = _minimise(problem, structure, given, len(some), known)
+            task_cov, precision = _minimise(problem, structure, given, len(some), known, pooled)
             found.append((task_cov, precision, problem.solve(problem.sums(task_cov), precision)))
     effects = _effects(found)
     return effects if some is tasks else update_mean(effects, tasks, tasks.n_rows, intercept=intercept, l2=l2)
@@ -186,10 +194,12 @@ class _Roots(Protocol):
 class _Diagonal(NamedTuple):
     """Variances exp(t); those of the first `n_slopes` have a log-normal prior around their common level.
 
-    Their sum has the prior ``1 / (1 + sum)``, the noise's share, to the power `_NOISE_POWER`.
+    Its standard deviation is `spread`. Their sum has the prior ``1 / (1 + sum)``, the noise's share, to the power
+    `_NOISE_POWER`.
     """
 
     n_slopes: int
+    spread: float = _LOG_SPREAD
 
     def root(self, t: FloatArray) -> FloatArray:
         return np.diag(np.exp(t / 2))
@@ -203,8 +213,8 @@ class _Diagonal(NamedTuple):
             return 0.0, by_t
         away = slopes - slopes.mean()
         with_noise = float(np.logaddexp.reduce(np.append(slopes, 0.0)))
-        by_t[: self.n_slopes] = 2 * away / _LOG_SPREAD**2 + 2 * _NOISE_POWER * np.exp(slopes - with_noise)
-        return float(np.sum(away**2)) / _LOG_SPREAD**2 + 2 * _NOISE_POWER * with_noise, by_t
+        by_t[: self.n_slopes] = 2 * away / self.spread**2 + 2 * _NOISE_POWER * np.exp(slopes - with_noise)
+        return float(np.sum(away**2)) / self.spread**2 + 2 * _NOISE_POWER * with_noise, by_t
 
 
 @final
@@ -238,63 +248,85 @@ def _minimise(
     given: float | None,
     n_tasks: int,
     known: tuple[FloatArray, float] | None = None,
+    pooled: bool = True,
 ) -> tuple[FloatArray, float]:
     """Return the tasks' covariance and the precision of lowest loss; a precision that is given stays.
 
-    `known` are variances and a precision to start from; see `estimate_effects`.
+    `known` are variances and a precision to start from, and `pooled` draws variances to each other; see
+    `estimate_effects`.
     """
     p = len(problem.penalised)
-    diagonal = _Diagonal(int(problem.penalised.sum()))
+    diagonal = _Search(problem, _Diagonal(int(problem.penalised.sum()), _LOG_SPREAD if pooled else np.inf), given)
     if n_tasks == 1:
-        return np.zeros((p, p)), _lowest(problem, diagonal, np.empty(0), [], given)[1]
-    variances, precision = (np.full(p, np.exp(-2.0)), 1.0) if known is None else known
-    t = np.log(variances)
-    if structure == "diagonal" or known is None:
+        return np.zeros((p, p)), diagonal.run(np.empty(0), [], 1.0).precision
+    bounds: list[Any] = [_LOG_VARIANCES] * p
+    if known is None:
+        # The loss may have several minima: where noise is small, one in which tasks differ by all that there is.
+        starts = [(np.full(p, level), float(np.exp(-max(level, 0.0)))) for level in _LEVELS]
+        best = min(starts, key=lambda start: diagonal.loss(diagonal.point(*start))[0])
+        runs = [diagonal.run(t, bounds, precision) for t, precision in (starts[0], best)[: 1 + (best is not starts[0])]]
+        found = min(runs, key=lambda run: run.loss)
+    elif structure == "diagonal":
         # From far below a variance would not find its way up: the loss is flat there.
-        start = np.log(np.maximum(variances, _LEAST_START))
-        t, precision = _lowest(problem, diagonal, start, [_LOG_VARIANCES] * p, given, precision, near=known is not None)
+        start = np.log(np.maximum(known[0], _LEAST_START))
+        curvature = np.append(problem.curvature(np.exp(start)), max(problem.penalised.sum() / 2, 1.0))
+        found = diagonal.run(start, bounds, known[1], curvature)
+    else:
+        found = _Found(0.0, np.log(np.maximum(known[0], _TINY)), known[1])
     if structure == "diagonal":
-        return diagonal.root(t) ** 2, precision
-    full = _Full(np.exp(t / 2))
+        return np.diag(np.exp(found.t)), found.precision
+    full = _Search(problem, _Full(np.exp(found.t / 2)), given)
     first = np.eye(p)[np.tril_indices(p)]
-    bounds = [(_LEAST_DIAGONAL, None) if on else (None, None) for on in first]
-    t, precision = _lowest(problem, full, first, bounds, given, precision)
-    root = full.root(t)
-    return root @ root.T, precision
+    bounds = [(1 / _LARGEST_FACTOR, _LARGEST_FACTOR) if on else (-_LARGEST_FACTOR, _LARGEST_FACTOR) for on in first]
+    found = full.run(first, bounds, found.precision)
+    root = full.roots.root(found.t)
+    return root @ root.T, found.precision
 
 
-def _lowest(
-    problem: RestrictedLikelihood,
-    roots: _Roots,
-    start: FloatArray,
-    bounds: list[Any],
-    given: float | None,
-    precision: float = 1.0,
-    near: bool = False,
-) -> tuple[FloatArray, float]:
-    """Return the parameters and the precision of lowest loss; `near`: the start is near it, see `_descend`."""
-    n = len(start)
-    if given is None:
-        start, bounds = np.append(start, np.log(precision)), [*bounds, _LOG_PRECISIONS]
-    if len(start) == 0:
-        return start, float(given or 0.0)
+class _Found(NamedTuple):
+    """The lowest loss, and the parameters and the precision there."""
 
-    def loss(t: FloatArray) -> tuple[float, FloatArray]:
-        precision = float(np.exp(t[n])) if given is None else given
-        root = roots.root(t[:n]) if n else np.zeros((len(problem.penalised),) * 2)
-        value, by_cov, by_precision = problem.loss(root @ root.T, precision)
-        prior, by_t = roots.prior(t[:n])
-        by_t = by_t + roots.pull(t[:n], 2 * by_cov @ root) if n else by_t
-        if given is not None:
+    loss: float
+    t: FloatArray
+    precision: float
+
+
+@final
+class _Search(NamedTuple):
+    """The loss, priors included, as a function of parameters and, if none is given, of the precision's logarithm."""
+
+    problem: RestrictedLikelihood
+    roots: _Roots
+    given: float | None
+
+    def point(self, t: FloatArray, precision: float) -> FloatArray:
+        """Return all that the loss is a function of."""
+        return np.append(t, np.log(precision)) if self.given is None else t
+
+    def loss(self, point: FloatArray) -> tuple[float, FloatArray]:
+        """Return the loss and its gradient."""
+        t, precision = self._parts(point)
+        penalised = self.problem.penalised
+        root = self.roots.root(t) if len(t) else np.zeros((len(penalised), len(penalised)))
+        value, by_cov, by_precision = self.problem.loss(root @ root.T, precision)
+        prior, by_t = self.roots.prior(t)
+        by_t = by_t + self.roots.pull(t, 2 * by_cov @ root) if len(t) else by_t
+        if self.given is not None:
             return value + prior, by_t
-        slopes, power = int(problem.penalised.sum()) / precision, 2 * _NOISE_POWER
+        slopes, power = int(penalised.sum()) / precision, 2 * _NOISE_POWER
         return value + prior + power * np.log1p(slopes), np.append(by_t, by_precision - power * slopes / (1 + slopes))
 
-    curvature = None
-    if near:
-        curvature = np.append(problem.curvature(np.exp(start[:n])), max(problem.penalised.sum() / 2, 1.0))
-    t = _descend(loss, start, bounds, None if curvature is None else curvature[: len(start)])
-    return t[:n], float(np.exp(t[n])) if given is None else given
+    def run(self, t: FloatArray, bounds: list[Any], precision: float, curvature: FloatArray | None = None) -> _Found:
+        """Descend from a start; where it is near the minimum, give the curvature there, see `_descend`."""
+        start = self.point(t, precision)
+        if len(start) == 0:
+            return _Found(0.0, start, self.given or 0.0)
+        limits = [*bounds, _LOG_PRECISIONS][: len(start)]
+        value, point = _descend(self.loss, start, limits, None if curvature is None else curvature[: len(start)])
+        return _Found(value, *self._parts(point))
+
+    def _parts(self, point: FloatArray) -> tuple[FloatArray, float]:
+        return (point[:-1], float(np.exp(point[-1]))) if self.given is None else (point, self.given)
 
 
 def _descend(
@@ -302,8 +334,8 @@ def _descend(
     start: FloatArray,
     bounds: list[Any],
     curvature: FloatArray | None,
-) -> FloatArray:
-    """Return where a loss, which comes with its gradient, is lowest.
+) -> tuple[float, FloatArray]:
+    """Return how low a loss, which comes with its gradient, gets, and where.
 
     With the curvature of a deviance at a start that is near, parameters are measured in units of about their standard
     errors, and found to a hundredth of these.
@@ -311,19 +343,16 @@ def _descend(
     options: dict[str, float] = {"maxiter": _MOST_STEPS}
     if curvature is None:
         found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
-        return np.asarray(found.x)
+        return float(found.fun), np.asarray(found.x)
     unit, first = 1 / np.sqrt(np.maximum(curvature, _LEAST_CURVATURE)), list[float]()
 
     def in_units(u: FloatArray) -> tuple[float, FloatArray]:
-        value, by_t = loss(u * unit)
+        value, by_point = loss(u * unit)
         if not first:
             first.append(value)  # so that the tolerance is not relative to the size of the loss
-        return value - first[0], by_t * unit
+        return value - first[0], by_point * unit
 
-    scaled = [
-        (None if low is None else low / size, None if high is None else high / size)
-        for (low, high), size in zip(bounds, unit, strict=True)
-    ]
+    scaled = [(low / size, high / size) for (low, high), size in zip(bounds, unit, strict=True)]
     options["ftol"] = _DEVIANCE_TOLERANCE
     found = minimize(in_units, start / unit, jac=True, method="L-BFGS-B", bounds=scaled, options=options)
-    return np.asarray(found.x * unit)
+    return float(found.fun) + first[0], np.asarray(found.x * unit)

@@ -202,7 +202,7 @@ class Comparison:
         plain = self._plain(structure, simpler)
         errors, strengths = self._errors([_population(effects) for effects in plain.effects], [0]), {}
         pooled = self._errors([fitted["none"] for fitted in self._fitted], [0])
-        is_pooled = not _as_good(errors[0], pooled[0])
+        is_pooled = bool(pooled[0].mean() < errors[0].mean())
         for n in self._trials:
             if n:
                 by_strength = self._over_splits(n, plain.effects, _by_strength)
@@ -269,7 +269,17 @@ def _by_strength(part: Trial, effects: RandomEffects) -> FloatArray:
 
 def _score(errors: Errors, deciding: Sequence[int]) -> float:
     """Return the mean logarithm of the errors: kinds compare by ratios, alike at every number of rows."""
-    return float(np.mean([np.log(max(errors[n].mean(), _TINY)) for n in deciding]))
+    return float(_over_rows([np.log(max(errors[n].mean(), _TINY)) for n in deciding], errors, deciding))
+
+
+def _over_rows(values: Sequence[Any], errors: Errors, deciding: Sequence[int]) -> FloatArray:
+    """Return the mean over numbers of rows, weighted by the tasks that have so many: a few long ones decide little.
+
+    One task alone has no standard error; its number of rows is left out.
+    """
+    counts = np.array([len(errors[n]) for n in deciding])
+    used = counts > 1 if (counts > 1).any() else counts > 0
+    return np.asarray(np.average(np.array(values)[used], axis=0, weights=counts[used]))
 
 
 def _as_good(errors: FloatArray, best: FloatArray) -> bool:
@@ -280,7 +290,7 @@ def _as_good(errors: FloatArray, best: FloatArray) -> bool:
 def _better(errors: Errors, others: Errors, deciding: Sequence[int]) -> bool:
     """Return whether errors are lower on average, or task by task where the average is within a standard error."""
     gains = [np.array(mean_and_error(others[n] - errors[n])) / max(others[n].mean(), _TINY) for n in deciding]
-    gain, error = np.mean(gains, axis=0)
+    gain, error = _over_rows(gains, errors, deciding)
     return bool(gain > 0 if abs(gain) > error else _ratio(errors, others, deciding)[0] > _LEAST_GAIN)
 
 
@@ -293,7 +303,7 @@ def _better_in_ratio(errors: Errors, others: Errors, deciding: Sequence[int]) ->
 def _ratio(errors: Errors, others: Errors, deciding: Sequence[int]) -> tuple[float, float]:
     """Return by how much the errors' logarithms are lower on average, and the standard error of that."""
     ratios = [np.log(np.maximum(others[n], _TINY) / np.maximum(errors[n], _TINY)) for n in deciding]
-    gain, error = np.mean([mean_and_error(ratio) for ratio in ratios], axis=0)
+    gain, error = _over_rows([mean_and_error(ratio) for ratio in ratios], errors, deciding)
     return float(gain), float(error)
 
 

@@ -19,7 +19,7 @@ from innerloop.episodes import Episodes
 from innerloop.objective import residual_columns
 
 # Of more tasks than `_MOST_BUNDLES` only means over bundles are kept, which tell standard errors to some percent.
-_MOST_BUNDLES, _LEAST_BUNDLES = 500, 50
+_MOST_BUNDLES = 500
 _MOST_NUMBERS = 2**22
 
 # Multiples, of the unit or the best rate, at which losses are tabulated; the choice is not bound to them.
@@ -57,9 +57,10 @@ def mean_and_error(values: FloatArray) -> tuple[float, float]:
     return float(values.mean()), float(values.std(ddof=1) / np.sqrt(n)) if n > 1 else np.inf
 
 
-def bundle_size(n_tasks: int, width: int) -> int:
-    """Return how many tasks to put into a bundle, for rows of `width` numbers; see `bundled_curves`."""
-    return -(-n_tasks // int(np.clip(_MOST_NUMBERS // width**2, _LEAST_BUNDLES, _MOST_BUNDLES)))
+def bundle_size(sizes_of_folds: IntArray) -> int:
+    """Return how many tasks to put into a bundle, so that folds leave few over; see `bundled_curves`."""
+    size = -(-int(sizes_of_folds.sum()) // _MOST_BUNDLES)
+    return size if sizes_of_folds.min() >= 4 * size else 1
 
 
 def held_out_curves(episodes: Episodes, coef: FloatArray, n_steps: int, unit: float) -> tuple[IntArray, FloatArray]:

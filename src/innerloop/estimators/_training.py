@@ -73,16 +73,19 @@ class MetaTraining:
     folds: TaskFolds
 
     @classmethod
-    def prepare(cls, tasks: TaskSet, settings: Settings, tick: Callable[[], None] = _no_tick) -> MetaTraining:
+    def prepare(
+        cls, tasks: TaskSet, settings: Settings, tick: Callable[[], None] = _no_tick, n_support: int | None = None
+    ) -> MetaTraining:
         """Scale the tasks, gather their objectives fold by fold and score every candidate on held-out tasks.
 
-        `tick` is called after each of `settings.n_folds` folds.
+        `tick` is called after each of `settings.n_folds` folds. `n_support` stands in for what is usual for these
+        tasks where the settings leave it open.
         """
         if not np.abs(tasks.y).max() < _LARGEST_TARGET:
             raise ValueError("`y` holds numbers too large to square; rescale it.")
         with one_thread(tasks.n_features):
             scaling = Scaling.fit(tasks.X, tasks.y, settings.standardize, settings.fit_intercept)
-            n_support = tasks.default_support() if settings.n_support is None else settings.n_support
+            n_support = settings.n_support or n_support or tasks.default_support()
             scaled = scaling.tasks(tasks)
             episodes = scaled.deal(n_support, settings.seed)
             shown = episodes
@@ -103,6 +106,12 @@ class MetaTraining:
     def chosen(self) -> Rates:
         """Return the rates of gradient adaptation: those that are fixed, or the choice by held-out loss."""
         return self.settings.fixed_rates() if self.held_out is None else self.held_out.choose().rates
+
+    @property
+    def adaptation(self) -> Kind:
+        """How tasks adapt: not at all where the rate of the gradient step is 0."""
+        kind = self.choice.way.kind
+        return kind if kind != "gradient" or self.predictor.adapts() else "none"
 
     def rates_in_use(self) -> Rates:
         """Return the rates of the chosen kind; for the ridge those of the best gradient step, NaN if it has none."""
@@ -281,7 +290,7 @@ def _cross_validate(folds: TaskFolds, episodes: Episodes, settings: Settings, ti
     unit, n_tasks, n_steps = natural_rate(episodes), len(folds.tasks), settings.n_steps
     inner = unit * INNER_GRID if settings.inner_lr is None else np.array([settings.inner_lr])
     l2s = L2_GRID if settings.l2 is None else np.array([settings.l2])
-    size = bundle_size(n_tasks, (n_steps + 1) * (episodes.n_features + episodes.n_targets))
+    size = bundle_size(np.bincount(folds.fold))
     drawn = stream(settings.seed, 5).permutation(n_tasks)
     curves = []
     for f, rest in enumerate(folds.rest()):

@@ -175,7 +175,8 @@ def relative_variance(
             for i in range(0, len(rows), at_once):
                 part = rows[i : i + at_once]
                 task = place[task_of_row[part]]
-                variance[part, k] = noise[task] + ((X[part, None] @ covariance[task]) @ X[part, :, None])[:, 0, 0]
+                own = ((X[part, None] @ covariance[task]) @ X[part, :, None])[:, 0, 0]
+                variance[part, k] = noise[task] + np.maximum(own, 0.0)  # rounding may leave less than nothing
         place[members] = -1
     return variance
 

@@ -203,9 +203,9 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
 
     def fit_from(self, training: MetaTraining, tasks: TaskSet, remember: bool = True) -> None:
         """Set the fitted attributes from tasks made ready; `remember` the tasks as seen groups."""
-        settings, held_out, way = training.settings, training.held_out, training.choice.way
+        settings, held_out = training.settings, training.held_out
         predictor, rates = training.predictor, training.rates_in_use()
-        self.adaptation_ = way.kind if way.kind != "gradient" or predictor.adapts() else "none"
+        self.adaptation_ = training.adaptation
         self.inner_lr_, self.adapt_lr_, self.l2_ = rates.inner_lr, rates.adapt_lr, rates.l2
         if settings.per_feature and isinstance(predictor.rule, GradientSteps):
             self.inner_lr_ = self.adapt_lr_ = predictor.rule.lr
