@@ -51,10 +51,15 @@ class Scaling:
             rate = _near(rate, rate)
         return cls(kept, x_mean, rate, y_mean, intercept)
 
+    @property
+    def n_columns(self) -> int:
+        """Number of columns in these units."""
+        return len(self.x_rate) + self.intercept
+
     def design(self, X: FloatArray) -> FloatArray:
         """Return the features in these units: (n_rows, n_kept [+ 1])."""
         n_kept = len(self.x_rate)
-        columns = np.ones((len(X), n_kept + self.intercept))  # row by row in memory: episodes gather rows
+        columns = np.ones((len(X), self.n_columns))  # row by row in memory: episodes gather rows
         np.subtract(X[:, self.kept], self.x_mean, out=columns[:, :n_kept])
         columns[:, :n_kept] *= self.x_rate
         return columns

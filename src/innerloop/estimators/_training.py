@@ -85,6 +85,8 @@ class MetaTraining:
             raise ValueError("`y` holds numbers too large to square; rescale it.")
         with one_thread(tasks.n_features):
             scaling = Scaling.fit(tasks.X, tasks.y, settings.standardize, settings.fit_intercept)
+            if scaling.n_columns == 0:
+                raise ValueError("`X` holds nothing but zeros, and there is no intercept: nothing can be fitted.")
             n_support = settings.n_support or n_support or tasks.default_support()
             scaled = scaling.tasks(tasks)
             episodes = scaled.deal(n_support, settings.seed)
