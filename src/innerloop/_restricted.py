@@ -60,7 +60,7 @@ class RestrictedLikelihood:
     def __init__(self, blocks: Iterable[RowBlock], target: int, n_rows: int, penalised: NDArray[np.bool_]) -> None:
         self._blocks, self._target = blocks, target
         self.penalised = penalised
-        self._n = max(n_rows - int((~penalised).sum()), 1)
+        self.n = max(n_rows - int((~penalised).sum()), 1)
 
     def sums(self, task_cov: FloatArray, kept: list[_Whitened] | None = None) -> _Sums:
         """Add up all tasks; whitened blocks are appended to `kept`."""
@@ -86,8 +86,8 @@ class RestrictedLikelihood:
         mean_cov = (vectors[:, used] / values[used]) @ vectors[:, used].T
         mean = mean_cov @ sums.cross
         least = max(_LEAST_NOISE * sums.raw_square, np.finfo(float).tiny)
-        noise = max(sums.square - float(mean @ sums.cross), least) / self._n
-        loss = self._n * np.log(noise) + sums.log_det + float(np.log(values[used]).sum())
+        noise = max(sums.square - float(mean @ sums.cross), least) / self.n
+        loss = self.n * np.log(noise) + sums.log_det + float(np.log(values[used]).sum())
         if precision > 0:
             loss -= int(self.penalised.sum()) * np.log(precision)
         return Solution(mean, mean_cov, noise, loss)
@@ -118,7 +118,7 @@ class RestrictedLikelihood:
             own = variances * np.einsum("trp,trp->tp", white.X, white.X)
             first += own.sum(axis=0)
             second += np.square(own).sum(axis=0)
-        return second - first**2 / self._n
+        return second - first**2 / self.n
 
 
 def _whiten(X: FloatArray, y: FloatArray, task_cov: FloatArray) -> _Whitened:

@@ -261,8 +261,10 @@ def _minimise(
         return np.zeros((p, p)), diagonal.run(np.empty(0), [], 1.0).precision
     bounds: list[Any] = [_LOG_VARIANCES] * p
     if known is None:
-        # The loss may have several minima: where noise is small, one in which tasks differ by all that there is.
-        starts = [(np.full(p, level), float(np.exp(-max(level, 0.0)))) for level in _LEVELS]
+        # The loss may have several minima: where noise is small, one in which tasks differ by all that there is. Fewer
+        # rows than coefficients can be fitted without noise, so that the lowest minimum says nothing.
+        levels = _LEVELS if problem.n > p else _LEVELS[:1]
+        starts = [(np.full(p, level), float(np.exp(-max(level, 0.0)))) for level in levels]
         best = min(starts, key=lambda start: diagonal.loss(diagonal.point(*start))[0])
         runs = [diagonal.run(t, bounds, precision) for t, precision in (starts[0], best)[: 1 + (best is not starts[0])]]
         found = min(runs, key=lambda run: run.loss)

@@ -202,7 +202,7 @@ class Comparison:
         plain = self._plain(structure, simpler)
         errors, strengths = self._errors([_population(effects) for effects in plain.effects], [0]), {}
         pooled = self._errors([fitted["none"] for fitted in self._fitted], [0])
-        is_pooled = bool(pooled[0].mean() < errors[0].mean())
+        is_pooled = not _as_good(errors[0], pooled[0])
         for n in self._trials:
             if n:
                 by_strength = self._over_splits(n, plain.effects, _by_strength)
