@@ -134,14 +134,7 @@ def test_the_order_of_the_rows_does_not_matter(params):
     assert shuffled.adapt_lr_ == pytest.approx(model.adapt_lr_, abs=1e-9)
 
 
-@pytest.mark.parametrize(
-    "factor",
-    [
-        2.0**20,
-        2.0**-30,
-        1e6,
-    ],
-)
+@pytest.mark.parametrize("factor", [2.0**20, 2.0**-30, 1e6])
 @pytest.mark.parametrize("params", [RATES, {}], ids=["fixed", "auto"])
 def test_units_of_a_feature_do_not_matter(factor, params):
     X, y, groups = table([8] * 20, 3)
@@ -153,6 +146,18 @@ def test_units_of_a_feature_do_not_matter(factor, params):
     assert other.l2_ == pytest.approx(model.l2_, rel=1e-3)
     np.testing.assert_allclose(other.predict(scaled), model.predict(X), atol=2e-3)
     np.testing.assert_allclose(other.predict(scaled, groups), model.predict(X, groups), atol=2e-3)
+
+
+@pytest.mark.parametrize("factor", [10.0, 1e-6, 1e60])
+@pytest.mark.parametrize(("adaptation", "atol"), [("gradient", 2e-3), ("ridge", 1e-9), ("auto", 1e-9)])
+def test_units_of_the_target_do_not_matter(factor, adaptation, atol):
+    X, y, groups = table([8] * 20, 3)
+    y += np.random.default_rng(0).standard_normal(20)[groups]
+    model = il.MetaRegressor(adaptation=adaptation).fit(X, y, groups)
+    other = il.MetaRegressor(adaptation=adaptation).fit(X, y * factor, groups)
+    assert other.adaptation_ == model.adaptation_
+    for mine, its in zip(model.predict_interval(X, groups), other.predict_interval(X, groups), strict=True):
+        np.testing.assert_allclose(its / factor, mine, atol=atol)
 
 
 @pytest.mark.parametrize("params", [RATES, {}, {"l2": 0.0}], ids=str)

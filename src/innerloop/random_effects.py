@@ -343,10 +343,10 @@ def _descend(
     errors, and found to a hundredth of these.
     """
     options: dict[str, float] = {"maxiter": _MOST_STEPS}
-    if curvature is None:
-        found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
-        return float(found.fun), np.asarray(found.x)
-    unit, first = 1 / np.sqrt(np.maximum(curvature, _LEAST_CURVATURE)), list[float]()
+    unit, first = np.ones(len(start)), list[float]()
+    if curvature is not None:
+        unit = 1 / np.sqrt(np.maximum(curvature, _LEAST_CURVATURE))
+        options["ftol"] = _DEVIANCE_TOLERANCE
 
     def in_units(u: FloatArray) -> tuple[float, FloatArray]:
         value, by_point = loss(u * unit)
@@ -355,6 +355,5 @@ def _descend(
         return value - first[0], by_point * unit
 
     scaled = [(low / size, high / size) for (low, high), size in zip(bounds, unit, strict=True)]
-    options["ftol"] = _DEVIANCE_TOLERANCE
     found = minimize(in_units, start / unit, jac=True, method="L-BFGS-B", bounds=scaled, options=options)
     return float(found.fun) + first[0], np.asarray(found.x * unit)

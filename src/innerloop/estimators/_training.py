@@ -36,7 +36,8 @@ L2_GRID = np.append(0.0, np.logspace(-4, 2, 7))
 # Pulls of the rates of features towards a common one that are compared, and alternating solves for each.
 PULLS = (np.inf, 10.0, 1.0, 0.1, 0.01)
 N_SWEEPS = 5
-_LARGEST_TARGET = 1e150
+# Squares of squared errors, of which standard errors are made, must be finite.
+_LARGEST_TARGET = 1e75
 
 
 def _no_tick() -> None:
@@ -82,7 +83,7 @@ class MetaTraining:
         tasks where the settings leave it open.
         """
         if not np.abs(tasks.y).max() < _LARGEST_TARGET:
-            raise ValueError("`y` holds numbers too large to square; rescale it.")
+            raise ValueError(f"`y` must lie between -{_LARGEST_TARGET:g} and {_LARGEST_TARGET:g}; rescale it.")
         with one_thread(tasks.n_features):
             scaling = Scaling.fit(tasks.X, tasks.y, settings.standardize, settings.fit_intercept)
             if scaling.n_columns == 0:
