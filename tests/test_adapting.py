@@ -118,6 +118,19 @@ def test_unseen_tasks_are_predicted_by_the_pooled_ridge_where_levels_depend_on_f
     assert model.group_coef_[:, 0] == pytest.approx(np.ones(60), abs=0.2)
 
 
+def test_few_tasks_leave_unseen_ones_half_way_between_population_and_pooled_ridge():
+    shares = []
+    for seed in range(12):
+        X, y, groups = drawn(8, 12, (0.5, 1.0), seed)
+        model = il.MetaRegressor(adaptation="ridge").fit(X, y, groups=groups)
+        pooled = il.MetaRegressor(adaptation="none").fit(X, y, groups=groups)
+        population, _ = model._original(model._theta)
+        ends = pooled.coef_ - population
+        shares.append(float(ends @ (model.coef_ - population) / (ends @ ends)))
+        np.testing.assert_allclose(model.coef_, population + shares[-1] * ends, atol=1e-9)
+    assert {round(share, 6) for share in shares} == {0.0, 0.5, 1.0}
+
+
 KINDS = ["none", "gradient", "ridge"]
 TABLES = {
     "normal": lambda seed: drawn(120, 12, (0.5, 1.0), seed),

@@ -313,7 +313,7 @@ GIVEN_RATES = [
     ({"inner_lr": -0.1, "adapt_lr": 0.2}, "rates as given", "inner_lr = -0.1 (given) and adapt_lr = 0.2 (given)"),
     ({"inner_lr": -0.1}, "inner_lr as given, adapt_lr tuned", r"inner_lr = -0.1 (given) and adapt_lr = "),
     ({"adapt_lr": 0.2}, "adapt_lr as given, inner_lr tuned", r"(tuned) and adapt_lr = 0.2 (given)"),
-    ({"adaptation": "none"}, "adapt_lr as given, inner_lr tuned", r"(tuned) and adapt_lr = 0 (given)"),
+    ({"adaptation": "none"}, "rates as given", "inner_lr = 0 (given) and adapt_lr = 0 (given)"),
     ({"adaptation": "none", "inner_lr": 0.1}, "rates as given", "inner_lr = 0.1 (given) and adapt_lr = 0 (given)"),
 ]
 

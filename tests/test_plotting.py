@@ -184,7 +184,7 @@ def test_the_map_shows_the_lowest_pair():
         ({"inner_lr": -0.1}, ["adapt_lr (new task)"]),
         ({"inner_lr": 0.0}, ["adapt_lr (new task)"]),
         ({"adapt_lr": 0.2}, ["inner_lr (meta-training)"]),
-        ({"adaptation": "none"}, ["inner_lr (meta-training)"]),
+        ({"adapt_lr": 0.0}, ["inner_lr (meta-training)"]),
     ],
     ids=str,
 )

@@ -58,7 +58,7 @@ class Way:
     scaled
         Whether tasks are taken to differ in scale; see `innerloop.scale_mixture`.
     pooled
-        Whether the pooled ridge predicts unseen tasks better than the population's coefficients.
+        Share of the pooled ridge in the coefficients of unseen tasks; the rest is the population's.
     """
 
     kind: Kind
@@ -66,7 +66,7 @@ class Way:
     n_rows: FloatArray
     strength: FloatArray
     scaled: bool
-    pooled: bool
+    pooled: float
 
     def spread(self, effects: RandomEffects, tasks: TaskSet) -> Spread:
         """Return what the effects and, where tasks differ in scale, these tasks say of the accuracy."""
@@ -78,7 +78,7 @@ class Way:
         """Return the predictor, given what its kinds are made of."""
         if self.kind != "ridge":
             return fitted[self.kind]
-        return Predictor(effects.mean, fitted["none"].coef if self.pooled else effects.mean, spread.ridge())
+        return Predictor(effects.mean, _mixed(effects, fitted["none"], self.pooled), spread.ridge())
 
 
 @final
@@ -192,7 +192,7 @@ class Comparison:
             estimate_effects(rest, structure, **self._options, start=start)
             for rest, start in zip(self._rest, starts, strict=True)
         ]
-        return _Ridge(structure, effects, np.ones(1), np.ones(1), False, False, {})
+        return _Ridge(structure, effects, np.ones(1), np.ones(1), False, 0.0, {})
 
     def _tuned(self, structure: Structure, simpler: _Ridge | None) -> _Ridge:
         """Return the ridge of one structure with its strength at every number of rows, and its errors.
@@ -200,21 +200,35 @@ class Comparison:
         A full one builds on a diagonal one, `simpler`.
         """
         plain = self._plain(structure, simpler)
-        errors, strengths = self._errors([_population(effects) for effects in plain.effects], [0]), {}
-        pooled = self._errors([fitted["none"] for fitted in self._fitted], [0])
-        is_pooled = not _as_good(errors[0], pooled[0])
+        pooled, unseen = self._unseen(plain.effects)
+        errors, strengths = {0: unseen}, {}
         for n in self._trials:
             if n:
                 by_strength = self._over_splits(n, plain.effects, _by_strength)
                 best = int(np.argmin(by_strength.mean(axis=1)))
                 chosen = _PLAIN if _as_good(by_strength[_PLAIN], by_strength[best]) else best
                 strengths[n], errors[n] = STRENGTHS[chosen], by_strength[chosen]
-        if is_pooled:
-            errors[0] = pooled[0]
         n_rows, strength = (np.array(list(part), dtype=float) for part in (strengths.keys(), strengths.values()))
         if not strengths:
             n_rows, strength = plain.n_rows, plain.strength
-        return _Ridge(structure, plain.effects, n_rows, strength, False, is_pooled, errors)
+        return _Ridge(structure, plain.effects, n_rows, strength, False, pooled, errors)
+
+    def _unseen(self, effects: Sequence[RandomEffects]) -> tuple[float, FloatArray]:
+        """Return the share of the pooled ridge in the coefficients of unseen tasks, and the errors with it.
+
+        Where it is better, that is all beyond a standard error, and half within: the error of a mean of two
+        predictions is below the mean of theirs.
+        """
+
+        def errors(share: float) -> FloatArray:
+            ends = zip(effects, self._fitted, strict=True)
+            coefs = [_mixed(own, fitted["none"], share) for own, fitted in ends]
+            return self._errors([Predictor(coef, coef, NoAdaptation()) for coef in coefs], [0])[0]
+
+        plain, pooled = errors(0.0), errors(1.0)
+        if pooled.mean() >= plain.mean():
+            return 0.0, plain
+        return (0.5, errors(0.5)) if _as_good(plain, pooled) else (1.0, pooled)
 
     def _scaled(self, ridge: _Ridge) -> _Ridge:
         """Return the ridge for tasks that differ in scale, which leaves no strength to tune, and its errors."""
@@ -255,12 +269,12 @@ class _Ridge(NamedTuple):
     n_rows: FloatArray
     strength: FloatArray
     scaled: bool
-    pooled: bool
+    pooled: float
     errors: Errors
 
 
-def _population(effects: RandomEffects) -> Predictor:
-    return Predictor(effects.mean, effects.mean, NoAdaptation())
+def _mixed(effects: RandomEffects, pooled: Predictor, share: float) -> FloatArray:
+    return effects.mean + share * (pooled.coef - effects.mean)
 
 
 def _by_strength(part: Trial, effects: RandomEffects) -> FloatArray:

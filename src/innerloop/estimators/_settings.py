@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Kinds of adaptation to choose from, by the parameter `adaptation`, from simple to rich.
 _KINDS: dict[str, tuple[Kind, ...]] = {
     "auto": ("none", "gradient", "ridge"),
-    "none": ("gradient",),  # at rate 0
+    "none": ("gradient",),  # at rates 0
     "gradient": ("gradient",),
     "ridge": ("ridge",),
 }
@@ -81,12 +81,14 @@ def read_settings(model: MetaRegressor) -> Settings:
                 "leave both 'auto', or pass adaptation='gradient'."
             )
         inner_lr = adapt_lr = 0.0  # the pooled ridge, which may predict unseen tasks
+    elif model.adaptation == "none":
+        inner_lr, adapt_lr = inner_lr or 0.0, 0.0
     elif inner_lr is not None or adapt_lr is not None or per_feature:
         kinds = ("gradient",)
     return Settings(
         kinds=kinds,
         inner_lr=inner_lr,
-        adapt_lr=0.0 if model.adaptation == "none" else adapt_lr,
+        adapt_lr=adapt_lr,
         l2=None if is_auto(model.l2) else float(as_nonnegative(model.l2, "l2")),
         n_support=None if model.n_support is None else as_count(model.n_support, "n_support"),
         n_query=None if model.n_query is None else as_count(model.n_query, "n_query"),
