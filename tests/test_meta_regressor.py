@@ -149,7 +149,7 @@ def test_units_of_a_feature_do_not_matter(factor, params):
 
 
 @pytest.mark.parametrize("factor", [10.0, 1e-6, 1e60])
-@pytest.mark.parametrize(("adaptation", "atol"), [("gradient", 2e-3), ("ridge", 1e-9), ("auto", 1e-9)])
+@pytest.mark.parametrize(("adaptation", "atol"), [("gradient", 2e-3), ("ridge", 1e-5), ("auto", 1e-5)])
 def test_units_of_the_target_do_not_matter(factor, adaptation, atol):
     X, y, groups = table([8] * 20, 3)
     y += np.random.default_rng(0).standard_normal(20)[groups]

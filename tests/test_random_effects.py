@@ -1,5 +1,7 @@
 """Random effects against dense marginal likelihoods, generalised least squares and best linear predictors."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize
@@ -82,11 +84,12 @@ def test_its_gradient_is_that_of_small_differences():
 @pytest.mark.parametrize("seed", range(3))
 def test_the_diagonal_estimate_is_the_optimum_of_the_dense_likelihood(seed):
     tasks = mixed_tasks([6, 4, 9, 5, 7, 3, 8, 6, 5, 4], [0.8, 0.3, 1.5], seed=seed)
-    effects = estimate_effects(tasks)
+    effects, squares = estimate_effects(tasks), np.mean(tasks.X[:, :2] ** 2, axis=0)
 
     def loss(t):
-        prior = np.sum((t[:2] - t[:2].mean()) ** 2) / _LOG_SPREAD**2
-        noise_share = 1 / ((1 + np.exp(t[:2]).sum()) * (1 + 2 / np.exp(t[3])))
+        of_rows = t[:2] + np.log(squares)
+        prior = np.sum((of_rows - of_rows.mean()) ** 2) / _LOG_SPREAD**2
+        noise_share = 1 / ((1 + np.exp(of_rows).sum()) * (1 + squares.sum() / np.exp(t[3])))
         prior -= 2 * _NOISE_POWER * np.log(noise_share)
         return dense(tasks, np.diag(np.exp(t[:3])), np.exp(t[3]))[3] + prior
 
@@ -246,6 +249,18 @@ def test_the_mean_of_further_tasks_is_the_estimate_at_their_covariance(l2):
         assert updated.noise[k] == pytest.approx(noise)
         assert updated.precision[k] == pytest.approx(precision)
     np.testing.assert_array_equal(updated.task_cov, effects.task_cov)
+
+
+@pytest.mark.parametrize("structure", ["diagonal", "full"])
+@pytest.mark.parametrize("factor", [1e-6, 1e6])
+def test_units_of_features_and_target_are_those_of_the_estimate(factor, structure):
+    tasks = mixed_tasks([8] * 40, [0.8, 0.3, 1.5])
+    unit = np.array([factor, factor, 1.0])
+    effects = estimate_effects(tasks, structure)
+    other = estimate_effects(replace(tasks, X=tasks.X * unit, y=10 * tasks.y), structure)
+    np.testing.assert_allclose(other.task_cov[0] * np.outer(unit, unit), effects.task_cov[0], rtol=0.01, atol=1e-3)
+    np.testing.assert_allclose(other.mean[:, 0] * unit / 10, effects.mean[:, 0], rtol=1e-3)
+    assert other.precision[0] / factor**2 == pytest.approx(effects.precision[0], rel=0.05)
 
 
 @pytest.mark.parametrize("noise", [0.1, 0.01, 1e-3])

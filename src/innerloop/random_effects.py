@@ -28,7 +28,8 @@ Structure = Literal["diagonal", "full"]
 
 # Variances are estimated from as many tasks as hold so many numbers, within these bounds: more do not sharpen them.
 _MOST_NUMBERS, _LEAST_TASKS, _MOST_TASKS = 2**22, 30, 1_000
-# Bounds of the logarithms of variance ratios: beyond them a variance is as good as zero, or as infinite.
+# Bounds of the logarithms of variance ratios, for features of unit mean square: beyond them a variance is as good as
+# zero, or as infinite.
 _LOG_VARIANCES, _LOG_PRECISIONS = (-16.0, 20.0), (-20.0, 16.0)
 # Standard deviation of the prior of the logarithms of slopes' variances around their common level.
 _LOG_SPREAD = 1.5
@@ -120,13 +121,15 @@ def estimate_effects(
     """
     some = enough(tasks, seed)
     blocks = list(row_blocks(some))
+    squares = np.mean(np.square(some.X), axis=0)
+    unit = np.sqrt(np.where(squares > 0, squares, 1.0))
     found = []
     for target in range(tasks.y[:1].size):
         given = None if l2 is None else l2 * some.n_rows
         known = None if start is None else (start.task_cov[target].diagonal(), float(start.precision[target]))
         with one_thread():
             problem = RestrictedLikelihood(blocks, target, some.n_rows, _penalised(tasks, intercept))
-            task_cov, precision = _minimise(problem, structure, given, len(some), known, pooled)
+            task_cov, precision = _minimise(problem, structure, unit, given, len(some), known, pooled)
             found.append((task_cov, precision, problem.solve(problem.sums(task_cov), precision)))
     effects = _effects(found)
     return effects if some is tasks else update_mean(effects, tasks, tasks.n_rows, intercept=intercept, l2=l2)
@@ -192,20 +195,21 @@ class _Roots(Protocol):
 
 @final
 class _Diagonal(NamedTuple):
-    """Variances exp(t); those of the first `n_slopes` have a log-normal prior around their common level.
+    """Variances exp(t), in units; those of the first `n_slopes` have a log-normal prior around their common level.
 
     Its standard deviation is `spread`. Their sum has the prior ``1 / (1 + sum)``, the noise's share, to the power
-    `_NOISE_POWER`.
+    `_NOISE_POWER`. The units are those in which features, divided by `unit`, have mean square 1.
     """
 
     n_slopes: int
-    spread: float = _LOG_SPREAD
+    unit: FloatArray
+    spread: float
 
     def root(self, t: FloatArray) -> FloatArray:
-        return np.diag(np.exp(t / 2))
+        return np.diag(np.exp(t / 2) / self.unit)
 
     def pull(self, t: FloatArray, by_root: FloatArray) -> FloatArray:
-        return np.asarray(by_root.diagonal() * np.exp(t / 2) / 2)
+        return np.asarray(by_root.diagonal() * np.exp(t / 2) / (2 * self.unit))
 
     def prior(self, t: FloatArray) -> tuple[float, FloatArray]:
         slopes, by_t = t[: self.n_slopes], np.zeros_like(t)
@@ -245,6 +249,7 @@ class _Full(NamedTuple):
 def _minimise(
     problem: RestrictedLikelihood,
     structure: Structure,
+    unit: FloatArray,
     given: float | None,
     n_tasks: int,
     known: tuple[FloatArray, float] | None = None,
@@ -252,36 +257,37 @@ def _minimise(
 ) -> tuple[FloatArray, float]:
     """Return the tasks' covariance and the precision of lowest loss; a precision that is given stays.
 
-    `known` are variances and a precision to start from, and `pooled` draws variances to each other; see
-    `estimate_effects`.
+    `unit` are root mean squares of features, `known` variances and a precision to start from, and `pooled` draws
+    variances to each other; see `estimate_effects`.
     """
-    p = len(problem.penalised)
-    diagonal = _Search(problem, _Diagonal(int(problem.penalised.sum()), _LOG_SPREAD if pooled else np.inf), given)
+    p, q = len(problem.penalised), int(problem.penalised.sum())
+    usual = float(np.mean(unit[problem.penalised] ** 2)) if q else 1.0
+    diagonal = _Search(problem, _Diagonal(q, unit, _LOG_SPREAD if pooled else np.inf), usual, given)
     if n_tasks == 1:
-        return np.zeros((p, p)), diagonal.run(np.empty(0), [], 1.0).precision
+        return np.zeros((p, p)), diagonal.run(np.empty(0), [], usual).precision
     bounds: list[Any] = [_LOG_VARIANCES] * p
     if known is None:
         # The loss may have several minima: where noise is small, one in which tasks differ by all that there is. Fewer
         # rows than coefficients can be fitted without noise, so that the lowest minimum says nothing.
         levels = _LEVELS if problem.n > p else _LEVELS[:1]
-        starts = [(np.full(p, level), float(np.exp(-max(level, 0.0)))) for level in levels]
+        starts = [(np.full(p, level), usual * float(np.exp(-max(level, 0.0)))) for level in levels]
         best = min(starts, key=lambda start: diagonal.loss(diagonal.point(*start))[0])
         runs = [diagonal.run(t, bounds, precision) for t, precision in (starts[0], best)[: 1 + (best is not starts[0])]]
         found = min(runs, key=lambda run: run.loss)
     elif structure == "diagonal":
         # From far below a variance would not find its way up: the loss is flat there.
-        start = np.log(np.maximum(known[0], _LEAST_START))
-        curvature = np.append(problem.curvature(np.exp(start)), max(problem.penalised.sum() / 2, 1.0))
+        start = np.log(np.maximum(known[0] * unit**2, _LEAST_START))
+        curvature = np.append(problem.curvature(np.exp(start) / unit**2), max(q / 2, 1.0))
         found = diagonal.run(start, bounds, known[1], curvature)
     else:
-        found = _Found(0.0, np.log(np.maximum(known[0], _TINY)), known[1])
-    if structure == "diagonal":
-        return np.diag(np.exp(found.t)), found.precision
-    full = _Search(problem, _Full(np.exp(found.t / 2)), given)
-    first = np.eye(p)[np.tril_indices(p)]
-    bounds = [(1 / _LARGEST_FACTOR, _LARGEST_FACTOR) if on else (-_LARGEST_FACTOR, _LARGEST_FACTOR) for on in first]
-    found = full.run(first, bounds, found.precision)
-    root = full.roots.root(found.t)
+        found = _Found(0.0, np.log(np.maximum(known[0] * unit**2, _TINY)), known[1])
+    root = diagonal.roots.root(found.t)
+    if structure == "full":
+        full = _Search(problem, _Full(root.diagonal()), usual, given)
+        first = np.eye(p)[np.tril_indices(p)]
+        bounds = [(1 / _LARGEST_FACTOR, _LARGEST_FACTOR) if on else (-_LARGEST_FACTOR, _LARGEST_FACTOR) for on in first]
+        found = full.run(first, bounds, found.precision)
+        root = full.roots.root(found.t)
     return root @ root.T, found.precision
 
 
@@ -295,10 +301,14 @@ class _Found(NamedTuple):
 
 @final
 class _Search(NamedTuple):
-    """The loss, priors included, as a function of parameters and, if none is given, of the precision's logarithm."""
+    """The loss, priors included, as a function of parameters and, if none is given, of the precision's logarithm.
+
+    `usual` is the mean square of the penalised features, which a precision is measured by.
+    """
 
     problem: RestrictedLikelihood
     roots: _Roots
+    usual: float
     given: float | None
 
     def point(self, t: FloatArray, precision: float) -> FloatArray:
@@ -308,14 +318,14 @@ class _Search(NamedTuple):
     def loss(self, point: FloatArray) -> tuple[float, FloatArray]:
         """Return the loss and its gradient."""
         t, precision = self._parts(point)
-        penalised = self.problem.penalised
-        root = self.roots.root(t) if len(t) else np.zeros((len(penalised), len(penalised)))
+        p, q = len(self.problem.penalised), int(self.problem.penalised.sum())
+        root = self.roots.root(t) if len(t) else np.zeros((p, p))
         value, by_cov, by_precision = self.problem.loss(root @ root.T, precision)
         prior, by_t = self.roots.prior(t)
         by_t = by_t + self.roots.pull(t, 2 * by_cov @ root) if len(t) else by_t
         if self.given is not None:
             return value + prior, by_t
-        slopes, power = int(penalised.sum()) / precision, 2 * _NOISE_POWER
+        slopes, power = q * self.usual / precision, 2 * _NOISE_POWER
         return value + prior + power * np.log1p(slopes), np.append(by_t, by_precision - power * slopes / (1 + slopes))
 
     def run(self, t: FloatArray, bounds: list[Any], precision: float, curvature: FloatArray | None = None) -> _Found:
@@ -323,7 +333,8 @@ class _Search(NamedTuple):
         start = self.point(t, precision)
         if len(start) == 0:
             return _Found(0.0, start, self.given or 0.0)
-        limits = [*bounds, _LOG_PRECISIONS][: len(start)]
+        low, high = np.log(self.usual) + np.array(_LOG_PRECISIONS)
+        limits = [*bounds, (low, high)][: len(start)]
         value, point = _descend(self.loss, start, limits, None if curvature is None else curvature[: len(start)])
         return _Found(value, *self._parts(point))
 
