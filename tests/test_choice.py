@@ -35,7 +35,9 @@ def small(n_targets=None, seed=0, settings=()):
 
 def held_out_mse(model, X, y, groups, inner_lr, l2, adapt_lr):
     """Return each task's mean squared error, meta-trained on the other folds of tasks; slowly."""
-    tasks = il.TaskSet.from_arrays(model._scaling.design(X), y - model._scaling.y_mean, groups)
+    tasks = il.TaskSet.from_arrays(
+        model._scaling.design(X), (y - model._scaling.y_mean) * model._scaling.y_rate, groups
+    )
     episodes = shown = tasks.deal(model.n_support_, model.random_state)
     if model.n_query is not None:
         shown = tasks.split(model.n_support_, model.n_query, model.random_state)

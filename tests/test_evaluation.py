@@ -86,10 +86,10 @@ def test_the_pooled_ridge_equals_a_loop_of_ridges(settings, n_targets, choices):
         rest = tasks.select(fold != f)
         scaling = MetaTraining.prepare(rest, training.settings).scaling
         ridge = Ridge(alpha=rest.n_rows * chosen[POOLED].l2, fit_intercept=False, solver="svd")
-        ridge.fit(scaling.design(rest.X), column(rest.y - scaling.y_mean))
+        ridge.fit(scaling.design(rest.X), column((rest.y - scaling.y_mean) * scaling.y_rate))
         for t in np.flatnonzero(fold == f):
             _, X, y = next(iter(tasks.select([t])))
-            errors = column(y - scaling.y_mean) - column(ridge.predict(scaling.design(X)))
+            errors = column((y - scaling.y_mean) * scaling.y_rate) - column(ridge.predict(scaling.design(X)))
             expected[t] = np.mean(errors**2)
         assert (chosen[POOLED].inner_lr, chosen[POOLED].adapt_lr) == (0, 0)
     np.testing.assert_allclose(result.per_task[:, NAMES.index(POOLED)], expected, rtol=1e-8)

@@ -160,6 +160,22 @@ def test_units_of_the_target_do_not_matter(factor, adaptation, atol):
         np.testing.assert_allclose(its / factor, mine, atol=atol)
 
 
+@pytest.mark.parametrize("params", [{}, {"adaptation": "gradient"}, {"adaptation": "ridge"}], ids=str)
+def test_the_units_of_one_target_do_not_touch_the_others(params):
+    X, y, groups = table([8] * 20, 3, n_targets=2)
+    y[:, 0] += 2 * np.random.default_rng(0).standard_normal(20)[groups]
+    unit = np.array([1.0, 1024.0])
+    model, other = (il.MetaRegressor(**params).fit(X, targets, groups) for targets in (y, y * unit))
+    assert other.adaptation_ == model.adaptation_
+    np.testing.assert_allclose(other.cv_results_["mse"], model.cv_results_["mse"], rtol=1e-9)
+    for mine, its in zip(model.predict_interval(X, groups), other.predict_interval(X, groups), strict=True):
+        np.testing.assert_allclose(its / unit, mine, atol=1e-6)
+    mine, its = (np.hstack(each.predict(X, groups, return_std=True)) for each in (model, other))
+    np.testing.assert_allclose(its / np.tile(unit, 2), mine, atol=1e-6)
+    constant = np.column_stack((y[:, 0], np.full(len(y), 1 / 3)))
+    np.testing.assert_allclose(il.MetaRegressor(**params).fit(X, constant, groups).predict(X)[:, 1], 1 / 3, rtol=1e-4)
+
+
 @pytest.mark.parametrize("params", [RATES, {}, {"l2": 0.0}], ids=str)
 def test_constant_and_collinear_columns_are_harmless(params):
     X, y, groups = table([8] * 12, 3)

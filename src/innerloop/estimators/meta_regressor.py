@@ -82,7 +82,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         How tasks adapt: "none", "gradient" or "ridge".
     adaptation_results_ : dict of arrays
         Held-out mean squared error of each kind of adaptation at numbers of rows, and its paired difference to the
-        chosen kind.
+        chosen kind. Errors of several targets are in units of each target's variance, and averaged.
     inner_lr_, adapt_lr_, l2_ : float
         The rates and the penalty in use. Where "auto" chose "ridge" the rates are those of the best gradient step;
         with adaptation="ridge" they are NaN. Both are (n_columns,) with adapt_lr="per-feature": the rates of the
@@ -97,8 +97,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         Their adapted coefficients: `coef_` and `intercept_` with a leading axis of tasks.
     cv_results_ : dict of arrays or None
         Held-out mean squared error over the grid of ``inner_lr``, ``l2`` and ``adapt_lr``: ``mse``, ``mse_se``,
-        the paired ``difference`` to inner_lr = 0 at its own best adapt_lr and l2, and ``difference_se``.
-        None where nothing was chosen.
+        the paired ``difference`` to inner_lr = 0 at its own best adapt_lr and l2, and ``difference_se``; in units
+        as above. None where nothing was chosen.
     n_features_in_ : int
     feature_names_in_ : (n_features,), where X had string column names
 
@@ -309,7 +309,9 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         return self._targets(prediction)
 
     def _accuracy(self, X: FloatArray, place: IntArray) -> tuple[IntArray, FloatArray]:
-        return self._spread.of_rows(self._rule(), self._theta, self._known, self._scaling.design(X), place)
+        """Return how many rows each row's task adapted on, and the standard deviation around its prediction."""
+        n_rows, std = self._spread.of_rows(self._rule(), self._theta, self._known, self._scaling.design(X), place)
+        return n_rows, std / self._scaling.y_rate
 
     def _targets(self, values: FloatArray) -> FloatArray:
         return np.asarray(values[:, 0] if self._single_target else values)
