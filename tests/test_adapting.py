@@ -187,10 +187,10 @@ def test_intervals_of_seen_tasks_narrow_with_their_rows_and_widen_with_the_level
     assert (np.diff(by_level) > 0).all()
 
 
-@pytest.mark.parametrize("level", [0, 1, -0.1, 1.5])
+@pytest.mark.parametrize("level", [0, 1, -0.1, 1.5, 0.99999, np.nan])
 def test_a_level_that_is_no_probability_is_refused(level):
     X, y, groups = drawn(10, 4, (0.5, 1.0))
-    with pytest.raises(ValueError, match="`level` must be between 0 and 1"):
+    with pytest.raises(ValueError, match=r"`level` must be above 0 and at most 0\.9999, got"):
         il.MetaRegressor(inner_lr=0.1, adapt_lr=0.1).fit(X, y, groups).predict_interval(X, level=level)
 
 

@@ -87,22 +87,20 @@ def as_count(value: SupportsIndex, name: str, minimum: int = 1) -> int:
     return count
 
 
+def as_number(value: Any, name: str) -> float:
+    """Return a real number."""
+    number = as_floats(value, name)
+    if number.ndim != 0:
+        raise ValueError(f"`{name}` must be a single number, got shape {number.shape}.")
+    return float(number)
+
+
 def as_rate(value: Any, name: str) -> float:
     """Return a learning rate: any finite real number, of either sign."""
-    rate = as_floats(value, name)
-    if rate.ndim != 0:
-        raise ValueError(f"`{name}` must be a single number, got shape {rate.shape}.")
+    rate = as_number(value, name)
     if not np.isfinite(rate):
-        raise ValueError(f"`{name}` must be a finite number (zero and negative are fine), got {float(rate)}.")
-    return float(rate)
-
-
-def as_fraction(value: Any, name: str) -> float:
-    """Return a number between 0 and 1, neither of them."""
-    fraction = as_rate(value, name)
-    if not 0 < fraction < 1:
-        raise ValueError(f"`{name}` must be between 0 and 1, got {fraction}.")
-    return fraction
+        raise ValueError(f"`{name}` must be a finite number (zero and negative are fine), got {rate}.")
+    return rate
 
 
 def as_nonnegative(value: ArrayLike, name: str) -> FloatArray:

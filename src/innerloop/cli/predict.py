@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from innerloop._checks import FloatArray, as_fraction
+from innerloop._checks import FloatArray
 from innerloop._files import check_file, write_whole
 from innerloop.cli._output import messages
-from innerloop.estimators import MetaRegressor
+from innerloop.estimators import MetaRegressor, as_level
 from innerloop.estimators._inputs import alike, places
 from innerloop.storage import load_details, load_model
 from innerloop.tables import missing, numbers, read_table
@@ -49,7 +49,7 @@ def predict(
         Between CSV cells of the table.
     """
     if level is not None:
-        as_fraction(level, "level")
+        as_level(level)
     if out is not None:
         check_file(out, "--out")
     regressor, names = load_model(model), load_details(model)

@@ -155,9 +155,7 @@ class Comparison:
                 errors[kind] = self._errors([fitted[kind] for fitted in self._fitted])
         kind = reduce(lambda one, other: other if _better(errors[other], errors[one], deciding) else one, kinds)
         way = Way(kind, ridge.structure, ridge.n_rows, ridge.strength, ridge.scaled, ridge.pooled)
-        spreads = map(way.spread, ridge.effects, self._rest)
-        predictors = [way.predictor(*parts) for parts in zip(ridge.effects, spreads, self._fitted, strict=True)]
-        calibration = self._calibration(predictors, ridge.effects)
+        calibration = self._calibration(self._predictors(way, ridge.effects), ridge.effects)
         return Choice(way, self._whole[way.structure], calibration, _table(errors, kind))
 
     def _ridge(self, deciding: Sequence[int]) -> _Ridge:
@@ -233,9 +231,13 @@ class Comparison:
     def _scaled(self, ridge: _Ridge) -> _Ridge:
         """Return the ridge for tasks that differ in scale, which leaves no strength to tune, and its errors."""
         way = Way("ridge", ridge.structure, np.ones(1), np.ones(1), True, ridge.pooled)
-        spreads = map(way.spread, ridge.effects, self._rest)
-        predictors = [way.predictor(*parts) for parts in zip(ridge.effects, spreads, self._fitted, strict=True)]
-        return ridge._replace(n_rows=way.n_rows, strength=way.strength, scaled=True, errors=self._errors(predictors))
+        errors = self._errors(self._predictors(way, ridge.effects))
+        return ridge._replace(n_rows=way.n_rows, strength=way.strength, scaled=True, errors=errors)
+
+    def _predictors(self, way: Way, effects: Sequence[RandomEffects]) -> list[Predictor]:
+        """Return the predictor of every fold."""
+        spreads = map(way.spread, effects, self._rest)
+        return [way.predictor(*parts) for parts in zip(effects, spreads, self._fitted, strict=True)]
 
     def _errors(self, predictors: Sequence[Predictor], numbers_of_rows: Sequence[int] | None = None) -> Errors:
         """Return each task's mean squared error, by the predictor of its fold, at numbers of adaptation rows."""

@@ -238,12 +238,12 @@ class HeldOut:
     def choose(self) -> Candidate:
         """Return the simplest candidate within one standard error of the best.
 
-        From simple to rich: no inner loop at all; adaptation only; inner loop in training only; both. Errors
-        are those of paired differences over tasks.
+        From simple to rich: no inner loop at all; adaptation only; an inner loop in training too. Errors are those of
+        paired differences over tasks.
         """
-        adapts: list[Adapt] = ["none", "tuned"] if self.adapt_lr is None else ["tuned"]
-        inners = [0.0, None] if (self.inner_lrs == 0).any() else [None]
-        candidates = [self.best(adapt, inner) for inner in inners for adapt in adapts]
+        plain = 0.0 if (self.inner_lrs == 0).any() else None
+        pairs: list[tuple[Adapt, float | None]] = [("none", plain), ("tuned", plain), ("tuned", None)]
+        candidates = [self.best(*pair) for pair in pairs if pair[0] == "tuned" or self.adapt_lr is None]
         best = min(candidates, key=lambda c: float(c.mse.mean()))
         return next(c for c in candidates if c is best or _within_one_error(best, c))
 

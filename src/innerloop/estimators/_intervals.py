@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import final
+from typing import Any, final
 
 import numpy as np
 from scipy.special import stdtrit
 
-from innerloop._checks import FloatArray, IntArray
+from innerloop._checks import FloatArray, IntArray, as_number
 
 # Levels at which quantiles are kept; between them they are interpolated.
 LEVELS = np.concatenate((np.arange(100) / 100, [0.9925, 0.995, 0.9975, 0.999, 0.9999]))
 # Levels at which tasks' shares of residuals are compared.
 _SHARES = np.arange(1, 20) / 20
+
+
+def as_level(value: Any) -> float:
+    """Return the probability of an interval, within what quantiles are kept for."""
+    level = as_number(value, "level")
+    if not 0 < level <= LEVELS[-1]:
+        raise ValueError(f"`level` must be above 0 and at most {LEVELS[-1]}, got {level}.")
+    return level
 
 
 @final

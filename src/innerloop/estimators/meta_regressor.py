@@ -13,10 +13,11 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from innerloop._checks import FloatArray, IntArray, as_fraction, as_labels
+from innerloop._checks import FloatArray, IntArray, as_labels
 from innerloop._progress import progress
 from innerloop.adaptation import Adaptation, GradientSteps, NoAdaptation
 from innerloop.estimators._inputs import alike, places, take_groups
+from innerloop.estimators._intervals import as_level
 from innerloop.estimators._known import KnownRows
 from innerloop.estimators._settings import Settings, read_settings
 from innerloop.estimators._state import from_state, to_state
@@ -106,7 +107,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
     -----
     With ``inner_lr=0`` this is pooled (ridge) regression, and one task with ``inner_lr=0, l2=0`` is ordinary least
     squares. Of gradient steps the simplest within one standard error of the best is taken: no inner loop,
-    adaptation only, inner loop in training only, both. docs/theory.md, sections 5 and 18.
+    adaptation only, both. docs/theory.md, sections 5, 19 and 21.
 
     Examples
     --------
@@ -275,13 +276,18 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         X, groups
             As in `predict`.
         level : float, default=0.9
-            Between 0 and 1.
+            Above 0, at most 0.9999.
 
         Returns
         -------
         lower, upper : (n_rows,) or (n_rows, n_targets)
+
+        Raises
+        ------
+        ValueError
+            If `level` is out of its range.
         """
-        level = as_fraction(level, "level")
+        level = as_level(level)
         X, place = self._rows(X, groups)
         n_rows, spread = self._accuracy(X, place)
         half = self._targets(spread * self._calibration.half_width(n_rows, level))
@@ -309,7 +315,6 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         return self._targets(prediction)
 
     def _accuracy(self, X: FloatArray, place: IntArray) -> tuple[IntArray, FloatArray]:
-        """Return how many rows each row's task adapted on, and the standard deviation around its prediction."""
         n_rows, std = self._spread.of_rows(self._rule(), self._theta, self._known, self._scaling.design(X), place)
         return n_rows, std / self._scaling.y_rate
 
