@@ -6,8 +6,9 @@ One step with rates :math:`\alpha` leaves a task's query residual
 
 which is linear in :math:`\omega` for given :math:`\alpha` and linear in :math:`\alpha` for given :math:`\omega`. So
 both are found by alternating exact least squares, of which each lowers the loss. The rates are drawn towards a common
-one: :math:`\rho \sum_j Q_{jj} (\alpha_j - \bar\alpha)^2` is added to the sum of squares, whose curvature in
-:math:`\alpha_j` is :math:`Q_{jj}`; with :math:`\rho = \infty` all rates are one.
+one, :math:`\bar\alpha = \sum_j Q_{jj} \alpha_j / \sum_j Q_{jj}`: to the sum of squares, whose curvature in
+:math:`\alpha_j` is :math:`Q_{jj}`, :math:`\rho \sum_j Q_{jj} (\alpha_j - \bar\alpha)^2` is added. With
+:math:`\rho = \infty` all rates are one, the best common rate.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def solve_coef(episodes: Episodes, rates: FloatArray, l2: float) -> FloatArray:
 
 
 def solve_meta_sgd(
-    episodes: Episodes, rate: float, l2: float, pull: float, n_sweeps: int = 10
+    episodes: Episodes, rate: float, l2: float, pull: float, n_sweeps: int
 ) -> tuple[FloatArray, FloatArray]:
     """Return meta-parameters and rates by alternating exact solves.
 
