@@ -1,13 +1,10 @@
-"""The theory's model fitted to a table, and advice on further data."""
+"""The theory's model fitted to a table."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import innerloop as il
-from innerloop.advising import advice_from, further_data, predicted_error
-from innerloop.estimators import MetaTraining
-from innerloop.evaluation import evaluate
 
 p = 5
 DIST = il.MixedLinearRegression(
@@ -68,53 +65,3 @@ def test_what_is_no_task_set_is_told_how_to_become_one(function, tasks):
     kind = type(tasks).__name__
     with pytest.raises(TypeError, match=rf"`tasks` must be a TaskSet, got {kind}; make one with TaskSet.from_table"):
         function(tasks)
-
-
-@pytest.fixture(scope="module")
-def training(tasks):
-    return MetaTraining.prepare(tasks, il.MetaRegressor(adaptation="ridge", n_support=6).settings())
-
-
-@pytest.mark.usefixtures("one_thread")
-def test_the_predicted_error_is_that_on_new_tasks(tasks, training):
-    model = il.MetaRegressor(adaptation="ridge", n_support=6)
-    model.fit_from(training, tasks)
-    errors = []
-    new = DIST.sample_tasks(600, 46, seed=2)
-    episodes = new.split(n_support=6)
-    known = model.adapt(new.X[episodes.support_rows], new.y[episodes.support_rows], groups=np.repeat(np.arange(600), 6))
-    left = new.y[episodes.query_rows] - known.predict(new.X[episodes.query_rows], groups=np.repeat(np.arange(600), 40))
-    errors = np.square(left).reshape(600, 40).mean(axis=1)
-    error = errors.std(ddof=1) / np.sqrt(600)
-    # The model's variances are estimates, from 150 tasks: a few percent.
-    assert abs(predicted_error(training, 6) - errors.mean()) < 4 * error + 0.06 * errors.mean()
-
-
-def test_more_data_never_hurts(training):
-    now = predicted_error(training, 6)
-    assert predicted_error(training, 6, tasks=2) < now
-    assert predicted_error(training, 6, rows=2) < now
-    assert predicted_error(training, 12) < now
-    assert predicted_error(training, 6, tasks=1e9) > float(training.effects.noise[0])
-
-
-def test_options_come_in_the_order_of_their_gain(training):
-    options = further_data(training)
-    assert [o.gain for o in options] == sorted((o.gain for o in options), reverse=True)
-    assert options[0].what == "12 rows of a new task to adapt on instead of 6"
-
-
-def test_advice_is_the_evaluation_in_words(tasks, training):
-    advice = advice_from(training, evaluate(training, tasks))
-    assert advice.adaptation == "ridge"
-    assert advice.gain > 4 * advice.gain_se > 0
-    assert str(advice).startswith(advice.verdict)
-    assert "12 rows of a new task" in str(advice)
-
-
-def test_advice_from_tasks_alone():
-    advice = il.advise(DIST.sample_tasks(30, 10, seed=3))
-    assert advice.mse > 0
-    assert advice.options
-    with pytest.raises(ValueError, match="`tasks` must hold at least two tasks"):
-        il.advise(DIST.sample_tasks(1, 10))

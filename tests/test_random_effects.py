@@ -9,8 +9,8 @@ from scipy.optimize import minimize
 import innerloop as il
 from cases import close
 from innerloop._restricted import RestrictedLikelihood
-from innerloop._task_rows import row_blocks
-from innerloop.adaptation import GradientSteps, NoAdaptation, Ridge, error_covariance
+from innerloop._task_rows import RowBlock, row_blocks
+from innerloop.adaptation import GradientSteps, NoAdaptation, Ridge
 from innerloop.estimators._known import KnownRows
 from innerloop.random_effects import _LOG_SPREAD, _NOISE_POWER, estimate_effects, update_mean
 
@@ -203,7 +203,9 @@ def test_error_covariances_are_those_of_simulated_tasks(rule):
     y = true @ X.T + rng.standard_normal((n, 5))
     tasks = il.TaskSet(np.tile(X, (n, 1)), y.ravel(), np.arange(0, 5 * n + 1, 5), np.arange(n))
     errors = true - rule.adapt(np.zeros(3), tasks)
-    expected = error_covariance(rule, X[None], np.array([5]), cov, 0)[0]
+    rows = RowBlock(np.arange(1), np.array([5]), X[None], np.zeros((1, 5, 1)))
+    noise, (expected,) = rule.uncertainty(np.zeros((3, 1)), rows, cov)
+    assert noise == 1
     spread = np.sqrt((np.outer(expected.diagonal(), expected.diagonal()) + expected**2) / n)
     assert (np.abs(errors.T @ errors / n - expected) < 4.5 * spread).all()
 

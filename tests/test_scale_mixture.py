@@ -1,5 +1,7 @@
 """Tasks of different scales against a plain loop over pairs of scales, and their distribution against the draw."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.special import logsumexp
@@ -7,7 +9,7 @@ from scipy.stats import multivariate_normal
 
 import innerloop as il
 from cases import close
-from innerloop._task_rows import row_blocks
+from innerloop._task_rows import RowBlock, row_blocks
 from innerloop.estimators._known import KnownRows
 from innerloop.random_effects import estimate_effects
 from innerloop.scale_mixture import LOG_SCALES, N_PARAMETERS, ScaledRidge, estimate_scales
@@ -66,7 +68,7 @@ def test_tasks_adapt_to_the_posterior_mean_over_all_pairs_of_scales(n_targets):
     theta = rule.adapt(coef if n_targets else coef[:, 0], tasks).reshape(len(tasks), 3, k)
     for block in row_blocks(tasks):
         for j in range(k):
-            noise, cov = rule.posterior(coef, block.X, block.y, block.n_rows, j)
+            noise, cov = rule.uncertainty(coef, block, rule.task_cov[j], j)
             for i, member in enumerate(block.members):
                 _, X, y = list(tasks)[member]
                 mean, own_cov, own_noise = plain_posterior(rule, coef, X, y.reshape(len(y), k)[:, j], j)
@@ -81,8 +83,11 @@ def test_known_rows_say_the_same_as_the_rows_of_tasks(n_targets):
     rule, coef = rule_and_start(n_targets or 1)
     known = KnownRows.of(tasks)
     for (_, X, y), (_, X_known, y_known), n in zip(tasks, known.as_tasks(), known.n_rows, strict=True):
-        whole = rule.posterior(coef, X[None], y.reshape(1, len(y), -1), np.array([n]), 0)
-        turned = rule.posterior(coef, X_known[None], y_known[None], np.array([n]), 0)
+        rows = RowBlock(np.arange(1), np.array([n]), X[None], y.reshape(1, len(y), -1))
+        whole, turned = (
+            rule.uncertainty(coef, block, rule.task_cov[0])
+            for block in (rows, replace(rows, X=X_known[None], y=y_known[None]))
+        )
         for mine, theirs in zip(whole, turned, strict=True):
             np.testing.assert_allclose(mine, theirs, rtol=1e-8, atol=1e-10)
 
@@ -109,8 +114,8 @@ def test_the_distribution_of_scales_is_found_again(noise_std, coef_std):
 def test_scales_are_worth_their_parameters_only_where_they_differ(noise_std, coef_std):
     rng = np.random.default_rng(4)
     tasks = drawn([10] * 100, noise_std * rng.standard_normal(100), coef_std * rng.standard_normal(100))
-    gain = estimate_scales(tasks, estimate_effects(tasks)).gain
-    assert (gain > 2 * N_PARAMETERS) == (noise_std + coef_std > 0)
+    log_ratio = estimate_scales(tasks, estimate_effects(tasks)).log_ratio
+    assert (log_ratio > 2 * N_PARAMETERS) == (noise_std + coef_std > 0)
 
 
 def test_what_scales_are_worth_is_a_ratio_of_likelihoods():
@@ -129,7 +134,7 @@ def test_what_scales_are_worth_is_a_ratio_of_likelihoods():
         return total
 
     one = (LOG_SCALES == 0).all(axis=0).astype(float)
-    assert scales.gain == pytest.approx(2 * (likelihood(scales.weight[0]) - likelihood(one)), rel=1e-6)
+    assert scales.log_ratio == pytest.approx(2 * (likelihood(scales.weight[0]) - likelihood(one)), rel=1e-6)
 
 
 def errors_on_unseen(model, X, y, groups, n):

@@ -1,20 +1,22 @@
 """Inner rules: how meta-parameters become the coefficients of one task.
 
-Every rule is an affine map ``theta = omega + W (y - X omega)`` of the meta-parameters omega, with a gain W that the
-task's features give. So the error it leaves is known too: with ``A = I - W X``, a task whose coefficients lie around
+Those here are affine maps ``theta = omega + W (y - X omega)`` of the meta-parameters omega, with a gain W that the
+task's features give. So the error they leave is known too: with ``A = I - W X``, a task whose coefficients lie around
 omega with covariance Lambda is missed with covariance ``A Lambda A' + W W'``, both relative to the noise variance.
+`innerloop.scale_mixture` has a rule that is not linear in y.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Protocol, final
+from typing import NamedTuple, Protocol, final
 
 import numpy as np
 
 from innerloop._checks import FloatArray, IntArray, as_count, as_rate, check_finite
-from innerloop._task_rows import row_blocks
+from innerloop._task_rows import RowBlock, row_blocks
 from innerloop.episodes import ragged_ranges
 from innerloop.tasks import TaskSet
 
@@ -29,6 +31,35 @@ class Adaptation(Protocol):
         """Return the coefficients of every task: (n_tasks, n_features[, n_targets])."""
         ...
 
+    def uncertainty(
+        self, coef: FloatArray, rows: RowBlock, task_cov: FloatArray, target: int = 0
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return the noise of tasks that adapted on these rows, and the covariance of their coefficients' errors.
+
+        Parameters
+        ----------
+        coef : (n_features, n_targets)
+            Meta-parameters.
+        rows
+            Of the tasks.
+        task_cov : (n_features, n_features)
+            Covariance of tasks' coefficients around the meta-parameters, relative to the noise variance.
+        target
+            Which target; rules may differ between them.
+
+        Returns
+        -------
+        noise : (n_members,)
+            Variances, as the covariance relative to the noise variance of all tasks.
+        covariance : (n_members, n_features, n_features)
+        """
+        ...
+
+
+class LinearRule(ABC):
+    """A rule of the form ``theta = omega + W (y - X omega)``."""
+
+    @abstractmethod
     def gain(self, X: FloatArray, n_rows: IntArray, target: int = 0) -> FloatArray:
         """Return W of tasks whose rows, maybe turned as in a `RowBlock`, are X.
 
@@ -38,27 +69,29 @@ class Adaptation(Protocol):
         n_rows : (n_tasks,)
             How many rows each task has.
         target
-            Which target; rules may differ between them.
 
         Returns
         -------
         (n_tasks, n_features, n_turned)
         """
-        ...
 
-
-def error_covariance(
-    rule: Adaptation, X: FloatArray, n_rows: IntArray, task_cov: FloatArray, target: int
-) -> FloatArray:
-    """Return ``A Lambda A' + W W'`` of tasks given as for `Adaptation.gain`: (n_tasks, n_features, n_features)."""
-    W = rule.gain(X, n_rows, target)
-    A = np.eye(X.shape[2]) - W @ X
-    return np.asarray(A @ task_cov @ A.transpose(0, 2, 1) + W @ W.transpose(0, 2, 1))
+    @final
+    def uncertainty(
+        self,
+        coef: FloatArray,  # noqa: ARG002
+        rows: RowBlock,
+        task_cov: FloatArray,
+        target: int = 0,
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return ones and ``A Lambda A' + W W'``; see `Adaptation.uncertainty`."""
+        W = self.gain(rows.X, rows.n_rows, target)
+        A = np.eye(len(task_cov)) - W @ rows.X
+        return np.ones(len(W)), np.asarray(A @ task_cov @ A.transpose(0, 2, 1) + W @ W.transpose(0, 2, 1))
 
 
 @final
 @dataclass(frozen=True)
-class NoAdaptation:
+class NoAdaptation(LinearRule):
     """Every task keeps the meta-parameters."""
 
     def adapt(self, coef: FloatArray, tasks: TaskSet) -> FloatArray:
@@ -72,7 +105,7 @@ class NoAdaptation:
 
 @final
 @dataclass(frozen=True, eq=False)
-class GradientSteps:
+class GradientSteps(LinearRule):
     r"""Gradient steps on half the mean squared error of the task's rows.
 
     .. math:: \theta \leftarrow \theta - \frac{lr}{n} \odot X'(X \theta - y), \quad n\_steps \text{ times}
@@ -129,7 +162,7 @@ class GradientSteps:
 
 @final
 @dataclass(frozen=True, eq=False)
-class Ridge:
+class Ridge(LinearRule):
     r"""The ridge with a metric: the best linear prediction where tasks differ with covariance Lambda.
 
     .. math:: \theta = \arg\min |y - X \theta|^2 + (\theta - \omega)' (c \Lambda)^{-1} (\theta - \omega)
@@ -163,14 +196,43 @@ class Ridge:
     def gain(self, X: FloatArray, n_rows: IntArray, target: int = 0) -> FloatArray:
         """Return ``W = c Lambda X' (I + c X Lambda X')^-1``."""
         logs = np.interp(np.log1p(n_rows), np.log1p(self.n_rows), np.log(self.strength))
-        spread = np.exp(logs)[:, None, None] * (X @ self.task_cov[target])
-        V = spread @ X.transpose(0, 2, 1)
+        by_coef = np.exp(logs)[:, None, None] * (X @ self.task_cov[target])
+        V = by_coef @ X.transpose(0, 2, 1)
         V[:, np.arange(V.shape[1]), np.arange(V.shape[1])] += 1.0
-        return np.linalg.solve(V, spread).transpose(0, 2, 1)
+        return np.linalg.solve(V, by_coef).transpose(0, 2, 1)
+
+
+class Eigenbasis(NamedTuple):
+    """Tasks in the eigenbasis U of ``X Lambda X' = U D U'``.
+
+    Parameters
+    ----------
+    d : (n_tasks, n_turned)
+        The diagonal of D.
+    z : (n_tasks, n_turned)
+        ``U'(y - X omega)``.
+    back : (n_tasks, n_features, n_turned)
+        ``Lambda X' U``: what takes weights of z to coefficients.
+    """
+
+    d: FloatArray
+    z: FloatArray
+    back: FloatArray
+
+    @classmethod
+    def of(cls, task_cov: FloatArray, X: FloatArray, residual: FloatArray) -> Eigenbasis:
+        """Decompose tasks with rows X (n_tasks, n_turned, n_features), given ``y - X omega``."""
+        by_coef = X @ task_cov
+        d, U = np.linalg.eigh(by_coef @ X.transpose(0, 2, 1))
+        return cls(np.maximum(d, 0.0), np.einsum("trj,tr->tj", U, residual), by_coef.transpose(0, 2, 1) @ U)
 
 
 def ridge_path(coef: FloatArray, task_cov: FloatArray, tasks: TaskSet, strengths: FloatArray) -> FloatArray:
-    """Return what `Ridge` of each strength makes of the tasks, by one decomposition ``X Lambda X' = U D U'`` for all.
+    r"""Return what `Ridge` of each strength makes of the tasks, by one decomposition for all.
+
+    .. math:: \theta = \omega + \Lambda X' U (1 / c + D)^{-1} z
+
+    with the symbols of `Eigenbasis`.
 
     Parameters
     ----------
@@ -188,10 +250,8 @@ def ridge_path(coef: FloatArray, task_cov: FloatArray, tasks: TaskSet, strengths
     for block in row_blocks(tasks):
         left = block.y - block.X @ coef
         for k in range(coef.shape[1]):
-            spread = block.X @ task_cov[k]
-            d, U = np.linalg.eigh(spread @ block.X.transpose(0, 2, 1))
-            shrunk = 1 / (1 / strengths[:, None, None] + np.maximum(d, 0.0)) * np.einsum("trj,tr->tj", U, left[..., k])
-            back = spread.transpose(0, 2, 1) @ U
+            d, z, back = Eigenbasis.of(task_cov[k], block.X, left[..., k])
+            shrunk = z / (1 / strengths[:, None, None] + d)
             theta[..., k][:, block.members] = coef[:, k] + np.einsum("tpj,stj->stp", back, shrunk)
     return theta
 

@@ -1,4 +1,4 @@
-r"""Tasks of different scales: random effects whose noise and spread are multiplied task by task.
+r"""Tasks of different scales: random effects whose noise and covariance are multiplied task by task.
 
 .. math:: b_i \sim N(0, s^2 \alpha_i \rho_i \Lambda), \quad e_i \sim N(0, s^2 \alpha_i I)
 
@@ -18,11 +18,11 @@ import numpy as np
 
 from innerloop._checks import FloatArray, IntArray
 from innerloop._task_rows import RowBlock, row_blocks
-from innerloop.adaptation import Ridge
+from innerloop.adaptation import Eigenbasis
 from innerloop.random_effects import RandomEffects
 from innerloop.tasks import TaskSet
 
-# Steps of a factor of 4. Noise reaches as high as spread: a noisy task must not be taken for one that is far.
+# Steps of a factor of 4. Noise reaches as high as the coefficients: a noisy task must not be taken for one that is far.
 _ALPHA, _RHO = 4.0 ** np.arange(-5, 6), 4.0 ** np.arange(-4, 6)
 # Pairs (log alpha, log rho).
 LOG_SCALES = np.log(np.stack(np.meshgrid(_ALPHA, _RHO, indexing="ij")).reshape(2, -1))
@@ -63,79 +63,68 @@ class ScaledRidge:
         theta = np.empty((len(tasks), *start.shape))
         for block in row_blocks(tasks, _NUMBERS_AT_ONCE):
             for k in range(start.shape[1]):
-                turned = self._turn(start, block.X, block.y, k)
-                pi = self._posterior(turned, block.n_rows, k).sum(axis=1)
-                mean = (pi[:, None] @ turned.shrinkage())[:, 0]
-                theta[block.members, :, k] = start[:, k] + np.einsum("tpj,tj->tp", turned.back, mean * turned.z)
+                own = self._eigenbasis(start, block, k)
+                pi = self._posterior(own, block.n_rows, k).sum(axis=1)
+                mean = (pi[:, None] @ _shrinkage(own.d))[:, 0]
+                theta[block.members, :, k] = start[:, k] + np.einsum("tpj,tj->tp", own.back, mean * own.z)
         return theta.reshape(len(tasks), *coef.shape)
 
-    def gain(self, X: FloatArray, n_rows: IntArray, target: int = 0) -> FloatArray:
-        """Return W of a task of scales 1."""
-        return Ridge(self.task_cov).gain(X, n_rows, target)
-
-    def posterior(
-        self, coef: FloatArray, X: FloatArray, y: FloatArray, n_rows: IntArray, target: int
+    def uncertainty(
+        self,
+        coef: FloatArray,
+        rows: RowBlock,
+        task_cov: FloatArray,  # noqa: ARG002
+        target: int = 0,
     ) -> tuple[FloatArray, FloatArray]:
-        """Return the noise of tasks and the covariance of their coefficients, both relative to s^2.
+        """Return the posterior mean of tasks' noise and the posterior covariance of their coefficients, given y too.
 
-        Parameters
-        ----------
-        coef : (n_features, n_targets)
-            Meta-parameters.
-        X : (n_tasks, n_turned, n_features)
-        y : (n_tasks, n_turned, n_targets)
-            Rows, maybe turned as in a `RowBlock`.
-        n_rows : (n_tasks,)
-        target
-
-        Returns
-        -------
-        noise : (n_tasks,)
-        covariance : (n_tasks, n_features, n_features)
+        That is for the covariance Lambda of the rule itself; see `innerloop.adaptation.Adaptation.uncertainty`.
         """
-        turned = self._turn(coef, X, y, target)
-        by_pair, shrinkage = self._posterior(turned, n_rows, target), turned.shrinkage()
+        own = self._eigenbasis(coef, rows, target)
+        by_pair, shrinkage = self._posterior(own, rows.n_rows, target), _shrinkage(own.d)
         pi, beta = by_pair.sum(axis=1), np.einsum("tar,a,r->tr", by_pair, _ALPHA, _RHO)
-        away = (shrinkage - pi[:, None] @ shrinkage) * turned.z[:, None]
+        away = (shrinkage - pi[:, None] @ shrinkage) * own.z[:, None]
         inner = (away * pi[..., None]).transpose(0, 2, 1) @ away / self.noise[target]
         diagonal = np.arange(inner.shape[1])
         inner[:, diagonal, diagonal] -= (beta[:, None] @ shrinkage)[:, 0]
         own_cov = beta.sum(axis=1)[:, None, None] * self.task_cov[target]
-        return by_pair.sum(axis=2) @ _ALPHA, own_cov + turned.back @ inner @ turned.back.transpose(0, 2, 1)
+        return by_pair.sum(axis=2) @ _ALPHA, own_cov + own.back @ inner @ own.back.transpose(0, 2, 1)
 
-    def _turn(self, coef: FloatArray, X: FloatArray, y: FloatArray, target: int) -> _Turned:
-        return _turn(self.task_cov[target], X, y[..., target] - X @ coef[:, target])
+    def _eigenbasis(self, coef: FloatArray, rows: RowBlock, target: int) -> Eigenbasis:
+        return Eigenbasis.of(self.task_cov[target], rows.X, rows.y[..., target] - rows.X @ coef[:, target])
 
-    def _posterior(self, turned: _Turned, n_rows: IntArray, target: int) -> FloatArray:
+    def _posterior(self, own: Eigenbasis, n_rows: IntArray, target: int) -> FloatArray:
         """Return each task's probabilities of pairs: (n_tasks, n_alpha, n_rho)."""
-        by_pair = _normalised(turned.log_likelihood(n_rows, self.noise[target]), self.weight[target])
+        by_pair = _normalised(_log_likelihood(own, n_rows, self.noise[target]), self.weight[target])
         return by_pair.reshape(-1, len(_ALPHA), len(_RHO))
 
 
 class Scales(NamedTuple):
     """Probabilities of the pairs `LOG_SCALES` among tasks, (n_targets, n_pairs), and what they are worth.
 
-    `gain` is twice the logarithm of the ratio of likelihoods to that of tasks of one scale, of all targets together.
+    `log_ratio` is twice the logarithm of the likelihood's ratio to that of tasks of one scale, of all targets together.
     """
 
     weight: FloatArray
-    gain: float
+    log_ratio: float
 
 
 def estimate_scales(tasks: TaskSet, effects: RandomEffects) -> Scales:
     """Estimate how the scales of tasks differ: by the normal distribution of highest posterior density, by EM.
 
+    Here scales multiply `effects.task_cov`; in the `ScaledRidge` of new tasks `effects.new_task_cov`.
+
     Notes
     -----
     docs/theory.md, section "Random effects".
     """
-    found, gain = [], 0.0
+    found, log_ratio = [], 0.0
     one_scale = int(np.flatnonzero((LOG_SCALES == 0).all(axis=0))[0])
     for k, noise in enumerate(effects.noise):
         by_task = np.concatenate(
             [
-                turned.log_likelihood(n_rows, noise)
-                for turned, n_rows in _turned_blocks(tasks, effects.mean[:, k], effects.task_cov[k], k)
+                _log_likelihood(own, n_rows, noise)
+                for own, n_rows in _eigenbases(tasks, effects.mean[:, k], effects.task_cov[k], k)
             ]
         )
         by_task -= by_task[:, [one_scale]]
@@ -149,42 +138,29 @@ def estimate_scales(tasks: TaskSet, effects: RandomEffects) -> Scales:
             away = LOG_SCALES - mean[:, None]
             weight = _normal(mean, ((away * count) @ away.T + _PRIOR_TASKS * _PRIOR_STD**2 * np.eye(2)) / n)
         found.append(weight)
-        gain += 2 * float((np.log(likelihood @ weight) + largest[:, 0]).sum())
-    return Scales(np.array(found), gain)
+        log_ratio += 2 * float((np.log(likelihood @ weight) + largest[:, 0]).sum())
+    return Scales(np.array(found), log_ratio)
 
 
-class _Turned(NamedTuple):
-    """Tasks in the eigenbasis U of X Lambda X': its values d, z = U'(y - X omega) and Lambda X'U."""
-
-    d: FloatArray
-    z: FloatArray
-    back: FloatArray
-
-    def shrinkage(self) -> FloatArray:
-        """Return rho / (1 + rho d): (n_tasks, n_rho, n_turned)."""
-        return np.asarray(_RHO[:, None] / (1 + _RHO[:, None] * self.d[:, None]))
-
-    def log_likelihood(self, n_rows: IntArray, noise: float) -> FloatArray:
-        """Return the log-likelihood of each pair, less a constant: (n_tasks, n_pairs)."""
-        ratio = 1 + _RHO[:, None] * self.d[:, None]
-        z = np.minimum(np.abs(self.z) / np.sqrt(noise), _LARGEST)
-        squares = (1 / ratio @ (z**2)[..., None]).transpose(0, 2, 1) / _ALPHA[:, None]
-        log_det = np.log(ratio).sum(axis=-1)[:, None] + n_rows[:, None, None] * np.log(_ALPHA)[:, None]
-        return np.asarray(-(log_det + squares).reshape(len(n_rows), -1) / 2)
+def _shrinkage(d: FloatArray) -> FloatArray:
+    """Return rho / (1 + rho d): (n_tasks, n_rho, n_turned)."""
+    return np.asarray(_RHO[:, None] / (1 + _RHO[:, None] * d[:, None]))
 
 
-def _turn(task_cov: FloatArray, X: FloatArray, left: FloatArray) -> _Turned:
-    spread = X @ task_cov
-    d, U = np.linalg.eigh(spread @ X.transpose(0, 2, 1))
-    return _Turned(np.maximum(d, 0.0), np.einsum("trj,tr->tj", U, left), spread.transpose(0, 2, 1) @ U)
+def _log_likelihood(own: Eigenbasis, n_rows: IntArray, noise: float) -> FloatArray:
+    """Return the log-likelihood of each pair, less a constant: (n_tasks, n_pairs)."""
+    ratio = 1 + _RHO[:, None] * own.d[:, None]
+    z = np.minimum(np.abs(own.z) / np.sqrt(noise), _LARGEST)
+    squares = (1 / ratio @ (z**2)[..., None]).transpose(0, 2, 1) / _ALPHA[:, None]
+    log_det = np.log(ratio).sum(axis=-1)[:, None] + n_rows[:, None, None] * np.log(_ALPHA)[:, None]
+    return np.asarray(-(log_det + squares).reshape(len(n_rows), -1) / 2)
 
 
-def _turned_blocks(
+def _eigenbases(
     tasks: TaskSet, mean: FloatArray, task_cov: FloatArray, target: int
-) -> Iterator[tuple[_Turned, IntArray]]:
-    block: RowBlock
+) -> Iterator[tuple[Eigenbasis, IntArray]]:
     for block in row_blocks(tasks, _NUMBERS_AT_ONCE):
-        yield _turn(task_cov, block.X, block.y[..., target] - block.X @ mean), block.n_rows
+        yield Eigenbasis.of(task_cov, block.X, block.y[..., target] - block.X @ mean), block.n_rows
 
 
 def _normalised(log_likelihood: FloatArray, weight: FloatArray) -> FloatArray:

@@ -169,8 +169,8 @@ class Comparison:
             is_beyond_error = not all(_as_good(ridge.errors[n], full.errors[n]) for n in deciding)
             if is_beyond_error and _score(full.errors, deciding) < _score(ridge.errors, deciding):
                 ridge = full
-        gain = estimate_scales(self._some, self._whole[ridge.structure]).gain
-        if len(self._some) < _LEAST_SCALED or gain < 2 * N_PARAMETERS * len(ridge.effects[0].noise):
+        log_ratio = estimate_scales(self._some, self._whole[ridge.structure]).log_ratio
+        if len(self._some) < _LEAST_SCALED or log_ratio < 2 * N_PARAMETERS * len(ridge.effects[0].noise):
             return ridge
         scaled = self._scaled(ridge)
         return scaled if _better_in_ratio(scaled.errors, ridge.errors, deciding) else ridge

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, final
 
 import numpy as np
@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from innerloop._checks import FloatArray, IntArray
 from innerloop._task_rows import row_blocks
-from innerloop.adaptation import Adaptation, NoAdaptation, error_covariance, ridge_path
+from innerloop.adaptation import Adaptation, NoAdaptation, ridge_path
 from innerloop.episodes import ragged_ranges, row_starts
 from innerloop.random_effects import RandomEffects
-from innerloop.scale_mixture import ScaledRidge
 from innerloop.tasks import TaskSet
 
 # Few tasks are split several times, so that the draw of their rows does not decide.
@@ -155,8 +154,7 @@ def relative_variance(
     Returns
     -------
     (n_rows, n_targets)
-        C is the covariance of the task's error, `innerloop.adaptation.error_covariance`, and alpha is 1; where tasks
-        differ in scale, `ScaledRidge.posterior` gives both.
+        alpha is the task's noise, and C the covariance of its coefficients' error: `Adaptation.uncertainty`.
     """
     variance = np.empty((len(X), len(task_cov)))
     at_once = max(1, _MOST_NUMBERS // X.shape[1] ** 2)
@@ -166,12 +164,9 @@ def relative_variance(
         members = used[block.members]
         place[members] = np.arange(len(members))
         rows = np.flatnonzero(place[task_of_row] >= 0)
+        adapted_on = replace(block, n_rows=n_rows[members])
         for k, own_cov in enumerate(task_cov):
-            if isinstance(rule, ScaledRidge):
-                noise, covariance = rule.posterior(coef, block.X, block.y, n_rows[members], k)
-            else:
-                noise = np.ones(len(members))
-                covariance = error_covariance(rule, block.X, n_rows[members], own_cov, k)
+            noise, covariance = rule.uncertainty(coef, adapted_on, own_cov, k)
             for i in range(0, len(rows), at_once):
                 part = rows[i : i + at_once]
                 task = place[task_of_row[part]]
