@@ -49,6 +49,41 @@ def test_predicted_errors_are_those_of_the_distribution(calibrated):
     assert np.abs(predicted / true - 1).max() < 0.1
 
 
+def test_sizes_that_the_table_does_not_have_are_asked_for_in_full(calibrated):
+    with pytest.raises(ValueError, match=r"`n_support` must be below the rows of the median task, 16, .* got 16; give"):
+        calibrated.design(16)
+    with pytest.raises(ValueError, match="`n_support` must be at least 1, got 0"):
+        calibrated.design(0)
+    with pytest.raises(ValueError, match="`n_query` must be at least 1, got 0"):
+        calibrated.design(8, n_query=0)
+    (group,) = calibrated.design(500, n_query=20).groups
+    assert group == (500, 20, 150)
+
+
+def test_features_that_repeat_others_have_no_variance_below_zero():
+    drawn = DIST.sample_tasks(20, 10, seed=5)
+    twice = il.TaskSet.from_arrays(np.column_stack((drawn.X, drawn.X)), drawn.y, drawn.task_of_row)
+    found = il.calibrate(twice, n_resamples=5)
+    assert (found.spectrum.value >= 0).all()
+    assert (found.spectrum.low <= found.spectrum.high).all()
+    assert found.dist.n_features == p + 1
+
+
+def test_a_model_reads_as_a_table_of_its_coefficients(calibrated):
+    first, deviations, header, *rows = str(calibrated).splitlines()
+    assert first.startswith("150 tasks, the median one of 16 rows")
+    assert str(calibrated.noise_std) in deviations
+    assert header.split()[:2] == ["coefficient", "population"]
+    assert [row.split()[0] for row in rows] == list(calibrated.columns)
+    assert f"{calibrated.mean.value[2]:.3g}" in rows[2]
+    assert "array" not in repr(calibrated)
+
+
+def test_many_coefficients_are_not_all_printed():
+    wide = il.MixedLinearRegression(25).sample_tasks(12, 6, seed=6)
+    assert str(il.calibrate(wide, n_resamples=2)).splitlines()[-1] == "and 6 more"
+
+
 def test_what_cannot_be_calibrated(tasks):
     with pytest.raises(ValueError, match="`tasks` must hold at least two tasks"):
         il.calibrate(tasks.select([0]))

@@ -25,6 +25,8 @@ _REACH = 1.645
 _MOST_RESAMPLED = 500
 # Eigenvalues of the features' second moments below this fraction of the largest are of features that never vary.
 _LEAST_EIGENVALUE = 1e-10
+# Coefficients that are printed.
+_MOST_PRINTED = 20
 
 
 @final
@@ -39,18 +41,25 @@ class Interval:
     @classmethod
     def of(cls, value: ArrayLike, resampled: ArrayLike, narrowed: float, positive: bool = True) -> Interval:
         """Return an estimate with the interval that resampled ones (n_resamples, ...) give it."""
-        at, reach = np.asarray(value, dtype=float), _REACH * narrowed * np.std(np.asarray(resampled), axis=0, ddof=1)
+        at = np.asarray(value, dtype=float)[()]
+        reach = _REACH * narrowed * np.std(np.asarray(resampled), axis=0, ddof=1)
         return cls(at, np.maximum(at - reach, 0.0) if positive else at - reach, at + reach)
 
-    def __str__(self) -> str:
+    def texts(self) -> list[str]:
+        """Return each number with its interval in words."""
         parts = zip(*(np.ravel(part) for part in (self.value, self.low, self.high)), strict=True)
-        return ", ".join(f"{value:.3g} ({low:.3g} to {high:.3g})" for value, low, high in parts)
+        return [f"{value:.3g} ({low:.3g} to {high:.3g})" for value, low, high in parts]
+
+    def __str__(self) -> str:
+        return ", ".join(self.texts())
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class CalibratedModel:
-    """Mixed linear regression with the sizes and the spectrum of a table; features standardised, one for the intercept.
+    """Mixed linear regression with the sizes and the spectrum of a table.
+
+    Features are standardised and one of ones is added, unless `calibrate` was told otherwise.
 
     Parameters
     ----------
@@ -74,22 +83,80 @@ class CalibratedModel:
 
     dist: MixedLinearRegression = field(repr=False)
     noise_std: Interval
-    task_std: Interval
-    mean: Interval
-    spectrum: Interval
+    task_std: Interval = field(repr=False)
+    mean: Interval = field(repr=False)
+    spectrum: Interval = field(repr=False)
     task_spread: Interval
     columns: tuple[str, ...]
     n_tasks: int
     n_rows: int
 
+    def __str__(self) -> str:
+        rows = [("coefficient", "population", "standard deviation over tasks")]
+        rows += zip(self.columns, self.mean.texts(), self.task_std.texts(), strict=True)
+        shown = rows[: 1 + _MOST_PRINTED]
+        widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+        lines = [
+            f"{self.n_tasks} tasks, the median one of {self.n_rows} rows; estimates with 90 % intervals.",
+            f"Standard deviation of the noise {self.noise_std}, of what differs between tasks {self.task_spread}.",
+            *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown),
+        ]
+        if left := len(rows) - len(shown):
+            lines.append(f"and {left} more")
+        return "\n".join(lines)
+
     def design(self, n_support: int, n_steps: int = 1, n_query: int | None = None, l2: float = 0.0) -> Design:
-        """Return the sizes of meta-training on such a table, rows that do not support being query rows."""
-        support = min(n_support, max(self.n_rows - 1, 1))
-        query = max(self.n_rows - support, 1) if n_query is None else n_query
-        return Design(max(self.n_tasks, 2), support, query, support, n_steps, l2=l2)
+        """Return the sizes of meta-training on such a table.
+
+        Parameters
+        ----------
+        n_support
+            Rows that a task adapts on, in training and new ones.
+        n_steps
+            Inner steps.
+        n_query
+            Rows that score each training task; None is all others of the median task.
+        l2
+            Penalty on the meta-parameters; see `Design`.
+
+        Returns
+        -------
+        Design
+
+        Raises
+        ------
+        ValueError
+            If the median task has no rows left to query, or a size is below 1.
+        """
+        n_left = self.n_rows - as_count(n_support, "n_support")
+        if n_query is None and n_left < 1:
+            raise ValueError(
+                f"`n_support` must be below the rows of the median task, {self.n_rows}, as the others are its query "
+                f"rows, got {n_support}; give `n_query` too for tasks that are longer."
+            )
+        return Design(self.n_tasks, n_support, n_left if n_query is None else n_query, n_support, n_steps, l2=l2)
 
     def predicted_mse(self, design: Design, inner_lr: ArrayLike, adapt_lr: ArrayLike) -> FloatArray:
-        """Return the mean squared error on new tasks that theory predicts at rates that broadcast."""
+        """Return the mean squared error on new tasks that theory predicts.
+
+        Parameters
+        ----------
+        design
+            Sizes, of `design` or any.
+        inner_lr, adapt_lr
+            Rates, of shapes that broadcast, for standardised features.
+
+        Returns
+        -------
+        array
+            Of the shape that the rates broadcast to, in squared units of the target: twice the loss of
+            `innerloop.expected_loss`.
+
+        Raises
+        ------
+        ValueError
+            As in `innerloop.expected_loss`.
+        """
         return np.asarray(2 * np.asarray(expected_loss(self.dist, design, inner_lr, adapt_lr)))
 
 
@@ -172,7 +239,7 @@ class _Found:
     def of(cls, tasks: TaskSet, intercept: bool, seed: int, start: RandomEffects | None = None) -> _Found:
         values, vectors = np.linalg.eigh(tasks.X.T @ tasks.X / tasks.n_rows)
         effects = estimate_effects(tasks, "diagonal", intercept=intercept, seed=seed, start=start, pooled=False)
-        return cls(effects, values[::-1], vectors[:, ::-1])
+        return cls(effects, np.maximum(values[::-1], 0.0), vectors[:, ::-1])
 
     @property
     def noise_std(self) -> float:
@@ -191,20 +258,20 @@ class _Found:
         return self.effects.mean[:, 0]
 
     @property
-    def _spread(self) -> FloatArray:
+    def _variances(self) -> FloatArray:
         """Variance of tasks' coefficients along each eigenvector."""
         return np.asarray(np.einsum("ij,ik,kj->j", self.basis, self._task_cov, self.basis))
 
     @property
     def task_spread(self) -> float:
-        return float(np.sqrt(np.maximum(self.spectrum, 0) @ self._spread))
+        return float(np.sqrt(self.spectrum @ self._variances))
 
     def dist(self) -> MixedLinearRegression:
         kept = self.spectrum > _LEAST_EIGENVALUE * self.spectrum[0]
         return MixedLinearRegression(
             int(kept.sum()),
             self.noise_std,
-            np.sqrt(self._spread[kept]),
+            np.sqrt(self._variances[kept]),
             (self.basis.T @ self.mean)[kept],
             self.spectrum[kept],
         )

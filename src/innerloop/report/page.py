@@ -135,9 +135,9 @@ def _predicted(training: MetaTraining, calibrated: CalibratedModel, name: str, r
     settings, held_out = training.settings, training.held_out
     assert held_out is not None
     best = held_out.best().rates
-    design = calibrated.design(training.n_support, settings.n_steps, settings.n_query, best.l2)
     pair = (rates, best.adapt_lr) if name == "inner_lr" else (best.inner_lr, rates)
     try:
+        design = calibrated.design(training.n_support, settings.n_steps, settings.n_query, best.l2)
         predicted = calibrated.predicted_mse(design, *pair)
     except (ValueError, np.linalg.LinAlgError):
         return None
