@@ -279,7 +279,7 @@ def test_variances_by_themselves_are_often_zero_where_tasks_agree():
     drawn, alone = [], []
     for seed in range(8):
         tasks = mixed_tasks([10] * 40, [1.0, 0.0, 0.0, 1.0], noise=1.0, seed=seed)
-        for pooled, found in ((True, drawn), (False, alone)):
-            found.extend(estimate_effects(tasks, pooled=pooled).task_cov[0].diagonal()[1:3])
+        for together, found in ((True, drawn), (False, alone)):
+            found.extend(estimate_effects(tasks, draw_together=together).task_cov[0].diagonal()[1:3])
     assert np.mean(np.array(alone) < 1e-3) > 0.3
     assert np.mean(np.array(drawn) < 1e-3) < 0.1

@@ -238,7 +238,7 @@ class _Found:
     @classmethod
     def of(cls, tasks: TaskSet, intercept: bool, seed: int, start: RandomEffects | None = None) -> _Found:
         values, vectors = np.linalg.eigh(tasks.X.T @ tasks.X / tasks.n_rows)
-        effects = estimate_effects(tasks, "diagonal", intercept=intercept, seed=seed, start=start, pooled=False)
+        effects = estimate_effects(tasks, "diagonal", intercept=intercept, seed=seed, start=start, draw_together=False)
         return cls(effects, np.maximum(values[::-1], 0.0), vectors[:, ::-1])
 
     @property

@@ -89,7 +89,7 @@ def estimate_effects(
     l2: float | None = None,
     seed: int = 0,
     start: RandomEffects | None = None,
-    pooled: bool = True,
+    draw_together: bool = True,
 ) -> RandomEffects:
     """Estimate the random-effects model by restricted maximum likelihood.
 
@@ -111,7 +111,7 @@ def estimate_effects(
     start
         A diagonal estimate to start from: for a diagonal one that of tasks much like these, for a full one that of
         these tasks.
-    pooled
+    draw_together
         Whether variances of slopes are drawn towards each other, which predicts better, or each is estimated by
         itself, which leaves those at zero that are.
 
@@ -123,13 +123,16 @@ def estimate_effects(
     blocks = list(row_blocks(some))
     squares = np.mean(np.square(some.X), axis=0)
     unit = np.sqrt(np.where(squares > 0, squares, 1.0))
+    penalised = _penalised(tasks, intercept)
+    roots = _Diagonal(int(penalised.sum()), unit, _LOG_SPREAD if draw_together else np.inf)
     found = []
     for target in range(tasks.y[:1].size):
         given = None if l2 is None else l2 * some.n_rows
         known = None if start is None else (start.task_cov[target].diagonal(), float(start.precision[target]))
         with one_thread():
-            problem = RestrictedLikelihood(blocks, target, some.n_rows, _penalised(tasks, intercept))
-            task_cov, precision = _minimise(problem, structure, unit, given, len(some), known, pooled)
+            problem = RestrictedLikelihood(blocks, target, some.n_rows, penalised)
+            search = _Search(problem, roots, unit, given)
+            task_cov, precision = _minimise(search, structure, len(some), known)
             found.append((task_cov, precision, problem.solve(problem.sums(task_cov), precision)))
     effects = _effects(found)
     return effects if some is tasks else update_mean(effects, tasks, tasks.n_rows, intercept=intercept, l2=l2)
@@ -247,22 +250,11 @@ class _Full(NamedTuple):
 
 
 def _minimise(
-    problem: RestrictedLikelihood,
-    structure: Structure,
-    unit: FloatArray,
-    given: float | None,
-    n_tasks: int,
-    known: tuple[FloatArray, float] | None = None,
-    pooled: bool = True,
+    diagonal: _Search, structure: Structure, n_tasks: int, known: tuple[FloatArray, float] | None
 ) -> tuple[FloatArray, float]:
-    """Return the tasks' covariance and the precision of lowest loss; a precision that is given stays.
-
-    `unit` are root mean squares of features, `known` variances and a precision to start from, and `pooled` draws
-    variances to each other; see `estimate_effects`.
-    """
+    """Return the tasks' covariance and the precision of lowest loss; `known` are variances and a precision to start."""
+    problem, unit, usual = diagonal.problem, diagonal.unit, diagonal.usual
     p, q = len(problem.penalised), int(problem.penalised.sum())
-    usual = float(np.mean(unit[problem.penalised] ** 2)) if q else 1.0
-    diagonal = _Search(problem, _Diagonal(q, unit, _LOG_SPREAD if pooled else np.inf), usual, given)
     if n_tasks == 1:
         return np.zeros((p, p)), diagonal.run(np.empty(0), [], usual).precision
     bounds: list[Any] = [_LOG_VARIANCES] * p
@@ -283,7 +275,7 @@ def _minimise(
         found = _Found(0.0, np.log(np.maximum(known[0] * unit**2, _TINY)), known[1])
     root = diagonal.roots.root(found.t)
     if structure == "full":
-        full = _Search(problem, _Full(root.diagonal()), usual, given)
+        full = diagonal._replace(roots=_Full(root.diagonal()))
         first = np.eye(p)[np.tril_indices(p)]
         bounds = [(1 / _LARGEST_FACTOR, _LARGEST_FACTOR) if on else (-_LARGEST_FACTOR, _LARGEST_FACTOR) for on in first]
         found = full.run(first, bounds, found.precision)
@@ -303,13 +295,19 @@ class _Found(NamedTuple):
 class _Search(NamedTuple):
     """The loss, priors included, as a function of parameters and, if none is given, of the precision's logarithm.
 
-    `usual` is the mean square of the penalised features, which a precision is measured by.
+    `unit` are the features' root mean squares.
     """
 
     problem: RestrictedLikelihood
     roots: _Roots
-    usual: float
+    unit: FloatArray
     given: float | None
+
+    @property
+    def usual(self) -> float:
+        """The mean square of the penalised features, which a precision is measured by."""
+        penalised = self.problem.penalised
+        return float(np.mean(self.unit[penalised] ** 2)) if penalised.any() else 1.0
 
     def point(self, t: FloatArray, precision: float) -> FloatArray:
         """Return all that the loss is a function of."""
