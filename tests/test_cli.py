@@ -15,11 +15,11 @@ import pytest
 import innerloop as package
 from command_line import IDS, QUICK, innerloop, save, small_table, tree
 from innerloop.estimators import MetaTraining
-from innerloop.evaluation import GRADIENT, NO_INNER_LOOP, PER_TASK, POOLED, RIDGE, TIED, evaluate
+from innerloop.evaluation import GRADIENT, NO_INNER_LOOP, PER_TASK, POOLED, RIDGE, TASK_MEAN, TIED, evaluate
 from innerloop.storage import load_model
 from innerloop.tasks import TaskSet
 
-METHODS = [RIDGE, GRADIENT, NO_INNER_LOOP, TIED, POOLED, PER_TASK]
+METHODS = [RIDGE, GRADIENT, NO_INNER_LOOP, TIED, POOLED, PER_TASK, TASK_MEAN]
 PICTURE = "held_out_loss.png"
 SCRIPT = Path(sys.executable).with_name("innerloop")
 FEATURES = ["a", "b", "c", "same", "sum"]

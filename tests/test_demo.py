@@ -20,7 +20,7 @@ from innerloop.demo import (
     digit_pairs,
     paper_table,
 )
-from innerloop.evaluation import NO_INNER_LOOP, POOLED, RECOMMENDED, TIED
+from innerloop.evaluation import GRADIENT, NO_INNER_LOOP, POOLED, TIED
 from innerloop.storage import load_model
 
 
@@ -134,9 +134,9 @@ def test_the_demo_writes_nothing_else(demo):
 @pytest.mark.parametrize("other", [NO_INNER_LOOP, TIED, POOLED])
 def test_on_the_papers_table_a_negative_rate_is_better_beyond_two_standard_errors(demo, other):
     paper = demo[2][1]
-    assert paper[RECOMMENDED].rates.inner_lr < 0 < paper[RECOMMENDED].rates.adapt_lr
+    assert paper[GRADIENT].rates.inner_lr < 0 < paper[GRADIENT].rates.adapt_lr
     assert paper[other].excess > 2 * paper[other].excess_se
-    assert paper.verdict.startswith(f"Train with inner_lr = {paper[RECOMMENDED].rates.inner_lr:.3g}, adapt with")
+    assert paper.verdict.startswith(f"Train with inner_lr = {paper[GRADIENT].rates.inner_lr:.3g}, adapt with")
     assert paper.verdict in demo[0].out
 
 

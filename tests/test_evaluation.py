@@ -8,28 +8,31 @@ from sklearn.linear_model import Ridge
 
 import innerloop as il
 from cases import table
-from innerloop import evaluation
 from innerloop._random import stream
 from innerloop.estimators import MetaTraining, Rates, _training
 from innerloop.evaluation import (
+    GIVEN,
     GRADIENT,
     NO_INNER_LOOP,
     PER_TASK,
-    PER_TASK_L2_GRID,
     POOLED,
-    RECOMMENDED,
     RIDGE,
+    TASK_MEAN,
     TIED,
     Method,
+    _errors,
+    _nested,
     evaluate,
     evaluate_on,
     n_ticks,
+    ratio_errors,
     verdict,
 )
+from innerloop.evaluation._errors import PER_TASK_L2_GRID
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-NAMES = [RECOMMENDED, NO_INNER_LOOP, TIED, POOLED, PER_TASK]
+NAMES = [GRADIENT, NO_INNER_LOOP, TIED, POOLED, PER_TASK, TASK_MEAN]
 SETTINGS = [
     {},
     {"n_support": 2, "n_steps": 2, "random_state": 3},
@@ -54,20 +57,26 @@ def made(n_targets=None, **settings):
 
 def folds(tasks, settings):
     n = len(tasks)
-    return stream(settings.seed, 2).permutation(np.arange(n) % min(evaluation.N_FOLDS, n))
+    return stream(settings.seed, 2).permutation(np.arange(n) % min(_nested.N_FOLDS, n))
 
 
 @pytest.fixture
 def choices(monkeypatch):
     """Record the rates that `evaluate` chooses: one dict per fold, and the last for all tasks."""
-    chosen, plain = [], evaluation._choices
+    chosen, plain = [], _nested._choices
 
     def record(*args):
-        chosen.append(plain(*args))
-        return chosen[-1]
+        found = plain(*args)
+        chosen.append(found[0])
+        return found
 
-    monkeypatch.setattr(evaluation, "_choices", record)
+    monkeypatch.setattr(_nested, "_choices", record)
     return chosen
+
+
+def errors_of(result, name):
+    """Return the errors of tasks under a method."""
+    return result.per_task[:, [method.name for method in result.methods].index(name)]
 
 
 def column(y):
@@ -92,7 +101,7 @@ def test_the_pooled_ridge_equals_a_loop_of_ridges(settings, n_targets, choices):
             errors = column((y - scaling.y_mean) * scaling.y_rate) - column(ridge.predict(scaling.design(X)))
             expected[t] = np.mean(errors**2)
         assert (chosen[POOLED].inner_lr, chosen[POOLED].adapt_lr) == (0, 0)
-    np.testing.assert_allclose(result.per_task[:, NAMES.index(POOLED)], expected, rtol=1e-8)
+    np.testing.assert_allclose(errors_of(result, POOLED), expected, rtol=1e-8)
 
 
 def ridge_errors(training, tasks):
@@ -113,7 +122,9 @@ def ridge_errors(training, tasks):
 def test_the_ridge_per_task_equals_a_loop_over_support_rows(settings, n_targets):
     tasks, training = made(n_targets, **settings)
     result = evaluate(training, tasks)
-    np.testing.assert_allclose(evaluation.ridge_per_task(training, tasks), ridge_errors(training, tasks), rtol=1e-7)
+    dealt = training.tasks.deal(training.n_support, training.settings.seed)
+    own = _errors.ridge_errors(dealt, training.settings.fit_intercept)
+    np.testing.assert_allclose(own, ridge_errors(training, tasks), rtol=1e-7)
     fold = folds(tasks, training.settings)
     expected = np.empty(len(tasks))
     for f in range(fold.max() + 1):
@@ -121,7 +132,7 @@ def test_the_ridge_per_task_equals_a_loop_over_support_rows(settings, n_targets)
         fitted = MetaTraining.prepare(rest, replace(training.settings, n_support=training.n_support))
         best = np.argmin(ridge_errors(fitted, rest).mean(axis=0))
         expected[fold == f] = ridge_errors(fitted, unseen)[:, best]
-    np.testing.assert_allclose(result.per_task[:, NAMES.index(PER_TASK)], expected, rtol=1e-7)
+    np.testing.assert_allclose(errors_of(result, PER_TASK), expected, rtol=1e-7)
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
@@ -132,7 +143,7 @@ def test_meta_learned_rates_equal_estimators_fitted_on_the_other_folds(settings,
     params = {**settings, "n_support": training.n_support}
     for f, chosen in enumerate(choices[1:]):
         rest = tasks.select(fold != f)
-        for column, name in enumerate((next(iter(chosen)), NO_INNER_LOOP, TIED)):
+        for name in (next(iter(chosen)), NO_INNER_LOOP, TIED):
             rates = vars(chosen[name])
             model = il.MetaRegressor(**{**params, **rates}).fit(rest.X, rest.y, rest.ids[rest.task_of_row])
             scaled = model._scaling.tasks(tasks).deal(training.n_support, training.settings.seed)
@@ -147,8 +158,7 @@ def test_meta_learned_rates_equal_estimators_fitted_on_the_other_folds(settings,
                 predicted = adapted.predict(tasks.X[query], np.full(len(query), -1))
                 squares[t].extend((tasks.y[query] - predicted) ** 2)
             expected = [np.mean(own) for own in squares.values()]
-            actual = result.per_task[fold == f, column]
-            np.testing.assert_allclose(actual, expected, rtol=1e-8)
+            np.testing.assert_allclose(errors_of(result, name)[fold == f], expected, rtol=1e-8)
 
 
 def test_choices_for_a_fold_have_not_seen_its_targets(choices):
@@ -166,15 +176,90 @@ def test_choices_for_a_fold_have_not_seen_its_targets(choices):
         assert (second.per_task[fold == f, 0] > first.per_task[fold == f, 0]).all()
 
 
+def test_errors_of_unseen_tasks_do_not_depend_on_each_other():
+    tasks, training = made()
+    first = evaluate(training, tasks)
+    fold = folds(tasks, training.settings)
+    changed = np.flatnonzero(fold == 0)[0]
+    y = np.where(tasks.task_of_row == changed, tasks.y[::-1], tasks.y)
+    other = il.TaskSet.from_arrays(tasks.X, y, tasks.task_of_row)
+    second = evaluate(MetaTraining.prepare(other, training.settings), other)
+    same = (fold == 0) & (np.arange(len(tasks)) != changed)
+    # Rows are dealt by the values of the whole table, but nothing is dealt where nothing is adapted on.
+    before, after = (dict(zip([m.name for m in r.methods], r.over_rows[0].T, strict=True)) for r in (first, second))
+    for name in NAMES:
+        np.testing.assert_array_equal(after[name][same], before[name][same])
+        assert after[name][changed] != before[name][changed]
+
+
+def test_learning_curves_go_through_the_errors_of_the_table():
+    tasks, training = made()
+    result = evaluate(training, tasks)
+    own = int(np.flatnonzero(result.n_rows == training.n_support)[0])
+    scored = tasks.sizes > training.n_support
+    alike = [name != PER_TASK for name in NAMES]  # its penalty is chosen on all tasks in the table, on longer ones here
+    np.testing.assert_array_equal(result.over_rows[own][scored][:, alike], result.per_task[scored][:, alike])
+    for n, errors in zip(result.n_rows, result.over_rows, strict=True):
+        np.testing.assert_array_equal(np.isfinite(errors), (tasks.sizes > n)[:, None] & np.ones(len(NAMES), bool))
+        pooled = errors[tasks.sizes > n, NAMES.index(POOLED)]  # adapts on nothing, so that only rounding differs
+        np.testing.assert_allclose(pooled, errors_of(result, POOLED)[tasks.sizes > n], rtol=1e-9)
+    for curve, errors in zip(result.curves, result.over_rows[own, scored].T, strict=True):
+        i = int(np.flatnonzero(curve.n_rows == training.n_support)[0])
+        assert curve.mse[i] == pytest.approx(errors.mean())
+        assert curve.mse_se[i] == pytest.approx(errors.std(ddof=1) / np.sqrt(scored.sum()))
+
+
+def test_points_of_the_learning_curve_equal_estimators_adapted_one_by_one():
+    X, y, groups = table([12] * 24, 3, task_std=2.0)
+    tasks = il.TaskSet.from_arrays(X, y, groups)
+    training = MetaTraining.prepare(tasks, il.MetaRegressor().settings())
+    result = evaluate(training, tasks)
+    assert result.methods[0].name == RIDGE
+    fold = folds(tasks, training.settings)
+    rest = tasks.select(fold != 0)
+    model = il.MetaRegressor(n_support=training.n_support).fit(rest.X, rest.y, rest.ids[rest.task_of_row])
+    own = tasks.select(fold == 0)
+    names = [method.name for method in result.methods]
+    for n in (0, 2, 10):
+        point = int(np.flatnonzero(result.n_rows == n)[0])
+        dealt = own.deal(n, training.settings.seed) if n else None
+        for t, errors in enumerate(result.over_rows[point, fold == 0]):
+            squares, mean = [], []
+            if dealt is None:
+                X_t, y_t = own.X[own.task_of_row == t], own.y[own.task_of_row == t]
+                squares, mean = (y_t - model.predict(X_t)) ** 2, (y_t - rest.y.mean()) ** 2
+            else:
+                for i in np.flatnonzero(dealt.task == t):
+                    support = dealt.support_rows[dealt.n_support[:i].sum() :][: dealt.n_support[i]]
+                    query = dealt.query_rows[dealt.n_query[:i].sum() :][: dealt.n_query[i]]
+                    new, asked = (np.full(len(rows), -1) for rows in (support, query))
+                    predicted = model.adapt(own.X[support], own.y[support], new).predict(own.X[query], asked)
+                    squares.extend((own.y[query] - predicted) ** 2)
+                    mean.extend((own.y[query] - own.y[support].mean()) ** 2)
+            assert errors[0] == pytest.approx(np.mean(squares), rel=1e-8)
+            assert errors[names.index(TASK_MEAN)] == pytest.approx(np.mean(mean), rel=1e-8)
+
+
+def test_learning_curves_of_many_long_tasks_are_drawn_from_some(monkeypatch):
+    tasks, training = made()
+    whole = evaluate(training, tasks)
+    monkeypatch.setattr(_errors, "_MOST_TASKS", 3)
+    monkeypatch.setattr(_errors, "_MOST_ROWS", 4)
+    some = evaluate(training, tasks)
+    np.testing.assert_array_equal(some.per_task, whole.per_task)
+    at_zero = np.isfinite(some.over_rows[0]).all(axis=1)
+    n_folds = folds(tasks, training.settings).max() + 1
+    assert 0 < at_zero.sum() <= min(3 * n_folds, len(tasks))
+    assert np.isnan(some.over_rows[some.n_rows >= 4]).all()
+
+
 def test_given_unseen_tasks_are_scored_with_the_choices_of_the_others():
     tasks, training = made()
     X, y, groups = table([5, 1, 8], 3, seed=5)
     unseen = il.TaskSet.from_arrays(X, y, groups)
     result = evaluate_on(training, tasks, unseen)
-    scored = training.score(unseen, [method.rates for method in result.methods[:-1]])
-    np.testing.assert_allclose(result.per_task[:, :-1], scored, rtol=1e-12)
     best = np.argmin(ridge_errors(training, tasks).mean(axis=0))
-    np.testing.assert_allclose(result.per_task[:, -1], ridge_errors(training, unseen)[:, best], rtol=1e-7)
+    np.testing.assert_allclose(errors_of(result, PER_TASK), ridge_errors(training, unseen)[:, best], rtol=1e-7)
     other = evaluate_on(training, tasks, il.TaskSet.from_arrays(X, 100 * y, groups))
     assert [method.rates for method in other.methods] == [method.rates for method in result.methods]
 
@@ -186,8 +271,8 @@ def test_methods_summarise_the_errors_of_tasks():
     assert result[TIED].rates.inner_lr == result[TIED].rates.adapt_lr
     assert result[NO_INNER_LOOP].rates.inner_lr == 0
     assert result[PER_TASK].rates is None
-    assert result[RECOMMENDED].rates == training.chosen()
-    assert result[RECOMMENDED].excess == result[RECOMMENDED].excess_se == 0
+    assert result[GRADIENT].rates == training.chosen()
+    assert result[GRADIENT].excess == result[GRADIENT].excess_se == 0
     root = np.sqrt(len(tasks))
     for method, mse in zip(result.methods, result.per_task.T, strict=True):
         excess = mse - result.per_task[:, 0]
@@ -234,7 +319,7 @@ def test_errors_of_ratios_are_those_of_the_jackknife():
     other = 3 * first + rng.gamma(2, 5, 60)
     gains = np.array([1 - np.delete(first, i).mean() / np.delete(other, i).mean() for i in range(60)])
     jackknife = np.sqrt(59 / 60 * np.square(gains - gains.mean()).sum())
-    gain, loss = evaluation.ratio_errors(other, first)
+    gain, loss = ratio_errors(other, first)
     assert gain == pytest.approx(jackknife, rel=0.05)
     assert loss == pytest.approx(gain * (other.mean() / first.mean()) ** 2)
 
@@ -242,22 +327,22 @@ def test_errors_of_ratios_are_those_of_the_jackknife():
 def methods(inner_lr=-0.123, adapt_lr=0.456, plain=(0.5, 0.1), tied=(0.3, 0.1), pooled=(1.0, 0.2), alone=(2.0, 0.3)):
     """Return methods of which each exceeds the recommended error, 2, by (excess, its error)."""
     rates = {
-        RECOMMENDED: (Rates(inner_lr, adapt_lr, 0.0), (0.0, 0.0)),
+        GRADIENT: (Rates(inner_lr, adapt_lr, 0.0), (0.0, 0.0)),
         NO_INNER_LOOP: (Rates(0.0, 0.4, 0.0), plain),
         TIED: (Rates(0.1, 0.1, 0.0), tied),
         POOLED: (Rates(0.0, 0.0, 0.1), pooled),
         PER_TASK: (None, alone),
+        TASK_MEAN: (None, (3.0, 0.3)),
     }
     return [method(name, r, 2.0 + excess[0], 0.4, *excess) for name, (r, excess) in rates.items()]
 
 
+ALONE = "Use each task's own rows alone: "
 NO_LOOP = "Do not use an inner loop: "
 IN_TRAINING = "Do not use an inner loop in training "
 VERDICTS = [
-    ({"alone": (-0.4, 0.1)}, [NO_LOOP + PER_TASK, "better (20.0 ± 5.0 % lower error)", "has inner_lr"], []),
-    ({"alone": (-0.4, 0.1), "inner_lr": 0.0, "adapt_lr": 0.0}, [NO_LOOP + PER_TASK], [POOLED]),
+    ({"alone": (-0.4, 0.1)}, [ALONE + PER_TASK, "better (20.0 ± 5.0 % lower error)", "has inner_lr"], []),
     ({"alone": (-0.1, 0.2)}, ["Train with inner_lr = -0.12"], ["Do not use"]),
-    ({"inner_lr": 0.0, "adapt_lr": 0.0}, [NO_LOOP + POOLED, "which this model is", "no worse"], ["Train with"]),
     (
         {"pooled": (0.1, 0.2)},
         [NO_LOOP + POOLED, "no worse", "than this model, which has inner_lr = -0.123 and adapt_lr = 0.456"],
@@ -266,7 +351,15 @@ VERDICTS = [
     ({"pooled": (-0.1, 0.01)}, [NO_LOOP + POOLED], ["Train with"]),
     ({"inner_lr": 0.0}, [IN_TRAINING, "adapt_lr = 0.456", "33.3 ± 6.7 % lower error than " + POOLED], [NO_LOOP]),
     ({"plain": (0.15, 0.1)}, ["Train with inner_lr = -0.123", "adapt_lr = 0.456", "not beyond chance"], ["tied"]),
-    ({"plain": (-0.1, 0.1)}, ["Train with inner_lr = -0.123", "not beyond chance"], ["tied"]),
+    (
+        {"plain": (-0.1, 0.1)},
+        [
+            "Train with inner_lr = -0.123",
+            "Without an inner loop in training the error is no higher (5.0 ± 5.0 % lower)",
+        ],
+        ["gain", "tied"],
+    ),
+    ({"tied": (-0.1, 0.1)}, ["lower than without an inner loop in training, no lower than with tied rates"], []),
     (
         {},
         [
@@ -276,7 +369,11 @@ VERDICTS = [
         ],
         ["chance", "Do not use"],
     ),
-    ({"inner_lr": -0.3, "adapt_lr": 0.0}, ["Train with inner_lr = -0.3", "adapt_lr = 0"], ["Do not use"]),
+    (
+        {"inner_lr": -0.3, "adapt_lr": 0.0},
+        ["Train with inner_lr = -0.3", "do not adapt (adapt_lr = 0)"],
+        ["Do not use"],
+    ),
 ]
 
 
@@ -301,7 +398,7 @@ def test_the_verdict_says_what_the_errors_say(changes, said, unsaid):
 def test_the_verdict_on_given_rates_compares_them_with_the_best_of_the_others(excess, words):
     given, other = Rates(-0.3, -0.1, 0.0), Rates(0.0, 0.4, 0.0)
     methods = [
-        method(evaluation.GIVEN, given, 2.0, 0.1, 0.0, 0.0),
+        method(GIVEN, given, 2.0, 0.1, 0.0, 0.0),
         method(NO_INNER_LOOP, other, 2.0 + excess, 0.1, excess, 0.1),
         method(PER_TASK, None, 9.0, 0.1, 7.0, 0.1),
     ]
@@ -313,8 +410,8 @@ GIVEN_RATES = [
     ({"inner_lr": -0.1, "adapt_lr": 0.2}, "rates as given", "inner_lr = -0.1 (given) and adapt_lr = 0.2 (given)"),
     ({"inner_lr": -0.1}, "inner_lr as given, adapt_lr tuned", r"inner_lr = -0.1 (given) and adapt_lr = "),
     ({"adapt_lr": 0.2}, "adapt_lr as given, inner_lr tuned", r"(tuned) and adapt_lr = 0.2 (given)"),
-    ({"adaptation": "none"}, "rates as given", "inner_lr = 0 (given) and adapt_lr = 0 (given)"),
-    ({"adaptation": "none", "inner_lr": 0.1}, "rates as given", "inner_lr = 0.1 (given) and adapt_lr = 0 (given)"),
+    ({"adaptation": "none"}, POOLED, "No adaptation, as asked (one pooled ridge),"),
+    ({"adaptation": "none", "inner_lr": 0.1}, "rates as given", "inner_lr = 0.1 (given) without adaptation"),
 ]
 
 
@@ -330,8 +427,8 @@ def test_two_tasks_are_tested_at_the_rates_chosen_on_both():
     tasks = il.MixedLinearRegression(3, noise_std=0.1, task_std=2.0).sample_tasks(2, 40, seed=1)
     training = MetaTraining.prepare(tasks, il.MetaRegressor().settings())
     result = evaluate(training, tasks)
-    assert result[RECOMMENDED].rates.adapt_lr > 0
-    assert result[RECOMMENDED].mse < result[POOLED].mse
+    assert result[GRADIENT].rates.adapt_lr > 0
+    assert result[GRADIENT].mse < result[POOLED].mse
 
 
 RIDGE_VERDICTS = [
@@ -339,7 +436,7 @@ RIDGE_VERDICTS = [
     ({"gradient": (0.05, 0.1)}, ["adapt by ridge", "does as well, within a standard error"]),
     ({"gradient": (-0.5, 0.1)}, ["does worse on the tested rows than the best gradient step", "by 33.3 ± 6.7 %"]),
     ({"pooled": (0.1, 0.2)}, [NO_LOOP + POOLED, "no worse", "than this model, which adapts by ridge"]),
-    ({"alone": (-0.4, 0.1)}, ["Fit each task alone: " + PER_TASK, "20.0 ± 5.0 % lower", "which adapts by ridge"]),
+    ({"alone": (-0.4, 0.1)}, [ALONE + PER_TASK, "20.0 ± 5.0 % lower", "which adapts by ridge"]),
 ]
 
 
@@ -347,10 +444,30 @@ RIDGE_VERDICTS = [
 def test_the_verdict_on_the_ridge_compares_it_with_the_best_gradient_step(changes, said):
     excesses = {"gradient": (0.5, 0.1), "pooled": (1.0, 0.2), "alone": (2.0, 0.3), **changes}
     named = {RIDGE: (0.0, 0.0), **{n: excesses[k] for k, n in (("gradient", GRADIENT), ("pooled", POOLED))}}
-    named[PER_TASK] = excesses["alone"]
+    named |= {PER_TASK: excesses["alone"], TASK_MEAN: (3.0, 0.3)}
     rates = {GRADIENT: Rates(-0.1, 0.4, 0.0), POOLED: Rates(0.0, 0.0, 0.1)}
     text = verdict([method(name, rates.get(name), 2.0 + e[0], 0.4, *e) for name, e in named.items()])
     for words in said:
+        assert words in text
+
+
+POOLED_VERDICTS = [
+    ({}, ["which this model is", "no worse, within two standard errors, than any that adapts."]),
+    (
+        {GRADIENT: (-0.5, 0.1)},
+        ["best over all numbers of rows", f"ones {GRADIENT} has 25.0 ± 5.0 % lower"],
+    ),
+    ({GRADIENT: (-0.1, 0.1)}, ["than any that adapts."]),
+    ({TASK_MEAN: (-0.5, 0.1)}, [ALONE + TASK_MEAN, "which does not adapt"]),
+]
+
+
+@pytest.mark.parametrize(("changes", "said"), POOLED_VERDICTS, ids=str)
+def test_the_verdict_on_the_pooled_ridge_says_that_no_inner_loop_is_needed(changes, said):
+    alike = {POOLED: (0.0, 0.0), RIDGE: (0.1, 0.1), GRADIENT: (0.1, 0.1), PER_TASK: (1.0, 0.1), TASK_MEAN: (1.0, 0.1)}
+    rates = {GRADIENT: Rates(0.0, 0.4, 0.0), POOLED: Rates(0.0, 0.0, 0.1)}
+    text = verdict([method(name, rates.get(name), 2.0 + e[0], 0.4, *e) for name, e in (alike | changes).items()])
+    for words in (*said, NO_LOOP) if TASK_MEAN not in changes else said:
         assert words in text
 
 
@@ -360,7 +477,7 @@ def test_the_ridge_is_scored_as_an_estimator_fitted_on_the_other_folds(adaptatio
     tasks = il.TaskSet.from_arrays(X, y, groups)
     training = MetaTraining.prepare(tasks, il.MetaRegressor(adaptation=adaptation).settings())
     result = evaluate(training, tasks)
-    names = [RIDGE, GRADIENT, NO_INNER_LOOP, TIED, POOLED, PER_TASK]
+    names = [RIDGE, GRADIENT, NO_INNER_LOOP, TIED, POOLED, PER_TASK, TASK_MEAN]
     assert [method.name for method in result.methods] == names
     fold = folds(tasks, training.settings)
     rest = tasks.select(fold != 0)

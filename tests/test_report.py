@@ -94,19 +94,126 @@ def test_every_section_is_there(written):
     assert re.search(r"Seed 0\. innerloop \d", text)
 
 
+def test_it_names_what_the_data_lack(written):
+    text = " ".join("".join(Page(written[1]).text).split())
+    assert f"{HOSTILE}, b, sum are collinear" in text
+    assert "Left out, being constant: same." in text
+
+
+def test_every_method_has_a_row_and_a_line(written):
+    from innerloop.evaluation import GRADIENT, NO_INNER_LOOP, PER_TASK, POOLED, RIDGE, TASK_MEAN, TIED
+
+    _, rest = written[1].split("<h2>Against the alternatives</h2>")
+    table, rest = rest.split("<h2>How much the rows of a new task help</h2>")
+    curves = rest.split("<h2>")[0]
+    assert len(re.findall(r'<g id="[^"]*legend_1"', curves)) == 1
+    for name in (RIDGE, GRADIENT, NO_INNER_LOOP, TIED, POOLED, PER_TASK, TASK_MEAN):
+        assert len(re.findall(rf"<td>{re.escape(name)}\b|<td>{re.escape(name)} ", table)) == 1
+        assert f"<!-- {name}" in curves  # as matplotlib notes what a drawn text says
+
+
 @pytest.mark.parametrize(
-    "options",
+    ("options", "said", "unsaid"),
     [
-        ["--adaptation", "none"],
-        ["--inner-lr", "0.1", "--adapt-lr", "0.1", "--l2", "0"],
-        ["--adapt-lr", "per-feature"],
+        (["--adaptation", "none"], ["inner_lr / adapt_lr: neither inner loop nor adaptation", "as asked"], ["given"]),
+        (
+            ["--inner-lr", "0.1", "--adapt-lr", "0.1", "--l2", "0"],
+            ["0.1 / 0.1", "inner_lr / adapt_lr, given", "rates as given"],
+            ["recommended"],
+        ),
+        (
+            ["--adapt-lr", "per-feature"],
+            ["The learning rate of each feature", "intercept", "that all features share"],
+            [],
+        ),
     ],
 )
-def test_any_choice_has_a_report(tmp_path, options):
+def test_any_choice_has_a_report(tmp_path, options, said, unsaid):
     table = save(small_table(), tmp_path / "table.csv")
     ran = innerloop("fit", table, *COLUMNS, "--cv", 2, *options, "--report", tmp_path / "r.html")
     assert ran.code == 0, ran.err
-    Page((tmp_path / "r.html").read_text())
+    source = (tmp_path / "r.html").read_text()
+    text = " ".join("".join(Page(source).text).split())
+    for words in said:
+        assert words in text
+    for words in unsaid:
+        assert words not in text
+        assert f"<!-- {words}" not in source
+    assert "-0.0 %" not in text
+
+
+def test_two_tasks_are_told_that_choices_were_made_on_both(tmp_path):
+    table = save(small_table()[lambda frame: frame.task.isin(["t0", "t1"])], tmp_path / "table.csv")
+    ran = innerloop("fit", table, *COLUMNS, "--report", tmp_path / "r.html")
+    assert ran.code == 0, ran.err
+    words = "too few to test choices on others: these were made on both"
+    assert words in " ".join(ran.out.split())
+    assert words in " ".join("".join(Page((tmp_path / "r.html").read_text()).text).split())
+
+
+def slice_of(predicted, n_tasks=40):
+    """Return a parabola with its minimum, 1, at a rate of 0.5, known to 1 %, beside a prediction."""
+    from innerloop.report.rates import Slice
+
+    rates = np.linspace(-1, 2, 31)
+    noise = 0.01 * np.sqrt(n_tasks) * np.random.default_rng(0).standard_normal((n_tasks, 1))
+    per_task = 1 + (rates - 0.5) ** 2 + noise - noise.mean()
+    return Slice("adapt_lr", 0.5, rates, per_task, per_task[:, 15], predicted(rates))
+
+
+@pytest.mark.parametrize(
+    ("predicted", "said"),
+    [
+        (lambda x: 1 + (x - 0.5) ** 2, []),
+        (lambda x: 1.1 * (1 + (x - 0.5) ** 2), []),
+        (lambda x: 1 + (x - 0.6) ** 2, []),
+        (lambda x: np.where(x > 1.7, 9.0, 1 + (x - 0.5) ** 2), []),  # where nobody would be
+        (lambda x: 1.3 * (1 + (x - 0.5) ** 2), ["at adapt_lr 0.5 it predicts 1.3, cross-validation found 1 ± 0.008"]),
+        (lambda x: np.where(x < 0, 2.0, 1 + (x - 0.5) ** 2), ["at adapt_lr -0.1 it predicts 2"]),
+        (
+            lambda x: 1.4 + 0.01 * (x + 0.1) ** 2,
+            ["the best adapt_lr is -0.1 by theory, 0.5 by cross-validation", "it predicts 1.4", "Trust the cross-v"],
+        ),
+    ],
+)
+def test_the_theory_fails_where_it_is_visibly_off(predicted, said):
+    from innerloop.report.rates import failing
+
+    found = slice_of(predicted)
+    assert found.difference_se == pytest.approx(0, abs=1e-12)
+    text = failing([found])
+    assert (text is None) == (not said)
+    for words in said:
+        assert words in text
+
+
+def test_slices_are_the_cross_validated_losses_of_the_fit():
+    import innerloop as il
+    from innerloop.estimators import MetaTraining
+    from innerloop.report.rates import slices
+
+    tasks = il.MixedLinearRegression(2, 1.0, 0.8).sample_tasks(12, 8, seed=2)
+    training = MetaTraining.prepare(tasks, il.MetaRegressor(adaptation="gradient").settings())
+    pair, table = training.chosen(), training.held_out.table()
+    by_adapt, by_inner = slices(training, training.held_out, pair, None)
+    assert (by_adapt.name, by_inner.name) == ("adapt_lr", "inner_lr")
+    at_penalty = table["l2"] == pair.l2
+    same = at_penalty & (table["inner_lr"] == pair.inner_lr)
+    np.testing.assert_allclose(
+        np.interp(table["adapt_lr"][same], by_adapt.rates, by_adapt.mse), table["mse"][same], rtol=0.02
+    )
+    for own, at in ((by_adapt, pair.adapt_lr), (by_inner, pair.inner_lr)):
+        place = np.abs(own.rates - at).argmin()
+        assert own.marked == at
+        assert own.mse[place] == pytest.approx(own.at_mark.mean(), rel=0.02)
+        assert own.predicted is None
+
+
+@pytest.mark.parametrize(("part", "text"), [(-0.0001, "0.0 %"), (0.0, "0.0 %"), (0.0123, "+1.2 %"), (-0.5, "-50.0 %")])
+def test_percentages_that_round_to_nothing_have_no_sign(part, text):
+    from innerloop.report.page import _percent
+
+    assert _percent(part) == text
 
 
 @pytest.mark.parametrize(
@@ -142,7 +249,7 @@ def test_legends_can_be_read_on_a_phone(label):
 
 def test_intervals_of_unseen_tasks_hold_what_they_promise():
     import innerloop as il
-    from innerloop.report.held_out import LEVELS, coverage
+    from innerloop.report.coverage import LEVELS, coverage
 
     dist = il.MixedLinearRegression(3, 1.0, 0.8)
     found = coverage(il.MetaRegressor(adaptation="ridge"), dist.sample_tasks(90, 14, seed=4), np.array([0, 5]))

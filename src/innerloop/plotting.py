@@ -102,7 +102,7 @@ def plot_inner_lr(losses: Mapping[str, FloatArray], chosen: float, ax: Axes, nam
     if (x == 0).any():
         ax.axhline(y[x == 0][0], color=GREY, lw=1, ls="--", label="no inner loop in training")
     _mark(ax, chosen, float(np.interp(chosen, x, y)), f"{name}: {chosen:.3g}")
-    _rate_axis(ax, x)
+    rate_axis(ax, x)
     ax.set(xlabel="inner_lr (meta-training)", ylabel="held-out MSE", title="Which rate to train with")
     _focus(ax, y, error, float(np.median(y)))
     _legend_below(ax)
@@ -149,7 +149,7 @@ def plot_both(
     ax.plot(inner_lr, adapt_lr, "o", color=ORANGE, mec="white", ms=8, zorder=4, label=name)
     inside = x[(x >= y.min()) & (x <= y.max())]
     ax.plot(inside, inside, color="white", lw=1, ls=":")
-    _rate_axis(ax, x)
+    rate_axis(ax, x)
     ax.set(
         xlabel="inner_lr (meta-training)",
         ylabel="adapt_lr (new task)",
@@ -173,7 +173,7 @@ def _best_penalty(results: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
     return {name: np.take_along_axis(cube, best, axis=1)[:, 0] for name, cube in cubes.items()}
 
 
-def _rate_axis(ax: Axes, rates: FloatArray) -> None:
+def rate_axis(ax: Axes, rates: FloatArray) -> None:
     """Spread an axis of signed rates as their grid is spread: dense around zero."""
     largest = float(np.abs(rates).max())
     if len(rates) > 2 and largest > 0:

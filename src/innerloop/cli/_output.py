@@ -27,10 +27,7 @@ def show(model: MetaRegressor, evaluation: Evaluation) -> None:
         first = method is evaluation.methods[0]
         table.add_row(*_cells(method, first), style="bold" if first else "")
     print_table(table)
-    if len(evaluation.per_task) > 2:
-        console.print("(errors: all choices made anew on the other tasks; rates shown: chosen on all)")
-    else:
-        console.print("(two tasks are too few to test choices on others: the errors are of rates chosen on both)")
+    console.print(f"({evaluation.tested})", soft_wrap=not console.is_terminal)
     console.print()
     console.print(f"[bold]{evaluation.verdict}[/bold]", soft_wrap=not console.is_terminal)
 
@@ -54,9 +51,12 @@ def _rates(model: MetaRegressor, evaluation: Evaluation) -> str:
             f"\none rate for each feature, in training and for new tasks, from [bold]{low:.3g} to {high:.3g}[/bold]\n"
             f"({_scaled(model)}, one gradient step on {rows})\n"
         )
+    inner = f"inner_lr [bold]{_pm(model.inner_lr_, model.inner_lr_se_)}[/bold]   "
+    adapt = f"adapt_lr [bold]{_pm(model.adapt_lr_, model.adapt_lr_se_)}[/bold]"
+    if model.adaptation == "none":
+        inner, adapt = "" if model.inner_lr == "auto" else inner, "no adaptation, as asked"
     return (
-        f"\ninner_lr [bold]{_pm(model.inner_lr_, model.inner_lr_se_)}[/bold]   "
-        f"adapt_lr [bold]{_pm(model.adapt_lr_, model.adapt_lr_se_)}[/bold]   l2 {model.l2_:g}\n"
+        f"\n{inner}{adapt}   l2 {model.l2_:g}\n"
         f"(rates for {_scaled(model)}, {steps} on {rows}; ± bootstrap s.e.){edge}\n"
     )
 

@@ -55,7 +55,8 @@ def fit(
 ) -> None:
     """Meta-train on a table of many small tasks and recommend learning rates.
 
-    Prints the rates with standard errors, the error on unseen tasks against four baselines, and a verdict.
+    Prints how tasks adapt, for gradient steps the rates with standard errors; the error on unseen tasks against plain
+    baselines; and a verdict.
 
     Parameters
     ----------
@@ -133,7 +134,7 @@ def fit(
         model.fit_from(training, tasks)
     pictures = {} if out is None else pictures_of(model, table.name)
     if report is not None:
-        _write_report(report, model, training, evaluation, tasks, table, target)
+        _write_report(report, model, training, evaluation, tasks, table.name, target, group)
     if out is not None:
         save_model(model, out, {"group": group, "target": target, "features": tasks.feature_names}, pictures)
     if json_:
@@ -155,14 +156,16 @@ def _write_report(
     training: MetaTraining,
     evaluation: Evaluation,
     tasks: TaskSet,
-    table: Path,
+    title: str,
     target: str,
+    group: str,
 ) -> None:
     with progress("Writing the report", N_TICKS) as tick:
         page = report_page(
             *(model, training, evaluation, tasks),
-            title=table.name,
+            title=title,
             target=target,
+            group=group,
             command=shlex.join(["innerloop", *sys.argv[1:]]),
             tick=tick,
         )

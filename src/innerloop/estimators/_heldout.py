@@ -247,6 +247,22 @@ class HeldOut:
         best = min(candidates, key=lambda c: float(c.mse.mean()))
         return next(c for c in candidates if c is best or _within_one_error(best, c))
 
+    def along(self, name: Literal["inner_lr", "adapt_lr"], rates: Rates) -> tuple[FloatArray, FloatArray]:
+        """Return each task's loss over values of one rate, the other and the penalty held at a candidate's.
+
+        Returns
+        -------
+        values : (n_points,)
+            Of the rate.
+        mse : (n_tasks, n_points)
+        """
+        at_l2 = self.curves[:, :, int((self.l2s == rates.l2).argmax())]
+        if name == "inner_lr":
+            return self.inner_lrs, _values(at_l2, np.array(rates.adapt_lr / self.unit))
+        adapt_lrs = max(self.unit, abs(rates.adapt_lr)) * ADAPT_GRID
+        own = at_l2[:, int((self.inner_lrs == rates.inner_lr).argmax())]
+        return adapt_lrs, _values(own[:, None], adapt_lrs / self.unit)
+
     def standard_errors(self, seed: int, n_resamples: int = 200) -> tuple[float, float]:
         """Return bootstrap standard errors of the best inner rate and the best adaptation rate.
 

@@ -15,7 +15,7 @@ from innerloop._checks import FloatArray, IntArray
 from innerloop._random import stream
 from innerloop._threads import one_thread
 from innerloop.adaptation import GradientSteps, NoAdaptation
-from innerloop.episodes import Episodes, row_starts
+from innerloop.episodes import Episodes
 from innerloop.estimators._choice import LADDER, Choice, Comparison, Kind
 from innerloop.estimators._heldout import HeldOut, Rates, bundle_size, bundled_curves, held_out_curves
 from innerloop.estimators._known import KnownRows
@@ -185,11 +185,8 @@ class MetaTraining:
 
     def _fitted(self, objective: MetaObjective, episodes: Episodes) -> dict[Kind, Predictor]:
         """Return the predictors that the rates chosen on all tasks give on some: their objective and episodes."""
-        found: dict[Kind, Predictor] = {}
-        for kind, rates in self._rates().items():
-            coef = _coef(objective, rates)
-            rule = GradientSteps(rates.adapt_lr, self.settings.n_steps) if rates.adapt_lr else NoAdaptation()
-            found[kind] = Predictor(coef, coef, rule)
+        n_steps = self.settings.n_steps
+        found = {kind: _predictor(objective, rates, n_steps) for kind, rates in self._rates().items()}
         if self.settings.per_feature:
             coef, feature_rates = self._meta_sgd(episodes, self.pull)
             found["gradient"] = Predictor(coef, coef, GradientSteps(feature_rates))
@@ -199,30 +196,17 @@ class MetaTraining:
         """Return the meta-parameters at these rates, in scaled units: (n_columns, n_targets)."""
         return _coef(self.objective, rates)
 
-    def score(self, tasks: TaskSet, choices: list[Rates]) -> FloatArray:
-        """Return the mean squared error of new tasks under each choice: (n_tasks, n_choices).
+    def predictor_at(self, rates: Rates) -> Predictor:
+        """Return how tasks are predicted that adapt by gradient steps at these rates, whichever were chosen."""
+        return _predictor(self.objective, rates, self.settings.n_steps)
 
-        Tasks are dealt as in training: every row is scored once, after adaptation on `n_support` others.
-        """
-        episodes = self.scaling.tasks(tasks).deal(self.n_support, self.settings.seed)
-        coef = np.array([self.coef(rates) for rates in choices])
-        _, curves = held_out_curves(episodes, coef, self.settings.n_steps, 1.0)
-        powers = np.array([rates.adapt_lr for rates in choices])[:, None] ** np.arange(curves.shape[-1])
-        return np.asarray(np.einsum("tcm,cm->tc", curves, powers))
-
-    def score_chosen(self, tasks: TaskSet) -> FloatArray:
-        """Return the mean squared error of new tasks that adapt in the chosen way; see `score`: (n_tasks,)."""
-        scaled = self.scaling.tasks(tasks)
-        episodes = scaled.deal(self.n_support, self.settings.seed)
-        y, adapts = scaled.y.reshape(scaled.n_rows, -1), episodes.n_support > 0
-        theta = np.repeat(self.predictor.unseen[None], len(episodes), axis=0)
-        if adapts.any():
-            rows, starts = episodes.support_rows, row_starts(episodes.n_support[adapts])
-            support = TaskSet(scaled.X[rows], y[rows], starts, np.flatnonzero(adapts))
-            theta[adapts] = self.predictor.rule.adapt(self.predictor.coef, support)
-        rows, episode = episodes.query_rows, np.repeat(np.arange(len(episodes)), episodes.n_query)
-        squares = np.square(y[rows] - np.einsum("ij,ijk->ik", scaled.X[rows], theta[episode])).mean(axis=1)
-        return np.asarray(np.bincount(episodes.task[episode], squares) / tasks.sizes)
+    def predictor_by(self, kind: Kind) -> Predictor:
+        """Return how tasks are predicted that adapt in this way, whichever was chosen."""
+        way = replace(self.choice.way, kind=kind)
+        if way.kind == self.choice.way.kind:
+            return self.predictor
+        spread = way.spread(self.effects, enough(self.tasks, self.settings.seed))
+        return way.predictor(self.effects, spread, self._fitted(self.objective, self.folds.episodes))
 
 
 def natural_rate(episodes: Episodes) -> float:
@@ -309,6 +293,11 @@ def _cross_validate(folds: TaskFolds, episodes: Episodes, settings: Settings, ti
         tick()
     shape = (-1, len(inner), len(l2s), 2 * n_steps + 1)
     return HeldOut(inner, l2s, unit, np.concatenate(curves).reshape(shape), settings.adapt_lr)
+
+
+def _predictor(objective: MetaObjective, rates: Rates, n_steps: int) -> Predictor:
+    coef = _coef(objective, rates)
+    return Predictor(coef, coef, GradientSteps(rates.adapt_lr, n_steps) if rates.adapt_lr else NoAdaptation())
 
 
 def _coef(objective: MetaObjective, rates: Rates) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Further facts about unseen tasks that a report shows: baselines over adaptation rows, and intervals."""
+"""How often prediction intervals hold the targets of unseen tasks."""
 
 from __future__ import annotations
 
@@ -10,25 +10,13 @@ import numpy as np
 
 from innerloop._checks import FloatArray
 from innerloop._random import stream
-from innerloop.estimators import MetaRegressor, MetaTraining, mean_and_error
-from innerloop.evaluation import PER_TASK_L2_GRID, ridge_errors
+from innerloop.estimators import MetaRegressor
 from innerloop.tasks import TaskSet
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 N_FOLDS = 3
 # Tasks that the coverage of intervals is measured on, at most.
 _MOST_TASKS = 400
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Curve:
-    """A method's mean squared error on unseen tasks, with standard errors, over numbers of adaptation rows."""
-
-    name: str
-    n_rows: FloatArray
-    mse: FloatArray
-    mse_se: FloatArray
 
 
 @final
@@ -47,37 +35,6 @@ class Coverage:
     n_rows: FloatArray
     share: FloatArray
     share_se: FloatArray
-
-
-def learning_curves(training: MetaTraining) -> list[Curve]:
-    """Return the methods' cross-validated errors over the ladder of adaptation rows."""
-    results = training.choice.results
-    names = {"none": "one pooled ridge", "gradient": "gradient steps", "ridge": "ridge towards the population"}
-    curves = []
-    for kind in dict.fromkeys(results["adaptation"].tolist()):
-        own = results["adaptation"] == kind
-        order = np.argsort(results["n_support"][own])
-        n_rows, mse, error = (results[name][own][order] for name in ("n_support", "mse", "mse_se"))
-        curves.append(Curve(names[kind], n_rows.astype(float), mse, error))
-    return [*curves, *_baselines(training, curves[0].n_rows)]
-
-
-def _baselines(training: MetaTraining, ladder: FloatArray) -> list[Curve]:
-    """Return the errors of what a task's own rows alone give: their mean, and a ridge with the best penalty."""
-    tasks, settings = training.tasks, training.settings
-    points: dict[str, list[tuple[float, float, float]]] = {"one ridge per task": [], "mean of the task": []}
-    for n in ladder[ladder > 0].astype(int).tolist():
-        chosen = tasks.select(tasks.sizes > n)
-        episodes = chosen.split(n_support=n, seed=settings.seed)
-        errors = np.zeros((len(chosen), len(PER_TASK_L2_GRID)))
-        for members, block in ridge_errors(episodes, settings.fit_intercept):
-            errors[members] = block
-        errors /= episodes.n_query[:, None]
-        best = errors[:, errors.mean(axis=0).argmin()]
-        mean = np.array([np.mean(np.square(y_query - y.mean(axis=0))) for _, y, _, y_query in episodes])
-        for name, values in (("one ridge per task", best), ("mean of the task", mean)):
-            points[name].append((n, *mean_and_error(values)))
-    return [Curve(name, *np.array(values).T) for name, values in points.items() if values]
 
 
 def coverage(
