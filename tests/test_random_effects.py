@@ -118,6 +118,32 @@ def test_variances_of_many_tasks_are_found_and_correlations_too():
         assert (np.abs(effects.mean[:, 0] - [1.0, -2.0, 3.0]) < 4 * np.sqrt(truth.diagonal() / 600)).all()
 
 
+@pytest.mark.parametrize("correlation", [0.0, 0.8, 0.99])
+@pytest.mark.parametrize("shape", [(50, 10, 5), (30, 12, 15), (60, 20, 30), (400, 10, 20)], ids=str)
+def test_correlations_of_many_features_are_found(shape, correlation):
+    n_tasks, n_rows, p = shape
+    rng = np.random.default_rng(0)
+    truth = (1 - correlation) * np.eye(p + 1) + correlation
+    task = np.repeat(np.arange(n_tasks), n_rows)
+    X = np.column_stack((rng.standard_normal((len(task), p)), np.ones(len(task))))
+    coef = 1 + rng.standard_normal((n_tasks, p + 1)) @ np.linalg.cholesky(truth).T
+    y = np.einsum("ij,ij->i", X, coef[task]) + rng.standard_normal(len(task))
+    tasks = il.TaskSet.from_arrays(X, y, task)
+    diagonal = estimate_effects(tasks)
+    full = estimate_effects(tasks, "full", start=diagonal)
+    own, precision = problem(tasks), diagonal.precision[0]
+    at_truth = own.solve(own.sums(truth), precision).loss  # the deviance, to which the estimate's prior adds
+    assert full.deviance < diagonal.deviance
+    if correlation < 0.9:  # against nearly equal coefficients the prior says something
+        assert full.deviance < at_truth + 1.0
+    deviations = np.sqrt(full.task_cov[0].diagonal())
+    correlations = (full.task_cov[0] / np.outer(deviations, deviations))[np.tril_indices(p + 1, -1)]
+    if correlation:
+        assert correlation / 2 < correlations.mean() < 1
+    else:
+        assert abs(correlations.mean()) < 0.05
+
+
 ODD = {
     "one task": ([20], [0.5, 1.0]),
     "two tasks": ([9, 1], [0.5, 1.0]),
@@ -260,9 +286,9 @@ def test_units_of_features_and_target_are_those_of_the_estimate(factor, structur
     unit = np.array([factor, factor, 1.0])
     effects = estimate_effects(tasks, structure)
     other = estimate_effects(replace(tasks, X=tasks.X * unit, y=10 * tasks.y), structure)
-    np.testing.assert_allclose(other.task_cov[0] * np.outer(unit, unit), effects.task_cov[0], rtol=0.01, atol=1e-3)
-    np.testing.assert_allclose(other.mean[:, 0] * unit / 10, effects.mean[:, 0], rtol=1e-3)
-    assert other.precision[0] / factor**2 == pytest.approx(effects.precision[0], rel=0.05)
+    np.testing.assert_allclose(other.task_cov[0] * np.outer(unit, unit), effects.task_cov[0], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(other.mean[:, 0] * unit / 10, effects.mean[:, 0], rtol=1e-6)
+    assert other.precision[0] / factor**2 == pytest.approx(effects.precision[0], rel=1e-4)
 
 
 @pytest.mark.parametrize("noise", [0.1, 0.01, 1e-3])

@@ -81,13 +81,15 @@ class RestrictedLikelihood:
     def solve(self, sums: _Sums, precision: float) -> Solution:
         """Return omega and the noise given all variance ratios, and the loss there."""
         S = sums.moments + np.diag(precision * self.penalised)
-        values, vectors = np.linalg.eigh(S)
+        size = np.sqrt(np.where(S.diagonal() > 0, S.diagonal(), 1.0))  # whatever the units of features
+        values, vectors = np.linalg.eigh(S / np.outer(size, size))
+        vectors /= size[:, None]
         used = values > len(S) * np.finfo(float).eps * max(values[-1], np.finfo(float).tiny)
         mean_cov = (vectors[:, used] / values[used]) @ vectors[:, used].T
         mean = mean_cov @ sums.cross
         least = max(_LEAST_NOISE * sums.raw_square, np.finfo(float).tiny)
         noise = max(sums.square - float(mean @ sums.cross), least) / self.n
-        loss = self.n * np.log(noise) + sums.log_det + float(np.log(values[used]).sum())
+        loss = self.n * np.log(noise) + sums.log_det + float(np.log(values[used]).sum() + 2 * np.log(size).sum())
         if precision > 0:
             loss -= int(self.penalised.sum()) * np.log(precision)
         return Solution(mean, mean_cov, noise, loss)

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, Protocol, final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
 from scipy.optimize import minimize
 
 from innerloop._checks import FloatArray
@@ -41,9 +42,11 @@ _LEVELS = (-2.0, -6.0, 2.0, 6.0, 10.0)
 # A full covariance's factor is the diagonal one times numbers up to this one, and pivots from its inverse.
 _LARGEST_FACTOR = 1e3
 _TINY = np.finfo(float).tiny
-# Where a start is given: the least variance ratio to start from, the least curvature that sets a unit, and the change
-# of the deviance that ends the search. A unit is a standard error; so a change moves it by a hundredth of one.
-_LEAST_START, _LEAST_CURVATURE, _DEVIANCE_TOLERANCE = np.exp(-6.0), 1e-3, 1e-4
+# The least variance ratio to start from, and the least curvature that sets a unit, where these are known.
+_LEAST_START, _LEAST_CURVATURE = np.exp(-6.0), 1e-3
+# The change of the loss, relative to how far it is below the start, that ends a search: from a start that is near, in
+# units of about a standard error, parameters are found to a hundredth of these.
+_TOLERANCE, _NEAR_TOLERANCE = 2e-9, 1e-4
 _MOST_STEPS = 200
 
 
@@ -238,10 +241,16 @@ class _Full(NamedTuple):
 
     def prior(self, t: FloatArray) -> tuple[float, FloatArray]:
         C, weight = self._triangle(t), len(self.scale)
-        inverse = np.linalg.inv(C)
+        inverse = solve_triangular(C, np.eye(weight), lower=True)  # pivots may differ by all that numbers hold
         by_C = 2 * weight * (np.diag(1 / C.diagonal()) - inverse.T @ inverse @ inverse.T)
         loss = weight * (2 * float(np.log(C.diagonal()).sum()) + float(np.sum(inverse**2)))
         return loss, by_C[np.tril_indices(weight)]
+
+    def curvature(self, by_log_variance: FloatArray) -> FloatArray:
+        """Return about the second derivatives of the loss at C = I, given those by logarithms of variances there."""
+        weight, root = len(self.scale), np.sqrt(np.maximum(by_log_variance, 0.0))
+        either = np.outer(root, root) + weight
+        return np.asarray((2 * (1 + np.eye(weight)) * either)[np.tril_indices(weight)])
 
     def _triangle(self, t: FloatArray) -> FloatArray:
         C = np.zeros((len(self.scale), len(self.scale)))
@@ -270,15 +279,18 @@ def _minimise(
         # From far below a variance would not find its way up: the loss is flat there.
         start = np.log(np.maximum(known[0] * unit**2, _LEAST_START))
         curvature = np.append(problem.curvature(np.exp(start) / unit**2), max(q / 2, 1.0))
-        found = diagonal.run(start, bounds, known[1], curvature)
+        found = diagonal.run(start, bounds, known[1], curvature, _NEAR_TOLERANCE)
     else:
         found = _Found(0.0, np.log(np.maximum(known[0] * unit**2, _TINY)), known[1])
     root = diagonal.roots.root(found.t)
     if structure == "full":
-        full = diagonal._replace(roots=_Full(root.diagonal()))
+        roots = _Full(root.diagonal())
+        full = diagonal._replace(roots=roots)
         first = np.eye(p)[np.tril_indices(p)]
+        # A search's first step is as long as its gradient; only in units of about an error does it stay near.
+        curvature = np.append(roots.curvature(problem.curvature(root.diagonal() ** 2)), max(q / 2, 1.0))
         bounds = [(1 / _LARGEST_FACTOR, _LARGEST_FACTOR) if on else (-_LARGEST_FACTOR, _LARGEST_FACTOR) for on in first]
-        found = full.run(first, bounds, found.precision)
+        found = full.run(first, bounds, found.precision, curvature)
         root = full.roots.root(found.t)
     return root @ root.T, found.precision
 
@@ -326,14 +338,22 @@ class _Search(NamedTuple):
         slopes, power = q * self.usual / precision, 2 * _NOISE_POWER
         return value + prior + power * np.log1p(slopes), np.append(by_t, by_precision - power * slopes / (1 + slopes))
 
-    def run(self, t: FloatArray, bounds: list[Any], precision: float, curvature: FloatArray | None = None) -> _Found:
-        """Descend from a start; where it is near the minimum, give the curvature there, see `_descend`."""
+    def run(
+        self,
+        t: FloatArray,
+        bounds: list[Any],
+        precision: float,
+        curvature: FloatArray | None = None,
+        tolerance: float = _TOLERANCE,
+    ) -> _Found:
+        """Descend from a start; see `_descend`."""
         start = self.point(t, precision)
         if len(start) == 0:
             return _Found(0.0, start, self.given or 0.0)
         low, high = np.log(self.usual) + np.array(_LOG_PRECISIONS)
         limits = [*bounds, (low, high)][: len(start)]
-        value, point = _descend(self.loss, start, limits, None if curvature is None else curvature[: len(start)])
+        curvature = np.ones(len(start)) if curvature is None else curvature[: len(start)]
+        value, point = _descend(self.loss, start, limits, curvature, tolerance)
         return _Found(value, *self._parts(point))
 
     def _parts(self, point: FloatArray) -> tuple[FloatArray, float]:
@@ -344,18 +364,14 @@ def _descend(
     loss: Callable[[FloatArray], tuple[float, FloatArray]],
     start: FloatArray,
     bounds: list[Any],
-    curvature: FloatArray | None,
+    curvature: FloatArray,
+    tolerance: float,
 ) -> tuple[float, FloatArray]:
     """Return how low a loss, which comes with its gradient, gets, and where.
 
-    With the curvature of a deviance at a start that is near, parameters are measured in units of about their standard
-    errors, and found to a hundredth of these.
+    Parameters are measured in units of about their standard errors, given the curvature of a deviance.
     """
-    options: dict[str, float] = {"maxiter": _MOST_STEPS}
-    unit, first = np.ones(len(start)), list[float]()
-    if curvature is not None:
-        unit = 1 / np.sqrt(np.maximum(curvature, _LEAST_CURVATURE))
-        options["ftol"] = _DEVIANCE_TOLERANCE
+    unit, first = 1 / np.sqrt(np.maximum(curvature, _LEAST_CURVATURE)), list[float]()
 
     def in_units(u: FloatArray) -> tuple[float, FloatArray]:
         value, by_point = loss(u * unit)
@@ -364,5 +380,6 @@ def _descend(
         return value - first[0], by_point * unit
 
     scaled = [(low / size, high / size) for (low, high), size in zip(bounds, unit, strict=True)]
+    options = {"maxiter": _MOST_STEPS, "ftol": tolerance}
     found = minimize(in_units, start / unit, jac=True, method="L-BFGS-B", bounds=scaled, options=options)
     return float(found.fun) + first[0], np.asarray(found.x * unit)
