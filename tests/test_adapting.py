@@ -8,7 +8,7 @@ import pytest
 
 import innerloop as il
 from cases import table
-from innerloop.estimators._choice import _better
+from innerloop.estimators._choice import _is_worth_it
 from innerloop.random_effects import estimate_effects
 from innerloop.storage import load_model, save_model
 
@@ -51,32 +51,53 @@ def test_auto_takes_what_tasks_need(task_std, kinds):
     assert chosen == kinds
 
 
-def compared(errors, others):
-    """Return whether errors, here of 100 tasks at one number of rows, are taken to be lower."""
-    return _better({0: errors}, {0: others}, [0])
+def worth_it(errors, simpler, kind="ridge"):
+    """Return whether a richer kind is taken, by errors of tasks at one number of rows."""
+    return _is_worth_it(kind, {0: errors}, {0: simpler}, [0])
 
 
-def test_the_lower_mean_error_is_better_where_it_is_told_apart():
-    errors = np.random.default_rng(0).uniform(1, 3, 100)
-    assert compared(errors - 0.1, errors)
-    assert not compared(errors, errors - 0.1)
-    assert not compared(errors, errors)
+@pytest.mark.parametrize("kind", ["gradient", "ridge"])
+@pytest.mark.parametrize("n_tasks", [8, 100])
+def test_the_lower_mean_error_is_taken_where_it_is_told_apart(kind, n_tasks):
+    errors = np.random.default_rng(0).uniform(1, 3, n_tasks)
+    assert worth_it(errors - 0.1, errors, kind)
+    assert not worth_it(errors, errors - 0.1, kind)
 
 
-def test_tasks_decide_where_a_few_of_them_make_the_mean():
+def test_within_a_standard_error_a_gradient_step_is_not_worth_it():
+    rng = np.random.default_rng(0)
+    errors = rng.uniform(1, 3, 100)
+    away = rng.standard_normal(100)
+    away -= away.mean()
+    away /= away.std(ddof=1) / 10  # a standard error of 1
+    for excess in (-0.9, 0.9):
+        assert not worth_it(errors + 0.01 * (away + excess), errors, "gradient")
+
+
+def test_a_ridge_is_worth_it_where_most_tasks_or_their_mean_gain():
     errors = np.random.default_rng(0).uniform(1, 3, 100)
     lower = errors * np.where(np.arange(100) < 1, 1.0, 0.8)
-    for far in (3000.0, -3000.0):  # one task's error is as good as any other
-        errors[0], lower[0] = 1e4, 1e4 + far
-        assert compared(lower, errors)
-        assert not compared(errors, lower)
+    errors[0], lower[0] = 1e4, 1.3e4  # one task's error is as good as any other
+    assert worth_it(lower, errors)
+    lower[0] = 0.7e4
+    assert worth_it(lower, errors)
+    assert not worth_it(errors, lower)
+
+
+def test_few_tasks_are_no_reason_to_forgo_a_ridge():
+    errors = np.array([1.0, 2.0, 3.0, 2.5, 1.5])
+    higher = errors + np.array([1.0, -0.8, 0.9, -0.7, 0.0])
+    assert worth_it(higher, errors)
+    assert not worth_it(np.tile(higher, 3), np.tile(errors, 3))
 
 
 def test_a_gain_that_is_worth_nothing_is_none():
-    errors = np.random.default_rng(0).uniform(1, 3, 100)
-    away = 0.1 * np.random.default_rng(1).standard_normal(100)
-    away -= np.mean(away)
-    assert not compared(errors * np.exp(away - 5e-4), errors * np.exp(0 * away))
+    errors, away = np.full(100, 2.0), 0.02 * np.random.default_rng(1).standard_normal(100)
+    left = errors * np.exp(away - np.mean(away) - 5e-4)
+    assert left.mean() < errors.mean()
+    assert not worth_it(left, errors)
+    assert worth_it(left * np.exp(-1e-3), errors)
+    assert not worth_it(errors, errors)
 
 
 def test_rows_are_noise_where_they_cannot_be_told_from_slopes():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
 from typing import Any, Literal, NamedTuple, TypeVar, final
 
 import numpy as np
@@ -33,8 +32,8 @@ _PLAIN = 2  # the place of 1
 _MOST_CORRELATED = 32
 _MOST_SCORED_TASKS = 2_000
 
-# Fewer tasks do not tell how scales differ.
-_LEAST_SCALED = 10
+# So few tasks tell neither how scales differ nor, by their errors, whether these are lower.
+_FEW_TASKS = 10
 # Very many tasks can tell gains that are worth nothing from none.
 _LEAST_GAIN = 1e-3
 _TINY = np.finfo(float).tiny
@@ -143,7 +142,7 @@ class Comparison:
         }
 
     def choose(self, kinds: Sequence[Kind], n_support: int | None) -> Choice:
-        """Return the best of some kinds, given from simple to rich, of which a richer one must be better.
+        """Return the best of some kinds, given from simple to rich, of which a richer one must be worth it.
 
         That is over the deciding numbers of adaptation rows: `n_support` or, where that is None, all of the ladder.
         """
@@ -153,7 +152,10 @@ class Comparison:
         for kind in kinds:
             if kind != "ridge":
                 errors[kind] = self._errors([fitted[kind] for fitted in self._fitted])
-        kind = reduce(lambda one, other: other if _better(errors[other], errors[one], deciding) else one, kinds)
+        kind = kinds[0]
+        for richer in kinds[1:]:
+            if _is_worth_it(richer, errors[richer], errors[kind], deciding):
+                kind = richer
         way = Way(kind, ridge.structure, ridge.n_rows, ridge.strength, ridge.scaled, ridge.pooled)
         calibration = self._calibration(self._predictors(way, ridge.effects), ridge.effects)
         return Choice(way, self._whole[way.structure], calibration, _table(errors, kind))
@@ -170,7 +172,7 @@ class Comparison:
             if is_beyond_error and _score(full.errors, deciding) < _score(ridge.errors, deciding):
                 ridge = full
         log_ratio = estimate_scales(self._some, self._whole[ridge.structure]).log_ratio
-        if len(self._some) < _LEAST_SCALED or log_ratio < 2 * N_PARAMETERS * len(ridge.effects[0].noise):
+        if len(self._some) <= _FEW_TASKS or log_ratio < 2 * N_PARAMETERS * len(ridge.effects[0].noise):
             return ridge
         scaled = self._scaled(ridge)
         return scaled if _better_in_ratio(scaled.errors, ridge.errors, deciding) else ridge
@@ -303,11 +305,19 @@ def _as_good(errors: FloatArray, best: FloatArray) -> bool:
     return excess <= error
 
 
-def _better(errors: Errors, others: Errors, deciding: Sequence[int]) -> bool:
-    """Return whether errors are lower on average, or task by task where the average is within a standard error."""
-    gains = [np.array(mean_and_error(others[n] - errors[n])) / max(others[n].mean(), _TINY) for n in deciding]
+def _is_worth_it(kind: Kind, errors: Errors, simpler: Errors, deciding: Sequence[int]) -> bool:
+    """Return whether to adapt in a way that is richer than another one, given the errors of both.
+
+    A gradient step is worth it where it lowers errors on average by more than a standard error. A ridge is itself
+    cautious, as it has learned how little tasks differ: within a standard error it is worth it where errors are lower
+    on average or task by task, and wherever tasks are too few to tell.
+    """
+    gains = [np.array(mean_and_error(simpler[n] - errors[n])) / max(simpler[n].mean(), _TINY) for n in deciding]
     gain, error = _over_rows(gains, errors, deciding)
-    return bool(gain > 0 if abs(gain) > error else _ratio(errors, others, deciding)[0] > _LEAST_GAIN)
+    if kind != "ridge" or abs(gain) > error:
+        return bool(gain > error)
+    is_few = max(len(errors[n]) for n in deciding) <= _FEW_TASKS
+    return is_few or max(gain, _ratio(errors, simpler, deciding)[0]) > _LEAST_GAIN
 
 
 def _better_in_ratio(errors: Errors, others: Errors, deciding: Sequence[int]) -> bool:
