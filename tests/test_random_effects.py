@@ -66,6 +66,16 @@ def test_the_restricted_likelihood_is_that_of_all_rows_at_once(n_targets):
             np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("precision", [1e-10, 1e-6, 1.0])
+def test_noise_is_told_from_rounding_where_features_outnumber_rows(precision):
+    tasks = mixed_tasks([5] * 8, [0.5] * 60, noise=1.0)
+    own = RestrictedLikelihood(list(row_blocks(tasks)), 0, tasks.n_rows, np.ones(60, dtype=bool))
+    found = own.solve(own.sums(np.zeros((60, 60))), precision)
+    values, vectors = np.linalg.eigh(tasks.X @ tasks.X.T)
+    noise = np.sum(np.square(vectors.T @ tasks.y) / (1 + values / precision)) / tasks.n_rows
+    assert found.noise == pytest.approx(noise, rel=1e-4)
+
+
 def test_its_gradient_is_that_of_small_differences():
     tasks, step = mixed_tasks(SIZES, [0.5, 0.2, 2.0]), 1e-5
     rng = np.random.default_rng(2)

@@ -87,8 +87,10 @@ class RestrictedLikelihood:
         used = values > len(S) * np.finfo(float).eps * max(values[-1], np.finfo(float).tiny)
         mean_cov = (vectors[:, used] / values[used]) @ vectors[:, used].T
         mean = mean_cov @ sums.cross
+        mean += mean_cov @ (sums.cross - S @ mean)
         least = max(_LEAST_NOISE * sums.raw_square, np.finfo(float).tiny)
-        noise = max(sums.square - float(mean @ sums.cross), least) / self.n
+        # Rounding errors of omega, large where S is nearly singular, enter this form by their squares alone.
+        noise = max(sums.square - 2 * float(mean @ sums.cross) + float(mean @ S @ mean), least) / self.n
         loss = self.n * np.log(noise) + sums.log_det + float(np.log(values[used]).sum() + 2 * np.log(size).sum())
         if precision > 0:
             loss -= int(self.penalised.sum()) * np.log(precision)
