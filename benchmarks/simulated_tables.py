@@ -142,6 +142,9 @@ TABLES = {
     "Student's noise": Simulated(100, 15, 4, student(2.5)),
     "noise of tasks": Simulated(100, 15, 4, lambda t: t.linear() + np.exp(t.each()) * t.rows()),
     "slopes of tasks": Simulated(100, 15, 4, lambda t: np.exp(t.each()) * t.linear() + t.rows()),
+    "slopes together": Simulated(
+        100, 15, 20, lambda t: t.linear() + 2 / np.sqrt(20) * t.X.sum(axis=1) * t.each() + t.rows()
+    ),
     "log-normal": Simulated(1000, 15, 3, heavy),
     "outliers": Simulated(100, 15, 4, outliers),
     "waves": Simulated(100, 15, 1, lambda t: np.sin(2 * t.X[:, 0] + t.each()) * (1 + 0.3 * t.each()) + 0.3 * t.rows()),
