@@ -120,8 +120,10 @@ def test_the_demo_ends_well_and_says_nothing_on_standard_error(demo):
 
 
 @pytest.mark.parametrize("name", ["digits", "paper"])
-def test_the_demo_writes_a_model_and_a_picture_of_either_table(demo, name):
-    assert [n.split("-")[0] for n in tree(demo[1] / name)] == ["arrays", "held_out_loss.png", "manifest.json", "model"]
+def test_the_demo_writes_a_model_a_picture_and_a_report_of_either_table(demo, name):
+    written = ["arrays", "held_out_loss.png", "manifest.json", "model", "report.html"]
+    assert [n.split("-")[0] for n in tree(demo[1] / name)] == written
+    assert "Against the alternatives" in (demo[1] / name / "report.html").read_text()
     assert (demo[1] / name / "held_out_loss.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     n_features = {"digits": 64, "paper": PAPER_N_FEATURES}[name]
     assert np.isfinite(load_model(demo[1] / name).predict(np.zeros((2, n_features)))).all()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
+import sys
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from innerloop.estimators import MetaRegressor
+from innerloop._progress import progress
+from innerloop.estimators import MetaRegressor, MetaTraining
 from innerloop.evaluation import Evaluation, Method
 from innerloop.plotting import PICTURE, as_png, has_picture, plot_held_out
+from innerloop.tasks import TaskSet
 
 console = Console(highlight=False)
 messages = Console(highlight=False, soft_wrap=True, stderr=True)
@@ -96,7 +100,33 @@ def pictures_of(model: MetaRegressor, title: str) -> dict[str, bytes]:
     return {PICTURE: picture}
 
 
+def report_of(
+    model: MetaRegressor,
+    training: MetaTraining,
+    evaluation: Evaluation,
+    tasks: TaskSet,
+    *,
+    title: str,
+    target: str,
+    group: str,
+) -> bytes:
+    """Return the report as a file's contents."""
+    from innerloop.report import N_TICKS, report_page
+
+    command = shlex.join(["innerloop", *sys.argv[1:]])
+    with progress("Writing the report", N_TICKS) as tick:
+        page = report_page(
+            *(model, training, evaluation, tasks), title=title, target=target, group=group, command=command, tick=tick
+        )
+    return page.encode()
+
+
+def can_draw() -> bool:
+    """Return whether what pictures and pages need is installed."""
+    return all(importlib.util.find_spec(package) is not None for package in ("matplotlib", "jinja2"))
+
+
 def need_matplotlib(option: str) -> None:
     """Say what to install where there is nothing to draw with, before any work is done."""
-    if any(importlib.util.find_spec(package) is None for package in ("matplotlib", "jinja2")):
+    if not can_draw():
         raise ValueError(f"`{option}` needs matplotlib: pip install 'innerloop[plot]'.")

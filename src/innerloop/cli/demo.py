@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from innerloop._progress import progress
-from innerloop.cli._output import console, pictures_of, show
+from innerloop.cli._output import can_draw, console, pictures_of, report_of, show
 from innerloop.demo import PAPER_N_QUERY, PAPER_N_SUPPORT, digit_pairs, paper_table
 from innerloop.estimators import MetaRegressor, MetaTraining
 from innerloop.evaluation import Evaluation, evaluate, evaluate_on, n_ticks
@@ -21,7 +21,7 @@ def demo(*, out: Path = Path("demo"), seed: int = 0) -> None:
     Parameters
     ----------
     out
-        Folder for the models and the pictures of held-out loss.
+        Folder for the models, the pictures of held-out loss and the reports.
     seed
         Draws the tables and deals their rows.
     """
@@ -29,7 +29,8 @@ def demo(*, out: Path = Path("demo"), seed: int = 0) -> None:
         check_writable(out / name)
     _digits(out / "digits", seed)
     _paper(out / "paper", seed)
-    console.print(f"\nModels and pictures are in {out}/digits and {out}/paper.", soft_wrap=True, markup=False)
+    models = "Models, pictures and reports" if can_draw() else "Models"
+    console.print(f"\n{models} are in {out}/digits and {out}/paper.", soft_wrap=True, markup=False)
 
 
 def _digits(out: Path, seed: int) -> None:
@@ -43,7 +44,8 @@ def _digits(out: Path, seed: int) -> None:
     with progress("Comparing rates", 5) as tick:
         training = MetaTraining.prepare(train, model.settings(), tick)
     evaluation = evaluate_on(training, train, unseen)
-    _finish(model, training, train, evaluation, out, "Few-shot digits")
+    names = {"title": "Few-shot digits", "target": "label", "group": "pair of digits"}
+    _finish(model, training, train, evaluation, out, names)
     console.print(f"Unseen digits told apart after 10 images: {100 * _accuracy(model, unseen, seed):.1f} %.")
 
 
@@ -72,7 +74,8 @@ def _paper(out: Path, seed: int) -> None:
     with progress("Comparing rates", n_ticks(settings, len(tasks)) + settings.n_folds) as tick:
         training = MetaTraining.prepare(tasks, settings, tick)
         evaluation = evaluate(training, tasks, tick)
-    _finish(model, training, tasks, evaluation, out, "The model of the paper, its protocol")
+    names = {"title": "The model of the paper, its protocol", "target": "y", "group": ""}
+    _finish(model, training, tasks, evaluation, out, names)
     dealt = MetaTraining.prepare(tasks, MetaRegressor(n_support=PAPER_N_SUPPORT, random_state=seed).settings())
     assert dealt.held_out is not None  # all rates are free
     console.print(
@@ -84,9 +87,17 @@ def _paper(out: Path, seed: int) -> None:
 
 
 def _finish(
-    model: MetaRegressor, training: MetaTraining, tasks: TaskSet, evaluation: Evaluation, out: Path, title: str
+    model: MetaRegressor,
+    training: MetaTraining,
+    tasks: TaskSet,
+    evaluation: Evaluation,
+    out: Path,
+    names: dict[str, str],
 ) -> None:
-    """Print the results, and save the model and its picture."""
+    """Print the results, and save the model with its picture and its report."""
     model.fit_from(training, tasks)
     show(model, evaluation)
-    save_model(model, out, attachments=pictures_of(model, title))
+    attachments = pictures_of(model, names["title"])
+    if can_draw():
+        attachments["report.html"] = report_of(model, training, evaluation, tasks, **names)
+    save_model(model, out, attachments=attachments)

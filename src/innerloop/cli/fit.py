@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,14 +13,12 @@ from cyclopts import Parameter
 from innerloop._checks import as_count
 from innerloop._files import check_file, write_whole
 from innerloop._progress import progress
-from innerloop.cli._output import console, need_matplotlib, pictures_of, show
+from innerloop.cli._output import console, need_matplotlib, pictures_of, report_of, show
 from innerloop.cli._tables import check_sizes, read_tasks
 from innerloop.estimators import MetaRegressor, MetaTraining
 from innerloop.evaluation import Evaluation, evaluate, n_ticks
 from innerloop.plotting import PICTURE
-from innerloop.report import N_TICKS, report_page
 from innerloop.storage import check_writable, save_model
-from innerloop.tasks import TaskSet
 
 Names = Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")]
 Rate = float | Literal["auto"]
@@ -134,7 +130,8 @@ def fit(
         model.fit_from(training, tasks)
     pictures = {} if out is None else pictures_of(model, table.name)
     if report is not None:
-        _write_report(report, model, training, evaluation, tasks, table.name, target, group)
+        page = report_of(model, training, evaluation, tasks, title=table.name, target=target, group=group)
+        write_whole(report, page)
     if out is not None:
         save_model(model, out, {"group": group, "target": target, "features": tasks.feature_names}, pictures)
     if json_:
@@ -148,28 +145,6 @@ def fit(
         console.print(saved, soft_wrap=True, markup=False)
     if report is not None:
         console.print(f"Wrote the report to {report}", soft_wrap=True, markup=False)
-
-
-def _write_report(
-    path: Path,
-    model: MetaRegressor,
-    training: MetaTraining,
-    evaluation: Evaluation,
-    tasks: TaskSet,
-    title: str,
-    target: str,
-    group: str,
-) -> None:
-    with progress("Writing the report", N_TICKS) as tick:
-        page = report_page(
-            *(model, training, evaluation, tasks),
-            title=title,
-            target=target,
-            group=group,
-            command=shlex.join(["innerloop", *sys.argv[1:]]),
-            tick=tick,
-        )
-    write_whole(path, page.encode())
 
 
 def as_json(model: MetaRegressor, evaluation: Evaluation) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, final
 
 import numpy as np
@@ -123,6 +123,8 @@ def _predicted(
     settings = training.settings
     try:
         design = calibrated.design(training.n_support, settings.n_steps, settings.n_query, rates["l2"])
+        n_folds = int(training.folds.fold.max()) + 1
+        design = replace(design, n_tasks=len(training.tasks) - len(training.tasks) // n_folds)  # as each fold trains on
         predicted = calibrated.predicted_mse(design, rates["inner_lr"], rates["adapt_lr"])
     except (ValueError, np.linalg.LinAlgError):
         return None
