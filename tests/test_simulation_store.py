@@ -232,6 +232,16 @@ def test_a_pool_that_stops_without_a_word_is_not_waited_for(tmp_path, undisturbe
         assert same(logged(tmp_path, executor=Silent()), undisturbed)
 
 
+def test_a_pool_whose_manager_has_ended_is_replaced(tmp_path, undisturbed, monkeypatch):
+    pool, ended = _parallel._workers(2), threading.Thread(target=int)
+    ended.start()
+    ended.join()
+    monkeypatch.setattr(pool, "_executor_manager_thread", ended)
+    assert _parallel._workers(2) is not pool
+    assert same(logged(tmp_path, n_jobs=2), undisturbed)
+    assert _parallel._workers(2) is _parallel._workers(2)
+
+
 def test_workers_that_always_die_end_the_run_with_its_blocks_kept(tmp_path):
     with pytest.raises(RuntimeError, match="workers died 4 times in a row; finished blocks are kept"):
         logged(tmp_path, "always kill", n_jobs=2)

@@ -16,6 +16,8 @@ from innerloop._store import Arrays, Store
 _AHEAD, _UNKNOWN_WORKERS = 2, 32
 _ATTEMPTS = 4
 _SECONDS_BETWEEN_LOOKS, _SECONDS_BETWEEN_CHECKS = 0.1, 5.0
+# After which idle workers end, as those of joblib.Parallel.
+_SECONDS_IDLE = 300
 
 Compute = Callable[[int], Arrays]
 
@@ -115,7 +117,10 @@ def _workers(n_jobs: int) -> Executor:
     from joblib import cpu_count
     from joblib.externals.loky import get_reusable_executor
 
-    workers: Executor = get_reusable_executor(cpu_count() if n_jobs == -1 else n_jobs)
+    size = cpu_count() if n_jobs == -1 else n_jobs
+    workers: Executor = get_reusable_executor(size, timeout=_SECONDS_IDLE)
+    if _has_ended(workers):  # it does not know, and would be handed out again and again
+        workers = get_reusable_executor(size, timeout=_SECONDS_IDLE, reuse=False)
     return workers
 
 
@@ -139,9 +144,14 @@ def _on_executor(compute: Compute, blocks: Iterator[int], executor: Executor) ->
 
 
 def _is_dead(executor: Executor) -> bool:
-    """Return whether the thread that sees a process pool's work through has ended, as when a worker is killed."""
-    manager = getattr(executor, "_executor_manager_thread", executor)
-    return manager is None or (isinstance(manager, Thread) and not manager.is_alive())
+    """Return whether a process pool does not see its work through any more, as when a worker is killed."""
+    return getattr(executor, "_executor_manager_thread", executor) is None or _has_ended(executor)
+
+
+def _has_ended(executor: Executor) -> bool:
+    """Return whether the thread that sees a process pool's work through was begun and has ended."""
+    manager = getattr(executor, "_executor_manager_thread", None)
+    return isinstance(manager, Thread) and not manager.is_alive()
 
 
 def _has_failed(future: Future[Arrays]) -> bool:
