@@ -101,24 +101,14 @@ def pictures_of(model: MetaRegressor, title: str) -> dict[str, bytes]:
 
 
 def report_of(
-    model: MetaRegressor,
-    training: MetaTraining,
-    evaluation: Evaluation,
-    tasks: TaskSet,
-    *,
-    title: str,
-    target: str,
-    group: str,
+    model: MetaRegressor, training: MetaTraining, evaluation: Evaluation, tasks: TaskSet, **names: str
 ) -> bytes:
-    """Return the report as a file's contents."""
+    """Return the report as a file's contents, given what the table, the target and the group are called."""
     from innerloop.report import N_TICKS, report_page
 
     command = shlex.join(["innerloop", *sys.argv[1:]])
     with progress("Writing the report", N_TICKS) as tick:
-        page = report_page(
-            *(model, training, evaluation, tasks), title=title, target=target, group=group, command=command, tick=tick
-        )
-    return page.encode()
+        return report_page(model, training, evaluation, tasks, command=command, tick=tick, **names).encode()
 
 
 def can_draw() -> bool:

@@ -1,6 +1,6 @@
 """The scikit-learn estimator."""
 
-from innerloop.estimators._heldout import HeldOut, Rates, mean_and_error
+from innerloop.estimators._heldout import HeldOut, Rates, mean_and_error, standard_errors
 from innerloop.estimators._intervals import as_level
 from innerloop.estimators._settings import Settings
 from innerloop.estimators._training import MetaTraining
@@ -16,4 +16,5 @@ __all__ = [
     "Settings",
     "as_level",
     "mean_and_error",
+    "standard_errors",
 ]

@@ -51,10 +51,14 @@ class Candidate:
         return mean_and_error(other.mse - self.mse)
 
 
+def standard_errors(per_task: FloatArray) -> FloatArray:
+    """Return the standard errors of means over tasks, the first axis."""
+    return np.asarray(per_task.std(axis=0, ddof=1) / np.sqrt(len(per_task)))
+
+
 def mean_and_error(values: FloatArray) -> tuple[float, float]:
     """Return the mean over tasks and its standard error (infinite for one task)."""
-    n = len(values)
-    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(n)) if n > 1 else np.inf
+    return float(values.mean()), float(standard_errors(values)) if len(values) > 1 else np.inf
 
 
 def bundle_size(sizes_of_folds: IntArray) -> int:

@@ -192,10 +192,6 @@ class MetaTraining:
             found["gradient"] = Predictor(coef, coef, GradientSteps(feature_rates))
         return found
 
-    def coef(self, rates: Rates) -> FloatArray:
-        """Return the meta-parameters at these rates, in scaled units: (n_columns, n_targets)."""
-        return _coef(self.objective, rates)
-
     def predictor_at(self, rates: Rates) -> Predictor:
         """Return how tasks are predicted that adapt by gradient steps at these rates, whichever were chosen."""
         return _predictor(self.objective, rates, self.settings.n_steps)

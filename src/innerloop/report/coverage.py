@@ -10,7 +10,7 @@ import numpy as np
 
 from innerloop._checks import FloatArray
 from innerloop._random import stream
-from innerloop.estimators import MetaRegressor
+from innerloop.estimators import MetaRegressor, standard_errors
 from innerloop.tasks import TaskSet
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
@@ -57,7 +57,7 @@ def coverage(
     return Coverage(
         np.array([n for n, _ in points], dtype=float),
         np.array([shares.mean(axis=0) for _, shares in points]),
-        np.array([shares.std(axis=0, ddof=1) / np.sqrt(len(shares)) for _, shares in points]),
+        np.array([standard_errors(shares) for _, shares in points]),
     )
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from innerloop._checks import FloatArray
 from innerloop.calibration import CalibratedModel
-from innerloop.estimators import HeldOut, MetaTraining, Rates, mean_and_error
+from innerloop.estimators import HeldOut, MetaTraining, Rates, mean_and_error, standard_errors
 
 Name = Literal["adapt_lr", "inner_lr"]
 NAMES: tuple[Name, ...] = ("adapt_lr", "inner_lr")
@@ -56,14 +56,14 @@ class Slice:
     @property
     def difference_se(self) -> FloatArray:
         """Standard errors of the differences to the marked pair, by task: (n_points,)."""
-        return _standard_errors(self.per_task - self.at_mark[:, None])
+        return standard_errors(self.per_task - self.at_mark[:, None])
 
     def where_theory_misses(self) -> int | None:
         """Return the place of lowest loss at which theory is off by more than chance and `_MISSED`; None for none."""
         if self.predicted is None:
             return None
         mse = self.mse
-        most = np.maximum(_MISSED * mse, 2 * _standard_errors(self.per_task))
+        most = np.maximum(_MISSED * mse, 2 * standard_errors(self.per_task))
         missed = self._judged() & (np.abs(self.predicted - mse) > most)
         return int(np.where(missed, mse, np.inf).argmin()) if missed.any() else None
 
@@ -129,7 +129,3 @@ def _predicted(
     except (ValueError, np.linalg.LinAlgError):
         return None
     return predicted if np.isfinite(predicted).all() else None
-
-
-def _standard_errors(per_task: FloatArray) -> FloatArray:
-    return np.asarray(per_task.std(axis=0, ddof=1) / np.sqrt(len(per_task)))
