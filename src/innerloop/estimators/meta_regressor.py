@@ -44,8 +44,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         feature, the same in training and in adaptation (Meta-SGD, in closed form).
     adaptation : {"auto", "none", "gradient", "ridge"}, default="auto"
         How tasks adapt. "auto": the best of the other three on held-out tasks, over 0, 1, 2, 5, 10 and 20 rows
-        or at `n_support` rows where that is given, by mean error, or task by task where mean errors do not tell;
-        the simpler where neither does. "none": one pooled ridge, or what training at a given `inner_lr` gives.
+        or at `n_support` rows where that is given: by mean error beyond a standard error; within one no gradient
+        steps, but a ridge if tasks are few, or most gain. "none": one pooled ridge, or what `inner_lr` gives.
         "gradient" where a rate is given; its rate may turn out to be 0.
     l2 : float or "auto", default="auto"
         Ridge penalty on the meta-parameters, in units of the half mean squared error. "auto": by cross-validation;
