@@ -58,7 +58,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     """Draw the distances against width."""
     from matplotlib.figure import Figure
 
-    from innerloop._figures import BLUE, GREEN, GREY, ORANGE, save_figure
+    from innerloop.plots.style import BLUE, GREEN, GREY, ORANGE, save_figure
 
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     axes = figure.subplots(1, len(result["distance"]), sharey=True, squeeze=False)[0]

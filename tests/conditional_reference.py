@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from innerloop._random import stream
+from innerloop._base.seeds import stream
 from reference import inner_map, minimiser
 
 

@@ -6,8 +6,8 @@ import pytest
 import innerloop as il
 import reference
 from cases import close
-from innerloop import adaptation
-from innerloop.adaptation import GradientSteps, NoAdaptation, Ridge, ridge_path
+from innerloop.adaptation import rules as adaptation
+from innerloop.adaptation.rules import GradientSteps, NoAdaptation, Ridge, ridge_path
 
 
 def ragged_tasks(n_targets, sizes=(1, 7, 3, 40, 2, 2, 11), p=4):

@@ -8,9 +8,9 @@ import pytest
 
 import innerloop as il
 from cases import table
-from innerloop.estimators._choice import _is_worth_it
-from innerloop.random_effects import estimate_effects
-from innerloop.storage import load_model, save_model
+from innerloop.adaptation.random_effects import estimate_effects
+from innerloop.estimators.storage import load_model, save_model
+from innerloop.tabular.adaptation_choice import _is_worth_it
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 import innerloop as il
-from innerloop import advising
-from innerloop.advising import advice_from, further_data, predicted_error
-from innerloop.estimators import MetaTraining
+from innerloop.adaptation.scale_mixture import ScaledRidge
+from innerloop.data.tasks import TaskSet
+from innerloop.evaluation import advice as advising
 from innerloop.evaluation import evaluate
-from innerloop.scale_mixture import ScaledRidge
-from innerloop.tasks import TaskSet
+from innerloop.evaluation.advice import advice_from, further_data, predicted_error
+from innerloop.tabular.training import MetaTraining
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

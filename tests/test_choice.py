@@ -7,8 +7,8 @@ import pytest
 import innerloop as il
 import reference
 from cases import table
-from innerloop._random import stream
-from innerloop.estimators import MetaTraining
+from innerloop._base.seeds import stream
+from innerloop.tabular.training import MetaTraining
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

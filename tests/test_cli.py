@@ -14,10 +14,10 @@ import pytest
 
 import innerloop as package
 from command_line import IDS, QUICK, innerloop, save, small_table, tree
-from innerloop.estimators import MetaTraining
+from innerloop.data.tasks import TaskSet
+from innerloop.estimators.storage import load_model
 from innerloop.evaluation import GRADIENT, NO_INNER_LOOP, PER_TASK, POOLED, RIDGE, TASK_MEAN, TIED, evaluate
-from innerloop.storage import load_model
-from innerloop.tasks import TaskSet
+from innerloop.tabular.training import MetaTraining
 
 METHODS = [RIDGE, GRADIENT, NO_INNER_LOOP, TIED, POOLED, PER_TASK, TASK_MEAN]
 PICTURE = "held_out_loss.png"

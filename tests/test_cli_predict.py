@@ -10,7 +10,7 @@ import pytest
 
 import innerloop as il
 from command_line import IDS, QUICK, innerloop, save, small_table, tree
-from innerloop.storage import load_model, save_model
+from innerloop.estimators.storage import load_model, save_model
 
 FEATURES = ["a", "b", "c"]
 ADAPTED, SEEN, NEW, META = ["007", "NA"], ["nan", "任务"], ["n1", "n2"], ["n3"]

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from command_line import COLUMNS, QUICK, innerloop, save, small_table, tree
-from innerloop.storage import load_model
+from innerloop.estimators.storage import load_model
 
 
 @pytest.fixture

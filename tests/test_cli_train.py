@@ -8,11 +8,11 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("PIL")
 
-import xarray as xr  # noqa: E402
+import xarray as xr
 
-from command_line import innerloop, tree  # noqa: E402
-from innerloop.neural import MetaTrainer  # noqa: E402
-from omniglot_archive import ALPHABETS, write_archive  # noqa: E402
+from command_line import innerloop, tree
+from innerloop.neural import MetaTrainer
+from omniglot_archive import ALPHABETS, write_archive
 
 SINE = ["train", "--task", "sinusoid", "--n-tasks", 3, "--width", 6, "--n-test", 20, "--n-validation", 5]
 SMALL = ["--ways", 3, "--n-tasks", 2, "--width", 4, "--n-test", 20, "--n-validation", 5]

@@ -8,8 +8,8 @@ import pytest
 
 import innerloop as il
 from command_line import COLUMNS, innerloop, save, small_table
-from innerloop import comparison
-from innerloop.comparison import Components, Contender, best_of, compare
+from innerloop.evaluation import other_packages as comparison
+from innerloop.evaluation.other_packages import Components, Contender, best_of, compare
 
 pytest.importorskip("statsmodels")
 

@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 
 from command_line import innerloop, tree
 from innerloop.cli import demo as command
-from innerloop.demo import (
+from innerloop.cli._demo_tables import (
     IMAGES_PER_CLASS,
     PAPER_N_FEATURES,
     PAPER_N_QUERY,
@@ -20,8 +20,8 @@ from innerloop.demo import (
     digit_pairs,
     paper_table,
 )
+from innerloop.estimators.storage import load_model
 from innerloop.evaluation import GRADIENT, NO_INNER_LOOP, POOLED, TIED
-from innerloop.storage import load_model
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import innerloop as il
-from innerloop._random import stream
+from innerloop._base.seeds import stream
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 N_TASKS, N_ROWS = 400, 30

@@ -8,8 +8,8 @@ from sklearn.linear_model import Ridge
 
 import innerloop as il
 from cases import table
-from innerloop._random import stream
-from innerloop.estimators import MetaTraining, Rates, _training
+from innerloop._base.seeds import stream
+from innerloop._base.standard_errors import ratio_errors
 from innerloop.evaluation import (
     GIVEN,
     GRADIENT,
@@ -25,10 +25,12 @@ from innerloop.evaluation import (
     evaluate,
     evaluate_on,
     n_ticks,
-    ratio_errors,
     verdict,
 )
 from innerloop.evaluation._errors import PER_TASK_L2_GRID
+from innerloop.tabular import folds
+from innerloop.tabular.rate_choice import Rates
+from innerloop.tabular.training import MetaTraining
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -44,8 +46,8 @@ SETTINGS = [
 @pytest.fixture(autouse=True)
 def _coarse_grids(monkeypatch):
     """Try fewer rates and penalties, for speed; zero stays among both."""
-    monkeypatch.setattr(_training, "INNER_GRID", _training.INNER_GRID[::4])
-    monkeypatch.setattr(_training, "L2_GRID", _training.L2_GRID[::3])
+    monkeypatch.setattr(folds, "INNER_GRID", folds.INNER_GRID[::4])
+    monkeypatch.setattr(folds, "L2_GRID", folds.L2_GRID[::3])
 
 
 def made(n_targets=None, **settings):

@@ -6,7 +6,7 @@ import pytest
 import innerloop as il
 import reference
 from cases import close, draw
-from innerloop import _factor, _refine, objective
+from innerloop.exact import _factor, _refine, objective
 
 RAGGED_BLOCKS = [(1, 3), (2, 60), (0, 7), (4, 1), (3, 200), (5, 2)]
 

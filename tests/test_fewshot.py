@@ -4,15 +4,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torch import nn  # noqa: E402
+from torch import nn
 
-from innerloop.neural import TEST, MetaTrainer, SinusoidTasks, TaskBatch, accuracy  # noqa: E402
-from innerloop.neural.fewshot import FewShot, sinusoids  # noqa: E402
-from innerloop.neural.meta import query_predictions  # noqa: E402
-from innerloop.neural.model import TaskModel  # noqa: E402
-from innerloop.neural.networks import MLP, Conv4  # noqa: E402
-from innerloop.neural.prototypes import NearestNeighbour, Prototypes  # noqa: E402
-from innerloop.neural.trainer import Adam  # noqa: E402
+from innerloop.neural import TEST, MetaTrainer, SinusoidTasks, TaskBatch, accuracy
+from innerloop.neural.fewshot.networks import MLP, Conv4
+from innerloop.neural.fewshot.problems import FewShot, sinusoids
+from innerloop.neural.meta_gradient import query_predictions
+from innerloop.neural.prototypes import NearestNeighbour, Prototypes
+from innerloop.neural.task_model import TaskModel
+from innerloop.neural.trainer import Adam
 
 
 class Clouds:

@@ -7,8 +7,10 @@ from numpy.polynomial import polynomial
 import innerloop as il
 import reference
 from cases import RAGGED, SHORT, draw
-from innerloop.estimators import _heldout, mean_and_error
-from innerloop.estimators._heldout import HeldOut, bundle_size, bundled_curves, held_out_curves, lowest
+from innerloop._base.standard_errors import mean_and_error
+from innerloop.exact import query_loss
+from innerloop.exact.query_loss import bundle_size, bundled_curves, held_out_curves, lowest
+from innerloop.tabular.rate_choice import HeldOut
 
 
 def nonnegative(rng, degree, scale=1.0):
@@ -145,7 +147,7 @@ def test_losses_of_very_many_tasks_are_those_of_their_bundles(monkeypatch):
     X = rng.standard_normal((len(groups), 2))
     y = (X * (1 + rng.standard_normal((1_500, 2))[groups])).sum(axis=1) + rng.standard_normal(len(groups))
     bundled = il.MetaRegressor(adaptation="gradient").fit(X, y, groups=groups)
-    monkeypatch.setattr(_heldout, "_MOST_BUNDLES", 1_500)
+    monkeypatch.setattr(query_loss, "_MOST_BUNDLES", 1_500)
     single = il.MetaRegressor(adaptation="gradient").fit(X, y, groups=groups)
     for column in ("inner_lr", "l2", "mse", "difference"):
         np.testing.assert_allclose(bundled.cv_results_[column], single.cv_results_[column], rtol=1e-9, atol=1e-9)

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from innerloop.estimators._intervals import LEVELS, Calibration, _n_independent
+from innerloop.tabular.intervals import LEVELS, Calibration, _n_independent
 
 
 def drawn(rng, m, n, share, tails):

@@ -5,7 +5,7 @@ import pytest
 
 import innerloop as il
 from innerloop import KernelObjective, ReluKernel
-from innerloop.adaptation import GradientSteps
+from innerloop.adaptation.rules import GradientSteps
 
 RATES = [-1.3, -0.2, 0.0, 0.4, 2.0]
 

@@ -8,7 +8,7 @@ import pytest
 import innerloop as il
 from cases import RAGGED, draw, table
 from command_line import QUICK, innerloop, save, small_table
-from innerloop.meta_sgd import RateObjective, solve_coef, solve_meta_sgd
+from innerloop.exact.meta_sgd import RateObjective, solve_coef, solve_meta_sgd
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

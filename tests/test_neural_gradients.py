@@ -4,19 +4,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import neural_reference as reference  # noqa: E402
-from innerloop.neural import (  # noqa: E402
-    MAML,
-    ImplicitMAML,
-    MetaTrainer,
-    Reptile,
-    RidgeHead,
-    TaskBatch,
-    adapt,
-    predict,
-)
-from innerloop.neural.dense import is_dense  # noqa: E402
-from innerloop.neural.rates import resolve  # noqa: E402
+import neural_reference as reference
+from innerloop.neural import MAML, ImplicitMAML, MetaTrainer, Reptile, RidgeHead, TaskBatch, adapt, predict
+from innerloop.neural.dense import is_dense
+from innerloop.neural.rates import resolve
 
 MODULES = {
     "mlp": reference.mlp,

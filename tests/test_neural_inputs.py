@@ -7,9 +7,9 @@ from cases import draw, table
 
 torch = pytest.importorskip("torch")
 
-from torch import nn  # noqa: E402
+from torch import nn
 
-from innerloop.neural import (  # noqa: E402
+from innerloop.neural import (
     MAML,
     ImplicitMAML,
     MetaTrainer,

@@ -8,9 +8,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-import innerloop as il  # noqa: E402
-from innerloop.neural import TaskBatch, adapt, features, half_mse, linearize, predict  # noqa: E402
-from innerloop.papers.bernacchia2021 import fig5, network  # noqa: E402
+import innerloop as il
+from innerloop.neural import TaskBatch, adapt, features, half_mse, linearize, predict
+from innerloop.papers.bernacchia2021 import fig5, network
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 RATES = [-0.7, 0.0, 0.3]

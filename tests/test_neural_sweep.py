@@ -6,16 +6,16 @@ from functools import partial
 import numpy as np
 import pytest
 
-from innerloop._random import stream
+from innerloop._base.seeds import stream
 
 torch = pytest.importorskip("torch")
 
-from torch import nn  # noqa: E402
+from torch import nn
 
-import neural_reference as reference  # noqa: E402
-from innerloop.neural import MAML, TEST, MetaTrainer, SinusoidTasks, sweep  # noqa: E402
-from innerloop.neural.batch import TaskBatch  # noqa: E402
-from innerloop.neural.sweep import Sweep  # noqa: E402
+import neural_reference as reference
+from innerloop.neural import MAML, TEST, MetaTrainer, SinusoidTasks, sweep
+from innerloop.neural.batch import TaskBatch
+from innerloop.neural.sweep import Sweep
 
 RATES = [-0.05, 0.0, 0.1]
 SIZES = {"n_tasks": 4, "n_support": 5, "n_query": 4}

@@ -16,19 +16,11 @@ from cases import draw, table
 
 torch = pytest.importorskip("torch")
 
-from torch import nn  # noqa: E402
+from torch import nn
 
-import neural_reference as reference  # noqa: E402
-from innerloop.neural import (  # noqa: E402
-    MAML,
-    MetaTrainer,
-    SinusoidTasks,
-    TaskBatch,
-    TaskSetTasks,
-    TensorBoardCallback,
-    accuracy,
-)
-from test_neural_gradients import Fixed  # noqa: E402
+import neural_reference as reference
+from innerloop.neural import MAML, MetaTrainer, SinusoidTasks, TaskBatch, TaskSetTasks, TensorBoardCallback, accuracy
+from test_neural_gradients import Fixed
 
 SIZES = {"n_tasks": 4, "n_support": 5, "n_query": 3}
 

@@ -9,9 +9,9 @@ import pytest
 torch = pytest.importorskip("torch")
 Image = pytest.importorskip("PIL.Image")
 
-from innerloop.neural import TEST, TRAINING, VALIDATION  # noqa: E402
-from innerloop.neural.omniglot import CharacterTasks, read_omniglot, split_alphabets  # noqa: E402
-from omniglot_archive import ALPHABETS, FULL, write_archive  # noqa: E402
+from innerloop.neural import TEST, TRAINING, VALIDATION
+from innerloop.neural.fewshot.omniglot import CharacterTasks, read_omniglot, split_alphabets
+from omniglot_archive import ALPHABETS, FULL, write_archive
 
 STAGES = [TRAINING, VALIDATION, TEST]
 

@@ -10,7 +10,7 @@ import pytest
 
 from cases import table
 from innerloop import MetaRegressor
-from innerloop.plotting import as_png, plot_held_out
+from innerloop.plots.held_out import as_png, plot_held_out
 
 pytest.importorskip("matplotlib", reason="drawing needs matplotlib")
 from matplotlib.backends.backend_agg import FigureCanvasAgg

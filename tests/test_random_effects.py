@@ -8,11 +8,11 @@ from scipy.optimize import minimize
 
 import innerloop as il
 from cases import close
-from innerloop._restricted import RestrictedLikelihood
-from innerloop._task_rows import RowBlock, row_blocks
-from innerloop.adaptation import GradientSteps, NoAdaptation, Ridge
-from innerloop.estimators._known import KnownRows
-from innerloop.random_effects import _LOG_SPREAD, _NOISE_POWER, estimate_effects, update_mean
+from innerloop.adaptation.random_effects import _LOG_SPREAD, _NOISE_POWER, estimate_effects, update_mean
+from innerloop.adaptation.restricted_likelihood import RestrictedLikelihood
+from innerloop.adaptation.rules import GradientSteps, NoAdaptation, Ridge
+from innerloop.data.row_blocks import RowBlock, row_blocks
+from innerloop.tabular.known_rows import KnownRows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

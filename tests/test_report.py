@@ -153,7 +153,7 @@ def test_two_tasks_are_told_that_choices_were_made_on_both(tmp_path):
 
 def slice_of(predicted, n_tasks=40):
     """Return a parabola with its minimum, 1, at a rate of 0.5, known to 1 %, beside a prediction."""
-    from innerloop.report.rates import Slice
+    from innerloop.evaluation.rate_slices import Slice
 
     rates = np.linspace(-1, 2, 31)
     noise = 0.01 * np.sqrt(n_tasks) * np.random.default_rng(0).standard_normal((n_tasks, 1))
@@ -177,7 +177,7 @@ def slice_of(predicted, n_tasks=40):
     ],
 )
 def test_the_theory_fails_where_it_is_visibly_off(predicted, said):
-    from innerloop.report.rates import failing
+    from innerloop.evaluation.rate_slices import failing
 
     found = slice_of(predicted)
     assert found.difference_se == pytest.approx(0, abs=1e-12)
@@ -189,9 +189,9 @@ def test_the_theory_fails_where_it_is_visibly_off(predicted, said):
 
 def test_the_theory_is_that_of_as_many_tasks_as_cross_validation_trains_on():
     import innerloop as il
-    from innerloop.demo import PAPER_N_QUERY, PAPER_N_SUPPORT, paper_table
-    from innerloop.estimators import MetaTraining
-    from innerloop.report.rates import failing, slices
+    from innerloop.cli._demo_tables import PAPER_N_QUERY, PAPER_N_SUPPORT, paper_table
+    from innerloop.evaluation.rate_slices import failing, slices
+    from innerloop.tabular.training import MetaTraining
 
     tasks = paper_table()
     model = il.MetaRegressor(adaptation="gradient", n_support=PAPER_N_SUPPORT, n_query=PAPER_N_QUERY, l2=0.0)
@@ -206,8 +206,8 @@ def test_the_theory_is_that_of_as_many_tasks_as_cross_validation_trains_on():
 
 def test_slices_are_the_cross_validated_losses_of_the_fit():
     import innerloop as il
-    from innerloop.estimators import MetaTraining
-    from innerloop.report.rates import slices
+    from innerloop.evaluation.rate_slices import slices
+    from innerloop.tabular.training import MetaTraining
 
     tasks = il.MixedLinearRegression(2, 1.0, 0.8).sample_tasks(12, 8, seed=2)
     training = MetaTraining.prepare(tasks, il.MetaRegressor(adaptation="gradient").settings())
@@ -266,7 +266,7 @@ def test_legends_can_be_read_on_a_phone(label):
 
 def test_intervals_of_unseen_tasks_hold_what_they_promise():
     import innerloop as il
-    from innerloop.report.coverage import LEVELS, coverage
+    from innerloop.evaluation.coverage import LEVELS, coverage
 
     dist = il.MixedLinearRegression(3, 1.0, 0.8)
     found = coverage(il.MetaRegressor(adaptation="ridge"), dist.sample_tasks(90, 14, seed=4), np.array([0, 5]))

@@ -9,11 +9,11 @@ from scipy.stats import multivariate_normal
 
 import innerloop as il
 from cases import close
-from innerloop._task_rows import RowBlock, row_blocks
-from innerloop.estimators._known import KnownRows
-from innerloop.random_effects import estimate_effects
-from innerloop.scale_mixture import LOG_SCALES, N_PARAMETERS, ScaledRidge, estimate_scales
-from innerloop.storage import load_model, save_model
+from innerloop.adaptation.random_effects import estimate_effects
+from innerloop.adaptation.scale_mixture import LOG_SCALES, N_PARAMETERS, ScaledRidge, estimate_scales
+from innerloop.data.row_blocks import RowBlock, row_blocks
+from innerloop.estimators.storage import load_model, save_model
+from innerloop.tabular.known_rows import KnownRows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -155,7 +155,7 @@ def test_scales_are_used_where_noise_differs_between_tasks_and_lower_the_error_t
     train = groups < 60
     model = il.MetaRegressor(adaptation="ridge").fit(X[train], y[train], groups[train])
     assert model._spread.scale_weight.size
-    monkeypatch.setattr("innerloop.estimators._choice._better_in_ratio", lambda *_: False)
+    monkeypatch.setattr("innerloop.tabular.adaptation_choice._better_in_ratio", lambda *_: False)
     plain = il.MetaRegressor(adaptation="ridge").fit(X[train], y[train], groups[train])
     assert not plain._spread.scale_weight.size
     for n in (5, 10, 20):

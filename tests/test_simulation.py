@@ -10,10 +10,10 @@ import pytest
 
 import innerloop as il
 from conditional_reference import drawn_features, squared_error
-from innerloop._random import stream
+from innerloop._base.seeds import stream
+from innerloop.exact.query_loss import adapted_losses
 from innerloop.simulation.conditional import ConditionalRuns
 from innerloop.simulation.rows import Nodes
-from innerloop.simulation.sampled import adapted_losses
 from innerloop.theory.adapting import AdaptedLoss
 from reference import adapted, meta_coef
 

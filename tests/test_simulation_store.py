@@ -20,10 +20,11 @@ from threadpoolctl import threadpool_info
 
 import innerloop as il
 from cases import table
-from innerloop import _parallel, _store
-from innerloop._parallel import gather
-from innerloop._store import BlockStore
-from innerloop._threads import one_thread
+from innerloop._base.threads import one_thread
+from innerloop._blocks import pool as worker_pool
+from innerloop._blocks import store as block_store
+from innerloop._blocks.pool import gather
+from innerloop._blocks.store import BlockStore
 
 RATES = {"inner_lr": [-0.4, 0.1, 0.3], "adapt_lr": [0.0, 0.2]}
 N_RUNS = 30
@@ -227,19 +228,19 @@ def test_a_pool_that_stops_without_a_word_is_not_waited_for(tmp_path, undisturbe
         def submit(self, *_):
             return Future()
 
-    monkeypatch.setattr(_parallel, "_SECONDS_BETWEEN_CHECKS", 0.01)
+    monkeypatch.setattr(worker_pool, "_SECONDS_BETWEEN_CHECKS", 0.01)
     with pytest.warns(UserWarning, match="the executor lost a worker"):
         assert same(logged(tmp_path, executor=Silent()), undisturbed)
 
 
 def test_a_pool_whose_manager_has_ended_is_replaced(tmp_path, undisturbed, monkeypatch):
-    pool, ended = _parallel._workers(2), threading.Thread(target=int)
+    pool, ended = worker_pool._workers(2), threading.Thread(target=int)
     ended.start()
     ended.join()
     monkeypatch.setattr(pool, "_executor_manager_thread", ended)
-    assert _parallel._workers(2) is not pool
+    assert worker_pool._workers(2) is not pool
     assert same(logged(tmp_path, n_jobs=2), undisturbed)
-    assert _parallel._workers(2) is _parallel._workers(2)
+    assert worker_pool._workers(2) is worker_pool._workers(2)
 
 
 def test_workers_that_always_die_end_the_run_with_its_blocks_kept(tmp_path):
@@ -308,7 +309,7 @@ def test_another_format_is_refused(tmp_path):
     content = json.loads((tmp_path / "plan.json").read_text())
     content["version"] = 7
     del content["sha256"]
-    (tmp_path / "plan.json").write_text(json.dumps({**content, "sha256": _store._plan_digest(content)}))
+    (tmp_path / "plan.json").write_text(json.dumps({**content, "sha256": block_store._plan_digest(content)}))
     with pytest.raises(ValueError, match="has store format 7, this version reads 1"):
         BlockStore(tmp_path, {"a": 1}, 2)
 

@@ -8,7 +8,7 @@ import pytest
 import innerloop as il
 import reference
 from cases import RAGGED, SHORT, close, draw
-from innerloop.solve import ridge_candidates
+from innerloop.exact.solve import ridge_candidates
 
 RATES = [-2.0, -0.5, 0.0, 0.1, 0.7, 2.0]
 SHAPES = {"under": (RAGGED, 4), "many": (RAGGED * 40, 3), "over": (SHORT, 9)}

@@ -14,7 +14,7 @@ import pytest
 
 import innerloop as il
 from cases import table
-from innerloop.storage import load_details, load_model, save_model
+from innerloop.estimators.storage import load_details, load_model, save_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from innerloop.tables import missing, numbers, read_table
+from innerloop.data.table_files import missing, numbers, read_table
 
 PLAIN = "id,x,y\n007,1,2\nNA,3.5,-4e3\n1.0,0.30000000000000004,6\n"
 IDS = ["007", "NA", "1.0"]

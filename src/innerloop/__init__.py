@@ -10,15 +10,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from innerloop.episodes import Episodes
-from innerloop.objective import MetaObjective
-from innerloop.solve import IllConditionedWarning, MetaPath, MetaSolution, solve, solve_path
-from innerloop.tasks import TaskSet
+from innerloop.data.episodes import Episodes
+from innerloop.data.tasks import TaskSet
+from innerloop.exact.objective import MetaObjective
+from innerloop.exact.solve import IllConditionedWarning, MetaPath, MetaSolution, solve, solve_path
 
 if TYPE_CHECKING:
-    from innerloop.advising import advise
-    from innerloop.calibration import calibrate
-    from innerloop.comparison import compare
     from innerloop.distributions import (
         Design,
         MixedLinearRegression,
@@ -29,9 +26,12 @@ if TYPE_CHECKING:
         TaskDistribution,
     )
     from innerloop.estimators import MetaRegressor
-    from innerloop.kernel import KernelObjective, KernelPath, ReluKernel
+    from innerloop.estimators.storage import load_model, save_model
+    from innerloop.evaluation.advice import advise
+    from innerloop.evaluation.calibrated_model import calibrate
+    from innerloop.evaluation.other_packages import compare
+    from innerloop.exact.kernel import KernelObjective, KernelPath, ReluKernel
     from innerloop.simulation import estimate_loss
-    from innerloop.storage import load_model, save_model
     from innerloop.theory import RateOptimum, choose_method, expected_loss, optimal_rates
 
 __version__ = "0.1.0"
@@ -71,26 +71,26 @@ __all__ = [
 # Names whose rooms need more than numpy and scipy are loaded on first use.
 _ON_FIRST_USE = {
     "Design": "innerloop.distributions",
-    "KernelObjective": "innerloop.kernel",
-    "KernelPath": "innerloop.kernel",
+    "KernelObjective": "innerloop.exact.kernel",
+    "KernelPath": "innerloop.exact.kernel",
     "MetaRegressor": "innerloop.estimators",
     "MixedLinearRegression": "innerloop.distributions",
     "QuadraticRegression": "innerloop.distributions",
     "RandomFeatures": "innerloop.distributions",
     "RateOptimum": "innerloop.theory",
-    "ReluKernel": "innerloop.kernel",
+    "ReluKernel": "innerloop.exact.kernel",
     "ResampledTasks": "innerloop.distributions",
     "Sinusoid": "innerloop.distributions",
     "TaskDistribution": "innerloop.distributions",
-    "advise": "innerloop.advising",
-    "calibrate": "innerloop.calibration",
+    "advise": "innerloop.evaluation.advice",
+    "calibrate": "innerloop.evaluation.calibrated_model",
     "choose_method": "innerloop.theory",
-    "compare": "innerloop.comparison",
+    "compare": "innerloop.evaluation.other_packages",
     "estimate_loss": "innerloop.simulation",
     "expected_loss": "innerloop.theory",
-    "load_model": "innerloop.storage",
+    "load_model": "innerloop.estimators.storage",
     "optimal_rates": "innerloop.theory",
-    "save_model": "innerloop.storage",
+    "save_model": "innerloop.estimators.storage",
 }
 
 

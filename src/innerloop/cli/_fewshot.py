@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from innerloop._checks import as_count, as_rate
+from innerloop._base.checks import as_count, as_rate
 
 if TYPE_CHECKING:
-    from innerloop.neural.fewshot import FewShot
+    from innerloop.neural.fewshot.problems import FewShot
 
 Files = Annotated[list[Path] | None, Parameter(consume_multiple=True, negative="")]
 Names = Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")]
@@ -111,7 +111,7 @@ class Training:
     def problem(self) -> FewShot:
         """Return the problem; torch is loaded here."""
         try:
-            from innerloop.neural import fewshot
+            from innerloop.neural.fewshot import problems as fewshot
         except ImportError:
             raise ValueError("`innerloop train` needs PyTorch: pip install 'innerloop[neural]'.") from None
         counts = {
@@ -130,7 +130,7 @@ class Training:
         if self.task == "sinusoid":
             self._refuse_options_of_images()
             return fewshot.sinusoids(counts["shots"], counts["queries"], counts["width"], self.seed, **settings)
-        from innerloop.neural.omniglot import CharacterTasks, read_omniglot, split_alphabets
+        from innerloop.neural.fewshot.omniglot import CharacterTasks, read_omniglot, split_alphabets
 
         if not self.data:
             raise ValueError("`--task omniglot` needs `--data` with the archive, such as images_background_small1.zip.")

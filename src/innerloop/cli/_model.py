@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from cyclopts import Parameter
 
-from innerloop._checks import FloatArray
+from innerloop._base.checks import FloatArray
 from innerloop.distributions import Design, MixedLinearRegression
 
 

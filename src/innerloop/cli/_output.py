@@ -10,11 +10,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from innerloop._progress import progress
-from innerloop.estimators import MetaRegressor, MetaTraining
+from innerloop._base.progress import progress
+from innerloop.data.tasks import TaskSet
+from innerloop.estimators import MetaRegressor
 from innerloop.evaluation import Evaluation, Method
-from innerloop.plotting import PICTURE, as_png, has_picture, plot_held_out
-from innerloop.tasks import TaskSet
+from innerloop.plots.held_out import PICTURE, as_png, has_picture, plot_held_out
+from innerloop.tabular.training import MetaTraining
 
 console = Console(highlight=False)
 messages = Console(highlight=False, soft_wrap=True, stderr=True)

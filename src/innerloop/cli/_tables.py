@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from innerloop.tables import missing, numbers, read_table
-from innerloop.tasks import TaskSet
+from innerloop.data.table_files import missing, numbers, read_table
+from innerloop.data.tasks import TaskSet
 
 
 def read_tasks(

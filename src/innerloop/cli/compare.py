@@ -14,8 +14,8 @@ from rich.table import Table
 from innerloop.cli._output import console, messages, print_table
 from innerloop.cli._tables import check_sizes, read_tasks
 from innerloop.cli.fit import Names
-from innerloop.comparison import Contender, best_of
-from innerloop.comparison import compare as compare_packages
+from innerloop.evaluation.other_packages import Contender, best_of
+from innerloop.evaluation.other_packages import compare as compare_packages
 
 
 def compare(

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from innerloop._progress import progress
+from innerloop._base.progress import progress
+from innerloop.cli._demo_tables import PAPER_N_QUERY, PAPER_N_SUPPORT, digit_pairs, paper_table
 from innerloop.cli._output import can_draw, console, pictures_of, report_of, show
-from innerloop.demo import PAPER_N_QUERY, PAPER_N_SUPPORT, digit_pairs, paper_table
-from innerloop.estimators import MetaRegressor, MetaTraining
+from innerloop.data.tasks import TaskSet
+from innerloop.estimators import MetaRegressor
+from innerloop.estimators.storage import check_writable, save_model
 from innerloop.evaluation import Evaluation, evaluate, evaluate_on, n_ticks
-from innerloop.storage import check_writable, save_model
-from innerloop.tasks import TaskSet
+from innerloop.tabular.training import MetaTraining
 
 
 def demo(*, out: Path = Path("demo"), seed: int = 0) -> None:

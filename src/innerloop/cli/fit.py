@@ -10,15 +10,16 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from cyclopts import Parameter
 
-from innerloop._checks import as_count
-from innerloop._files import check_file, write_whole
-from innerloop._progress import progress
+from innerloop._base.checks import as_count
+from innerloop._base.files import check_file, write_whole
+from innerloop._base.progress import progress
 from innerloop.cli._output import console, need_matplotlib, pictures_of, report_of, show
 from innerloop.cli._tables import check_sizes, read_tasks
-from innerloop.estimators import MetaRegressor, MetaTraining
+from innerloop.estimators import MetaRegressor
+from innerloop.estimators.storage import check_writable, save_model
 from innerloop.evaluation import Evaluation, evaluate, n_ticks
-from innerloop.plotting import PICTURE
-from innerloop.storage import check_writable, save_model
+from innerloop.plots.held_out import PICTURE
+from innerloop.tabular.training import MetaTraining
 
 Names = Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")]
 Rate = float | Literal["auto"]

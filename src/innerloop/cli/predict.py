@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from innerloop._checks import FloatArray
-from innerloop._files import check_file, write_whole
+from innerloop._base.checks import FloatArray
+from innerloop._base.files import check_file, write_whole
 from innerloop.cli._output import messages
-from innerloop.estimators import MetaRegressor, as_level
-from innerloop.estimators._inputs import alike, places
-from innerloop.storage import load_details, load_model
-from innerloop.tables import missing, numbers, read_table
+from innerloop.data.ids import alike, places
+from innerloop.data.table_files import missing, numbers, read_table
+from innerloop.estimators import MetaRegressor
+from innerloop.estimators.storage import load_details, load_model
+from innerloop.tabular.intervals import as_level
 
 
 def predict(

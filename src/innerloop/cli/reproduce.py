@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.table import Table
 
-from innerloop._figures import save_figure
 from innerloop.cli._output import console, need_matplotlib, print_table
 from innerloop.papers.bernacchia2021 import fig2, fig3, fig5, ratemap
 from innerloop.papers.bernacchia2021.linear import LinearFigure, headline
+from innerloop.plots.style import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

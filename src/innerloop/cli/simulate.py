@@ -10,12 +10,12 @@ import numpy as np
 from cyclopts import Parameter
 from rich.table import Table
 
-from innerloop._checks import FloatArray
-from innerloop._figures import ENDINGS, save_figure
-from innerloop._files import check_file, write_whole
+from innerloop._base.checks import FloatArray
+from innerloop._base.files import check_file, write_whole
 from innerloop.cli._model import LinearModel
 from innerloop.cli._output import console, need_matplotlib, print_table
 from innerloop.distributions import Design, MixedLinearRegression
+from innerloop.plots.style import ENDINGS, save_figure
 from innerloop.simulation import estimate_loss
 from innerloop.theory import expected_loss, optimal_rates
 
@@ -97,7 +97,7 @@ def simulate(
     if out is not None:
         write_whole(out, bytes(estimate.to_netcdf(engine="scipy")))
     if plot is not None:
-        from innerloop.plotting_simulation import plot_estimate
+        from innerloop.plots.simulation import plot_estimate
 
         save_figure(plot_estimate(estimate, dist, design, init), plot)
     if json_:

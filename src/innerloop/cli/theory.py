@@ -11,12 +11,12 @@ import numpy as np
 from cyclopts import Parameter
 from rich.table import Table
 
-from innerloop._checks import FloatArray
-from innerloop._figures import ENDINGS, save_figure
-from innerloop._files import check_file
+from innerloop._base.checks import FloatArray
+from innerloop._base.files import check_file
 from innerloop.cli._model import LinearModel
 from innerloop.cli._output import console, need_matplotlib, print_table
 from innerloop.distributions import Design, MixedLinearRegression
+from innerloop.plots.style import ENDINGS, save_figure
 from innerloop.theory import RateOptimum, optimal_rates
 from innerloop.theory.planner import Plan, plan_design
 
@@ -120,6 +120,6 @@ def _plain(best: RateOptimum) -> dict[str, Any]:
 
 
 def _draw(dist: MixedLinearRegression, design: Design, best: RateOptimum, init: FloatArray, path: Path) -> None:
-    from innerloop.plotting_theory import plot_theory
+    from innerloop.plots.theory import plot_theory
 
     save_figure(plot_theory(dist, design, best, init), path)

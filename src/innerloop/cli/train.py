@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 from rich.table import Table
 
-from innerloop._checks import as_count, as_rate
-from innerloop._figures import save_figure
-from innerloop._files import write_whole
+from innerloop._base.checks import as_count, as_rate
+from innerloop._base.files import write_whole
 from innerloop.cli._fewshot import Training
 from innerloop.cli._output import console, need_matplotlib, print_table
-from innerloop.plotting_sweep import ENOUGH_SEEDS
+from innerloop.plots.style import save_figure
+from innerloop.plots.sweep import ENOUGH_SEEDS
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from innerloop.neural.fewshot import FewShot
+    from innerloop.neural.fewshot.problems import FewShot
     from innerloop.neural.trainer import MetaTrainer
 
 RateList = Annotated[list[float] | None, Parameter(consume_multiple=True, negative="")]
@@ -253,7 +253,7 @@ def _show(found: dict[str, Any], training: Training) -> None:
 def _save_sweep(result: xr.Dataset, training: Training, out: Path | None) -> None:
     if out is None:
         return
-    from innerloop.plotting_sweep import plot_sweep
+    from innerloop.plots.sweep import plot_sweep
 
     write_whole(out / "sweep.nc", bytes(result.to_netcdf(engine="scipy")))
     save_figure(plot_sweep(result, "accuracy" if training.task == "omniglot" else "MSE"), out / "sweep.png")

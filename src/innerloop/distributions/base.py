@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from innerloop._checks import FloatArray, as_count
-from innerloop._random import stream
-from innerloop.tasks import TaskSet
+from innerloop._base.checks import FloatArray, as_count
+from innerloop._base.seeds import stream
+from innerloop.data.tasks import TaskSet
 
 Rows = tuple[FloatArray, FloatArray]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, final
 
-from innerloop._checks import as_count, check_nonnegative_number
+from innerloop._base.checks import as_count, check_nonnegative_number
 
 InnerRule = Literal["gradient", "implicit"]
 Size = int | Sequence[int]

@@ -9,8 +9,8 @@ from typing import Literal, final
 
 import numpy as np
 
-from innerloop._checks import FloatArray, as_count, check_nonnegative_number
-from innerloop._random import stream
+from innerloop._base.checks import FloatArray, as_count, check_nonnegative_number
+from innerloop._base.seeds import stream
 
 ACTIVATIONS: dict[str, Callable[[FloatArray], FloatArray]] = {
     "relu": lambda hidden: np.maximum(hidden, 0.0),

@@ -8,7 +8,14 @@ from typing import final
 import numpy as np
 from numpy.typing import ArrayLike
 
-from innerloop._checks import FloatArray, as_count, as_floats, as_nonnegative, check_finite, check_nonnegative_number
+from innerloop._base.checks import (
+    FloatArray,
+    as_count,
+    as_floats,
+    as_nonnegative,
+    check_finite,
+    check_nonnegative_number,
+)
 from innerloop.distributions.base import Rows, TaskDistribution
 
 GAUSSIAN_FOURTH_MOMENT = 3.0

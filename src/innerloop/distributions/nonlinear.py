@@ -8,7 +8,7 @@ from typing import final
 
 import numpy as np
 
-from innerloop._checks import FloatArray, as_count, check_nonnegative_number
+from innerloop._base.checks import FloatArray, as_count, check_nonnegative_number
 from innerloop.distributions.base import Rows, TaskDistribution
 from innerloop.distributions.features import RandomFeatures
 

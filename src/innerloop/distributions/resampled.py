@@ -8,8 +8,8 @@ from typing import final
 
 import numpy as np
 
+from innerloop.data.tasks import TaskSet
 from innerloop.distributions.base import Rows, TaskDistribution
-from innerloop.tasks import TaskSet
 
 
 @final

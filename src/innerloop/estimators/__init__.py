@@ -1,11 +1,12 @@
 """The scikit-learn estimator."""
 
-from innerloop.estimators._heldout import HeldOut, Rates, mean_and_error, standard_errors
-from innerloop.estimators._intervals import as_level
-from innerloop.estimators._settings import Settings
-from innerloop.estimators._training import MetaTraining
-from innerloop.estimators._trials import Predictor
+from innerloop._base.standard_errors import mean_and_error, standard_errors
+from innerloop.adaptation.predictor import Predictor
 from innerloop.estimators.meta_regressor import MetaRegressor
+from innerloop.tabular.intervals import as_level
+from innerloop.tabular.rate_choice import HeldOut, Rates
+from innerloop.tabular.settings import Settings
+from innerloop.tabular.training import MetaTraining
 
 __all__ = [
     "HeldOut",

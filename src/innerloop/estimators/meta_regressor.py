@@ -13,16 +13,17 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from innerloop._checks import FloatArray, IntArray, as_labels
-from innerloop._progress import progress
-from innerloop.adaptation import Adaptation, GradientSteps, NoAdaptation
-from innerloop.estimators._inputs import alike, places, take_groups
-from innerloop.estimators._intervals import as_level
-from innerloop.estimators._known import KnownRows
-from innerloop.estimators._settings import Settings, read_settings
-from innerloop.estimators._state import from_state, to_state
-from innerloop.estimators._training import MetaTraining
-from innerloop.tasks import TaskSet
+from innerloop._base.checks import FloatArray, IntArray
+from innerloop._base.progress import progress
+from innerloop.adaptation.rules import Adaptation, GradientSteps, NoAdaptation
+from innerloop.data.frames import take_groups
+from innerloop.data.ids import alike, as_labels, places
+from innerloop.data.tasks import TaskSet
+from innerloop.tabular.fitted_table import from_state, to_state
+from innerloop.tabular.intervals import as_level
+from innerloop.tabular.known_rows import KnownRows
+from innerloop.tabular.settings import Settings, read_settings
+from innerloop.tabular.training import MetaTraining
 
 # Rows predicted at once; bounds the memory that gathers each row's own coefficients.
 _ROWS_AT_ONCE = 2**16

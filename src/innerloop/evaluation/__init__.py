@@ -1,5 +1,6 @@
 """How well a table's tasks can be predicted, unseen, against plain baselines, and what follows in words."""
 
+from innerloop._base.standard_errors import ratio_errors
 from innerloop.evaluation._nested import evaluate, evaluate_on, n_ticks
 from innerloop.evaluation._verdict import verdict
 from innerloop.evaluation.methods import (
@@ -17,7 +18,6 @@ from innerloop.evaluation.methods import (
     Curve,
     Evaluation,
     Method,
-    ratio_errors,
 )
 
 __all__ = [

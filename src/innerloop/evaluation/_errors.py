@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from innerloop._checks import FloatArray, IntArray
-from innerloop._random import stream
-from innerloop.episodes import Episodes, ragged_ranges, row_starts
-from innerloop.estimators import Predictor
-from innerloop.tasks import TaskSet
+from innerloop._base.checks import FloatArray, IntArray
+from innerloop._base.ragged import ragged_ranges, row_starts
+from innerloop._base.seeds import Stream, stream
+from innerloop.adaptation.predictor import Predictor
+from innerloop.data.episodes import Episodes
+from innerloop.data.tasks import TaskSet
 
 PER_TASK_L2_GRID = np.logspace(-3, 3, 13)
 # Of many or long tasks, so many tasks and rows of each are scored over the numbers of adaptation rows.
@@ -24,7 +25,7 @@ def rungs(tasks: TaskSet, ladder: Sequence[int], seed: int) -> Iterator[tuple[in
 
     Every row is scored once, after adaptation on so many others of its task, as `TaskSet.deal` does it.
     """
-    some = np.sort(stream(seed, 7).permutation(len(tasks))[:_MOST_TASKS])
+    some = np.sort(stream(seed, Stream.CURVE_TASKS).permutation(len(tasks))[:_MOST_TASKS])
     short = _shortened(tasks.select(some), seed)
     for n in ladder:
         chosen = np.flatnonzero(short.sizes > n)

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from innerloop._checks import FloatArray
-from innerloop._random import stream
-from innerloop._threads import one_thread
-from innerloop.episodes import Episodes
-from innerloop.estimators import HeldOut, MetaTraining, Predictor, Rates, Settings
+from innerloop._base.checks import FloatArray
+from innerloop._base.seeds import Stream, stream
+from innerloop._base.threads import one_thread
+from innerloop.adaptation.predictor import Predictor
+from innerloop.data.episodes import Episodes
+from innerloop.data.tasks import TaskSet
 from innerloop.evaluation._errors import adapted_errors, mean_errors, ridge_errors, rungs
 from innerloop.evaluation._verdict import verdict
 from innerloop.evaluation.methods import (
@@ -29,7 +30,9 @@ from innerloop.evaluation.methods import (
     Evaluation,
     Method,
 )
-from innerloop.tasks import TaskSet
+from innerloop.tabular.rate_choice import HeldOut, Rates
+from innerloop.tabular.settings import Settings
+from innerloop.tabular.training import MetaTraining
 
 N_FOLDS = 5
 
@@ -55,7 +58,7 @@ def evaluate(training: MetaTraining, tasks: TaskSet, tick: Callable[[], None] = 
     """
     with one_thread(tasks.n_features):
         settings = training.settings
-        fold = stream(settings.seed, 2).permutation(np.arange(len(tasks)) % min(N_FOLDS, len(tasks)))
+        fold = stream(settings.seed, Stream.NESTED_FOLDS).permutation(np.arange(len(tasks)) % min(N_FOLDS, len(tasks)))
         overall, held_out = _choices(training, tasks, tick)
         names, ladder = _names(training, overall), _ladder(training)
         scores = np.full((1 + len(ladder), len(tasks), len(names)), np.nan)

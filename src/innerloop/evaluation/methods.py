@@ -7,8 +7,9 @@ from typing import final
 
 import numpy as np
 
-from innerloop._checks import FloatArray
-from innerloop.estimators import HeldOut, Rates, mean_and_error
+from innerloop._base.checks import FloatArray
+from innerloop._base.standard_errors import mean_and_error, ratio_errors
+from innerloop.tabular.rate_choice import HeldOut, Rates
 
 RIDGE = "ridge adaptation"
 PER_FEATURE = "one rate for each feature"
@@ -132,15 +133,3 @@ class Evaluation:
     def curves(self) -> list[Curve]:
         """Learning curves of all methods."""
         return [Curve.of(m.name, self.n_rows, self.over_rows[..., i]) for i, m in enumerate(self.methods)]
-
-
-def ratio_errors(mse: FloatArray, first: FloatArray) -> tuple[float, float]:
-    """Return the standard errors of mean(first) / mean(mse) and of its inverse, by linearisation; see `Method`."""
-    own, other = float(mse.mean()), float(first.mean())
-    if own <= 0 or other <= 0:
-        return np.nan, np.nan
-    gain, loss = (
-        mean_and_error(first - mse * other / own)[1] / own,
-        mean_and_error(mse - first * own / other)[1] / other,
-    )
-    return gain, loss

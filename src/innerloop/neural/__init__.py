@@ -2,12 +2,12 @@
 
 from innerloop.neural.algorithms import MAML, Algorithm, ImplicitMAML, Reptile, RidgeHead
 from innerloop.neural.batch import TEST, TRAINING, VALIDATION, SinusoidTasks, TaskBatch, TaskSetTasks, TaskSource
-from innerloop.neural.callbacks import Callback, TensorBoardCallback
-from innerloop.neural.inner import adapt, predict
+from innerloop.neural.callbacks import TensorBoardCallback
+from innerloop.neural.inner_loop import adapt, predict
 from innerloop.neural.linear import FrozenFeatures, LinearizedModule, features, linearize
-from innerloop.neural.model import accuracy, half_mse
 from innerloop.neural.sweep import sweep
-from innerloop.neural.trainer import MetaTrainer
+from innerloop.neural.task_model import accuracy, half_mse
+from innerloop.neural.trainer import Callback, MetaTrainer
 
 __all__ = [
     "MAML",

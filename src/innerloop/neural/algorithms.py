@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from innerloop.neural.batch import TaskBatch
-from innerloop.neural.inner import Subset, inner_loop, select
-from innerloop.neural.model import TaskModel
+from innerloop.neural.inner_loop import Subset, inner_loop, select
+from innerloop.neural.task_model import TaskModel
 
 Params = Mapping[str, Tensor]
 Rates = Sequence[Params]

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from innerloop._checks import FloatArray, as_count
-from innerloop._random import stream
-from innerloop.episodes import Episodes
-from innerloop.tasks import TaskSet
+from innerloop._base.checks import FloatArray, as_count
+from innerloop._base.seeds import stream
+from innerloop.data.episodes import Episodes
+from innerloop.data.tasks import TaskSet
 
 # First number of an index: tasks of different stages are never the same draw.
 TRAINING, VALIDATION, TEST = 0, 1, 2

@@ -1,26 +1,13 @@
-"""What to do after each step of a training: a protocol, and TensorBoard as an example of it."""
+"""A callback of `MetaTrainer` that writes for TensorBoard."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, final
+from typing import final
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from innerloop.neural.trainer import MetaTrainer
-
-
-class Callback(Protocol):
-    """Called by `MetaTrainer.train`."""
-
-    def on_step(self, trainer: MetaTrainer, losses: Tensor) -> None:
-        """Look at the trainer after a step; `losses` are the query losses of its tasks: (n_tasks,)."""
-        ...
-
-    def on_end(self, trainer: MetaTrainer) -> None:
-        """Look at the trainer when training ends."""
-        ...
+from innerloop.neural.trainer import MetaTrainer
 
 
 @final

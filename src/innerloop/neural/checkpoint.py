@@ -16,7 +16,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from innerloop._sealed import MANIFEST, SealedFolder
+from innerloop._base.sealed_folder import MANIFEST, SealedFolder
 
 _CHECKPOINT = SealedFolder("innerloop-checkpoint", 1, {"tensors": ".safetensors", "state": ".json"})
 

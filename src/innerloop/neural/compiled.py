@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from innerloop.neural.batch import TaskBatch
-from innerloop.neural.meta import GradientFunction
+from innerloop.neural.meta_gradient import GradientFunction
 
 
 def compiled(function: GradientFunction) -> GradientFunction:

@@ -16,10 +16,10 @@ from torch.func import functional_call, jacrev, vmap
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
-from innerloop._checks import FloatArray, as_floats
-from innerloop.episodes import Episodes
+from innerloop._base.checks import FloatArray, as_floats
+from innerloop.data.episodes import Episodes
 from innerloop.neural.batch import TaskBatch
-from innerloop.neural.inner import Subset, select
+from innerloop.neural.inner_loop import Subset, select
 
 Tensors = dict[str, Tensor]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from innerloop.neural.algorithms import Params, Rates
 from innerloop.neural.batch import TaskBatch
-from innerloop.neural.model import TaskModel
+from innerloop.neural.task_model import TaskModel
 
 
 @dataclass(frozen=True)

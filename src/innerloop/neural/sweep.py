@@ -13,17 +13,17 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from innerloop._checks import FloatArray, as_count, as_floats, check_finite
-from innerloop._parallel import gather
-from innerloop._progress import progress as progress_bar
-from innerloop._random import stream
-from innerloop._store import Arrays, BlockStore, MemoryStore, Store
+from innerloop._base.checks import FloatArray, as_count, as_floats, check_finite
+from innerloop._base.progress import progress as progress_bar
+from innerloop._base.seeds import stream
+from innerloop._blocks.fingerprint import identity
+from innerloop._blocks.pool import gather
+from innerloop._blocks.store import Arrays, BlockStore, MemoryStore, Store
 from innerloop.neural.algorithms import MAML, Algorithm
 from innerloop.neural.batch import TEST, TRAINING, VALIDATION, TaskBatch, TaskSource
 from innerloop.neural.compiled import compiled
-from innerloop.neural.identity import identity, module_identity
-from innerloop.neural.meta import GradientFunction, by_task, gradients_of, query_losses, query_predictions
-from innerloop.neural.model import Loss, TaskModel, check_learnable, half_mse
+from innerloop.neural.meta_gradient import GradientFunction, by_task, gradients_of, query_losses, query_predictions
+from innerloop.neural.task_model import Loss, TaskModel, check_learnable, half_mse, module_identity
 from innerloop.neural.trainer import Adam, check_makes
 
 if TYPE_CHECKING:

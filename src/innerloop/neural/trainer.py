@@ -5,25 +5,36 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from innerloop._checks import as_count
-from innerloop._progress import progress as progress_bar
+from innerloop._base.checks import as_count
+from innerloop._base.progress import progress as progress_bar
 from innerloop.neural.algorithms import MAML, Algorithm
 from innerloop.neural.batch import TEST, TRAINING, TaskBatch, TaskSource
-from innerloop.neural.callbacks import Callback
 from innerloop.neural.checkpoint import load_checkpoint, save_checkpoint
 from innerloop.neural.compiled import compiled
-from innerloop.neural.meta import by_task as by_task_of
-from innerloop.neural.meta import gradients_of, query_losses, query_predictions
-from innerloop.neural.model import Loss, TaskModel, check_learnable, half_mse
+from innerloop.neural.meta_gradient import by_task as by_task_of
+from innerloop.neural.meta_gradient import gradients_of, query_losses, query_predictions
 from innerloop.neural.rates import Rate, Tensors, check_finite_rates, check_rate, leaves, rebuild, resolve
+from innerloop.neural.task_model import Loss, TaskModel, check_learnable, half_mse
 
 TASKS_AT_ONCE = 100
+
+
+class Callback(Protocol):
+    """Called by `MetaTrainer.train`."""
+
+    def on_step(self, trainer: MetaTrainer, losses: Tensor) -> None:
+        """Look at the trainer after a step; `losses` are the query losses of its tasks: (n_tasks,)."""
+        ...
+
+    def on_end(self, trainer: MetaTrainer) -> None:
+        """Look at the trainer when training ends."""
+        ...
 
 
 @final

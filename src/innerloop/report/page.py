@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from innerloop.advising import further_data
-from innerloop.calibration import CalibratedModel, calibrate
-from innerloop.estimators import MetaRegressor, MetaTraining
+from innerloop.data.tasks import TaskSet
+from innerloop.estimators import MetaRegressor
 from innerloop.evaluation import (
     GIVEN,
     GIVEN_ADAPT_LR,
@@ -26,10 +25,12 @@ from innerloop.evaluation import (
     Curve,
     Evaluation,
 )
+from innerloop.evaluation.advice import further_data
+from innerloop.evaluation.calibrated_model import CalibratedModel, calibrate
+from innerloop.evaluation.coverage import N_FOLDS, coverage
+from innerloop.evaluation.rate_slices import Slice, failing, slices
 from innerloop.report import pictures
-from innerloop.report.coverage import N_FOLDS, coverage
-from innerloop.report.rates import Slice, failing, slices
-from innerloop.tasks import TaskSet
+from innerloop.tabular.training import MetaTraining
 
 N_RESAMPLES = 30
 N_TICKS = N_RESAMPLES + N_FOLDS

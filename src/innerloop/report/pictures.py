@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from innerloop._figures import BLUE, GREEN, GREY, ORANGE
 from innerloop.evaluation import (
     GIVEN,
     GIVEN_ADAPT_LR,
@@ -24,9 +23,10 @@ from innerloop.evaluation import (
     TIED,
     Curve,
 )
-from innerloop.plotting import rate_axis
-from innerloop.report.coverage import LEVELS, Coverage
-from innerloop.report.rates import Slice
+from innerloop.evaluation.coverage import LEVELS, Coverage
+from innerloop.evaluation.rate_slices import Slice
+from innerloop.plots.held_out import rate_axis
+from innerloop.plots.style import BLUE, GREEN, GREY, ORANGE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

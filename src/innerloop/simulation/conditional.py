@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import comb
 
-from innerloop._checks import FloatArray
-from innerloop._random import stream
+from innerloop._base.checks import FloatArray
+from innerloop._base.seeds import stream
 from innerloop.distributions import Design, MixedLinearRegression
 from innerloop.distributions.mixed_linear import GAUSSIAN_FOURTH_MOMENT
 from innerloop.simulation.rows import Nodes, Rows, gradient_rows, implicit_rows

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, final
 
 import numpy as np
 
-from innerloop._checks import FloatArray
+from innerloop._base.checks import FloatArray
+from innerloop._blocks.fingerprint import describe
 from innerloop.distributions import Design, MixedLinearRegression, TaskDistribution
 from innerloop.simulation.conditional import ConditionalRuns
 from innerloop.simulation.sampled import SampledRuns
@@ -73,30 +73,3 @@ class Plan:
         if self.scoring == "exact":
             del plan["n_test_tasks"], plan["n_test_rows"]
         return {"engine": _ENGINE, **plan}
-
-
-def describe(value: Any) -> Any:
-    """Return a value as JSON values from which another one can be told.
-
-    Raises
-    ------
-    TypeError
-        If it has no description: an object that is no dataclass.
-    """
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biufU":
-        if value.size <= 1000:
-            return value.tolist()
-        content = np.ascontiguousarray(value).tobytes()
-        return {"shape": list(value.shape), "dtype": str(value.dtype), "sha256": hashlib.sha256(content).hexdigest()}
-    if is_dataclass(value) and not isinstance(value, type):
-        return {"type": type(value).__name__, **{f.name: describe(getattr(value, f.name)) for f in fields(value)}}
-    if isinstance(value, list | tuple):
-        return [describe(item) for item in value]
-    raise TypeError(
-        f"a store needs distributions that can be told from each other, got {type(value).__name__}; make it a frozen "
-        "dataclass of numbers, arrays and text, or leave out `store`."
-    )

@@ -8,7 +8,7 @@ from typing import NamedTuple, final
 import numpy as np
 from scipy.special import comb
 
-from innerloop._checks import FloatArray
+from innerloop._base.checks import FloatArray
 
 
 @final

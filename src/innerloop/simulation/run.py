@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from innerloop._checks import FloatArray, as_count, as_floats, as_rate, check_finite
-from innerloop._parallel import gather
-from innerloop._progress import progress as progress_bar
-from innerloop._store import Arrays, BlockStore, MemoryStore, Store
-from innerloop._threads import one_thread
+from innerloop._base.checks import FloatArray, as_count, as_floats, as_rate, check_finite
+from innerloop._base.progress import progress as progress_bar
+from innerloop._base.threads import one_thread
+from innerloop._blocks.pool import gather
+from innerloop._blocks.store import Arrays, BlockStore, MemoryStore, Store
+from innerloop.data.tasks import TaskSet
 from innerloop.distributions import Design, MixedLinearRegression, ResampledTasks, TaskDistribution
 from innerloop.simulation.plan import Plan, Scoring
-from innerloop.tasks import TaskSet
 
 if TYPE_CHECKING:
     import xarray as xr

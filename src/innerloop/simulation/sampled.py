@@ -7,13 +7,14 @@ from typing import final
 
 import numpy as np
 
-from innerloop._checks import FloatArray
-from innerloop._random import stream
+from innerloop._base.checks import FloatArray
+from innerloop._base.seeds import stream
+from innerloop.data.episodes import Episodes
 from innerloop.distributions import Design, TaskDistribution
 from innerloop.distributions.base import Rows
-from innerloop.episodes import Episodes
-from innerloop.objective import MetaObjective, residual_columns, step_coefficients
-from innerloop.solve import solve_unwarned
+from innerloop.exact.objective import MetaObjective
+from innerloop.exact.query_loss import adapted_losses
+from innerloop.exact.solve import solve_unwarned
 
 
 @final
@@ -61,46 +62,6 @@ class SampledRuns:
         # Warnings are expected near N = p, where they say nothing about the average over runs.
         coef = solve_unwarned(objective, self.inner_lrs, start, self.design.l2).coef
         return adapted_losses(_episodes(drawn[len(train) :], test), coef, self.adapt_lrs, self.design.adapt_steps)
-
-
-def adapted_losses(episodes: Episodes, coef: FloatArray, adapt_lrs: FloatArray, n_steps: int) -> FloatArray:
-    """Return half the mean squared query error after adaptation from each of several meta-parameters.
-
-    Parameters
-    ----------
-    episodes
-        Support rows to adapt on, query rows to score.
-    coef : (n_coef, n_features) or (n_coef, n_features, n_targets)
-        Meta-parameters.
-    adapt_lrs : (n_adapt,)
-        Rates.
-    n_steps
-        Gradient steps.
-
-    Returns
-    -------
-    (n_coef, n_adapt)
-
-    Notes
-    -----
-    The residual is sum_j C(K, j) (-r)^j (g_j - U_j omega): its square at every rate follows from the products of these
-    K + 1 terms, summed over rows.
-    """
-    p, k, K = episodes.n_features, episodes.n_targets, n_steps
-    omega = coef.reshape(len(coef), p, k)
-    products = np.zeros((len(coef), K + 1, K + 1))
-    for _, block in residual_columns(episodes, K):
-        rows = block.reshape(-1, block.shape[-1])
-        U = rows[:, : (K + 1) * p].reshape(-1, K + 1, p)
-        g = rows[:, (K + 1) * p :].reshape(-1, K + 1, 1, k)
-        terms = g - np.einsum("ijp,cpk->ijck", U, omega, optimize=True)
-        by_coef = np.ascontiguousarray(terms.transpose(2, 1, 0, 3)).reshape(len(coef), K + 1, -1)
-        products += by_coef @ by_coef.transpose(0, 2, 1)
-    losses = np.empty((len(coef), len(adapt_lrs)))
-    for i, rate in enumerate(adapt_lrs.tolist()):
-        c, scale = step_coefficients(rate, K)
-        losses[:, i] = scale**2 * (products @ c @ c)
-    return losses / (2 * float(episodes.n_query.sum()) * k)
 
 
 def _episodes(drawn: list[Rows], sizes: list[tuple[int, int]]) -> Episodes:

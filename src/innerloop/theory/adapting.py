@@ -9,7 +9,7 @@ from typing import final
 import numpy as np
 from numpy.polynomial import polynomial
 
-from innerloop._checks import FloatArray
+from innerloop._base.checks import FloatArray
 from innerloop.distributions import Design, MixedLinearRegression
 from innerloop.distributions.mixed_linear import GAUSSIAN_FOURTH_MOMENT
 from innerloop.theory.spectrum import inner_filters, wishart_spectrum

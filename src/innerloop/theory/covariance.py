@@ -8,7 +8,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from innerloop._checks import FloatArray
+from innerloop._base.checks import FloatArray
 from innerloop.distributions import Design, Group, MixedLinearRegression
 from innerloop.theory.deterministic import Parts, isotropic_parts
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from innerloop._checks import FloatArray
+from innerloop._base.checks import FloatArray
 from innerloop.distributions import Design, Group
 from innerloop.theory.anchors import overparameterised_task_part, pooled_ridge_parts, pooled_task_part
 from innerloop.theory.one_task import OneTask, root

@@ -8,7 +8,7 @@ from typing import Literal, final
 import numpy as np
 from numpy.typing import ArrayLike
 
-from innerloop._checks import FloatArray, as_floats, check_finite
+from innerloop._base.checks import FloatArray, as_floats, check_finite
 from innerloop.distributions import Design, MixedLinearRegression
 from innerloop.distributions.mixed_linear import GAUSSIAN_FOURTH_MOMENT
 from innerloop.theory.adapting import AdaptedLoss

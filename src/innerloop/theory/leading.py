@@ -7,7 +7,7 @@ from math import comb
 import numpy as np
 from numpy.polynomial import polynomial
 
-from innerloop._checks import FloatArray
+from innerloop._base.checks import FloatArray
 from innerloop.distributions import Design, MixedLinearRegression
 from innerloop.theory.wishart import wishart_trace_moment
 

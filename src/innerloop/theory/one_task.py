@@ -10,7 +10,7 @@ from typing import Any, final
 import numpy as np
 from scipy.optimize import brentq
 
-from innerloop._checks import FloatArray
+from innerloop._base.checks import FloatArray
 
 _LOG_RANGE = 70.0
 _COMPLEX_STEP = 1e-30

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 
-from innerloop._checks import FloatArray
+from innerloop._base.checks import FloatArray
 from innerloop.distributions import Design, MixedLinearRegression
 from innerloop.theory.adapting import AdaptedLoss
 from innerloop.theory.expected import Method, choose_method, training_error

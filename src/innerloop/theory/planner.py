@@ -8,7 +8,7 @@ from typing import NamedTuple, final
 import numpy as np
 from numpy.typing import ArrayLike
 
-from innerloop._checks import FloatArray, as_count
+from innerloop._base.checks import FloatArray, as_count
 from innerloop.distributions import Design, MixedLinearRegression
 from innerloop.theory.optimum import RateOptimum, optimal_rates
 

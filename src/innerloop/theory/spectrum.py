@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from innerloop._checks import FloatArray
+from innerloop._base.checks import FloatArray
 from innerloop.distributions import Design
 
 _N_NODES = 1000

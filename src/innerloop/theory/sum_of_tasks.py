@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from innerloop._checks import FloatArray
+from innerloop._base.checks import FloatArray
 from innerloop.theory.one_task import OneTask
 
 _N_NODES = 9

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from innerloop._checks import FloatArray, as_count
+from innerloop._base.checks import FloatArray, as_count
 
 # A chain (g_1, ..., g_L) stands for Sigma^g_1 S Sigma^g_2 S ... S Sigma^g_L, with L - 1 factors S.
 Chain = tuple[int, ...]

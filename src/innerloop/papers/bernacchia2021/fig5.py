@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
 
-from innerloop._checks import FloatArray
-from innerloop._figures import BLUE, GREY, ORANGE
-from innerloop._parallel import gather
-from innerloop._progress import progress as progress_bar
-from innerloop._random import stream
-from innerloop._store import BlockStore, MemoryStore, Store
-from innerloop._threads import one_thread
+from innerloop._base.checks import FloatArray
+from innerloop._base.progress import progress as progress_bar
+from innerloop._base.seeds import stream
+from innerloop._base.threads import one_thread
+from innerloop._blocks.pool import gather
+from innerloop._blocks.store import BlockStore, MemoryStore, Store
+from innerloop.data.episodes import Episodes
 from innerloop.distributions import Design, QuadraticRegression
-from innerloop.episodes import Episodes
-from innerloop.kernel import KernelObjective, ReluKernel
+from innerloop.exact.kernel import KernelObjective, ReluKernel
+from innerloop.plots.style import BLUE, GREY, ORANGE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

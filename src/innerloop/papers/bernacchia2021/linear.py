@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from innerloop._checks import FloatArray
-from innerloop._figures import BLUE, GREEN, GREY, ORANGE
+from innerloop._base.checks import FloatArray
 from innerloop.distributions import Design, MixedLinearRegression
+from innerloop.plots.style import BLUE, GREEN, GREY, ORANGE
 from innerloop.simulation import estimate_loss
 from innerloop.theory import expected_loss, optimal_rates
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from innerloop._checks import FloatArray
+from innerloop._base.checks import FloatArray
 
 MOMENTUM = 0.9
 # Training ends when every loss of a block has fallen to this part of its start, looked at every so many steps.

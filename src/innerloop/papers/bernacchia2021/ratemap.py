@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from innerloop._checks import FloatArray
-from innerloop._figures import GREY
-from innerloop._parallel import gather
-from innerloop._progress import progress as progress_bar
-from innerloop._store import BlockStore, MemoryStore, Store
+from innerloop._base.checks import FloatArray
+from innerloop._base.progress import progress as progress_bar
+from innerloop._blocks.pool import gather
+from innerloop._blocks.store import BlockStore, MemoryStore, Store
 from innerloop.distributions import Design, MixedLinearRegression
+from innerloop.plots.style import GREY
 from innerloop.simulation import estimate_loss
 from innerloop.theory import optimal_rates
 

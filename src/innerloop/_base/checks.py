@@ -1,0 +1,113 @@
+"""Argument checks shared by all rooms: one place for each message.
+
+Every error names the argument in backticks, says what was expected, what came, where, and what to do.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.intp]
+
+
+def as_floats(value: ArrayLike, name: str) -> FloatArray:
+    """Return `value` as a float64 array, or say why it is not one."""
+    raw = np.asarray(value)
+    if raw.dtype.kind in "cmM":
+        raise TypeError(f"`{name}` must hold real numbers, got dtype {raw.dtype}; convert it first.")
+    try:
+        return np.asarray(raw, dtype=np.float64, order="C")
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"`{name}` must hold numbers only, got dtype {raw.dtype} ({error}); encode or drop what is not a number."
+        ) from error
+
+
+def check_finite(array: FloatArray, name: str, columns: Sequence[str] | None = None) -> None:
+    """Refuse NaN and infinity, naming the first place."""
+    if np.isfinite(array).all():
+        return
+    place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+    kind = "missing (NaN)" if np.isnan(array[place]) else "infinite"
+    if not place:
+        raise ValueError(f"`{name}` must be finite, got {float(array)}.")
+    where = f"row {place[0]}"
+    if len(place) > 1:
+        column = place[1]
+        where += f", column {columns[column]!r}" if columns is not None else f", column {column}"
+    raise ValueError(
+        f"`{name}` must be finite, got a value that is {kind} at {where} (counted from 0); drop or fill such rows."
+    )
+
+
+def as_matrix(value: ArrayLike, name: str, columns: Sequence[str] | None = None) -> FloatArray:
+    """Return a finite float64 matrix (rows, columns)."""
+    matrix = as_floats(value, name)
+    if matrix.ndim != 2:
+        raise ValueError(
+            f"`{name}` must be 2-dimensional (rows, features), got {matrix.ndim} dimension(s); "
+            "use reshape(-1, 1) for one feature."
+        )
+    check_finite(matrix, name, columns)
+    return matrix
+
+
+def as_targets(value: ArrayLike, name: str, n_rows: int) -> FloatArray:
+    """Return finite targets, one per row: (n_rows,) or (n_rows, n_targets)."""
+    targets = as_floats(value, name)
+    if targets.ndim not in (1, 2) or (targets.ndim == 2 and targets.shape[1] == 0):
+        raise ValueError(f"`{name}` must have shape (rows,) or (rows, targets), got shape {targets.shape}.")
+    if len(targets) != n_rows:
+        raise ValueError(f"`{name}` must have one row per row of features ({n_rows}), got {len(targets)}.")
+    check_finite(targets, name)
+    return targets
+
+
+def as_count(value: SupportsIndex, name: str, minimum: int = 1) -> int:
+    """Return a whole number of at least `minimum`."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(f"`{name}` must be a whole number, got {value!r}.") from None
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"`{name}` must be a whole number, got {value!r}.")
+    if count < minimum:
+        raise ValueError(f"`{name}` must be at least {minimum}, got {count}.")
+    return count
+
+
+def as_number(value: Any, name: str) -> float:
+    """Return a real number."""
+    number = as_floats(value, name)
+    if number.ndim != 0:
+        raise ValueError(f"`{name}` must be a single number, got shape {number.shape}.")
+    return float(number)
+
+
+def as_rate(value: Any, name: str) -> float:
+    """Return a learning rate: any finite real number, of either sign."""
+    rate = as_number(value, name)
+    if not np.isfinite(rate):
+        raise ValueError(f"`{name}` must be a finite number (zero and negative are fine), got {rate}.")
+    return rate
+
+
+def as_nonnegative(value: ArrayLike, name: str) -> FloatArray:
+    """Return finite numbers that are zero or positive."""
+    array = as_floats(value, name)
+    check_finite(array, name)
+    if (array < 0).any():
+        raise ValueError(f"`{name}` must be zero or positive, got {float(array.min())}.")
+    return array
+
+
+def check_nonnegative_number(value: Any, name: str) -> None:
+    """Refuse what is not one finite number that is zero or positive."""
+    if as_nonnegative(value, name).ndim:
+        raise ValueError(f"`{name}` must be a single number.")

@@ -1,0 +1,158 @@
+"""Blocks of work over processes: serial, joblib's workers or any executor, with the same results."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from itertools import islice
+from threading import Thread
+
+from innerloop._blocks.store import Arrays, Store
+
+# Blocks given to an executor ahead of their results: two a worker, or enough for a small cluster where it does not
+# say how many workers it has.
+_AHEAD, _UNKNOWN_WORKERS = 2, 32
+_ATTEMPTS = 4
+_SECONDS_BETWEEN_LOOKS, _SECONDS_BETWEEN_CHECKS = 0.1, 5.0
+# After which idle workers end, as those of joblib.Parallel.
+_SECONDS_IDLE = 300
+
+Compute = Callable[[int], Arrays]
+
+
+def gather(
+    compute: Compute,
+    blocks: Sequence[int],
+    store: Store,
+    n_jobs: int = 1,
+    executor: Executor | None = None,
+    tick: Callable[[], None] = lambda: None,
+) -> list[Arrays]:
+    """Return all blocks in their order, from the store where they are there, computed otherwise.
+
+    Parameters
+    ----------
+    compute
+        Returns a block, given its number. Must be picklable for other processes.
+    blocks
+        Numbers of the blocks.
+    store
+        Finished blocks go there one by one.
+    n_jobs
+        Processes, from joblib's pool; -1 takes all cores. Not used with an executor.
+    executor
+        Any `concurrent.futures.Executor`.
+    tick
+        Called for every block that is there.
+
+    Raises
+    ------
+    RuntimeError
+        If workers die again and again.
+    """
+    done: dict[int, Arrays] = {}
+    deaths = 0
+
+    def open_blocks() -> Iterator[int]:
+        for block in blocks:
+            if block in done or not _take(block, store, done, tick):
+                continue
+            yield block
+
+    try:
+        while len(done) < len(blocks):
+            before = len(done)
+            try:
+                for block, arrays in _unordered(compute, open_blocks(), n_jobs, executor):
+                    store.write(block, arrays)
+                    done[block] = arrays
+                    tick()
+            except BrokenExecutor as error:
+                deaths = deaths + 1 if len(done) == before else 1
+                if deaths == _ATTEMPTS:
+                    raise RuntimeError(
+                        f"workers died {_ATTEMPTS} times in a row; finished blocks are kept. If memory is short, take "
+                        "fewer processes."
+                    ) from error
+                if executor is not None:
+                    warnings.warn("the executor lost a worker and is broken; going on in this process.", stacklevel=3)
+                    executor, n_jobs = None, 1
+                store.release()
+                continue
+            if len(done) == before:  # other processes hold all blocks that are left
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+    finally:
+        store.release()
+    return [done[block] for block in blocks]
+
+
+def _take(block: int, store: Store, done: dict[int, Arrays], tick: Callable[[], None]) -> bool:
+    """Return whether a block is to be computed here: it is neither in the store nor another process's."""
+    if (found := store.read(block)) is None:
+        if not store.claim(block):
+            return False
+        if (found := store.read(block)) is None:
+            return True
+        store.release(block)  # another process finished it between the two looks
+    done[block] = found
+    tick()
+    return False
+
+
+def _unordered(
+    compute: Compute, blocks: Iterator[int], n_jobs: int, executor: Executor | None
+) -> Iterator[tuple[int, Arrays]]:
+    """Yield (block, arrays) as they are finished; blocks are taken one by one, when there is room for them."""
+    if executor is None and n_jobs == 1:
+        for block in blocks:
+            yield block, compute(block)
+    else:
+        yield from _on_executor(compute, blocks, _workers(n_jobs) if executor is None else executor)
+
+
+def _workers(n_jobs: int) -> Executor:
+    # The pool under joblib.Parallel, which itself would take blocks, and their locks, in threads of its own.
+    from joblib import cpu_count
+    from joblib.externals.loky import get_reusable_executor
+
+    size = cpu_count() if n_jobs == -1 else n_jobs
+    workers: Executor = get_reusable_executor(size, timeout=_SECONDS_IDLE)
+    if _has_ended(workers):  # it does not know, and would be handed out again and again
+        workers = get_reusable_executor(size, timeout=_SECONDS_IDLE, reuse=False)
+    return workers
+
+
+def _on_executor(compute: Compute, blocks: Iterator[int], executor: Executor) -> Iterator[tuple[int, Arrays]]:
+    room = _AHEAD * getattr(executor, "_max_workers", _UNKNOWN_WORKERS)
+    running: dict[Future[Arrays], int] = {}
+    try:
+        while True:
+            for block in islice(blocks, room - len(running)):
+                running[executor.submit(compute, block)] = block
+            if not running:
+                return
+            done = wait(running, _SECONDS_BETWEEN_CHECKS, FIRST_COMPLETED).done
+            if not done and _is_dead(executor):
+                raise BrokenExecutor("the pool stopped without a word to those who wait for it.")
+            for future in sorted(done, key=_has_failed):  # what is finished counts, whatever happened to others
+                yield running.pop(future), future.result()
+    finally:
+        for future in running:
+            future.cancel()
+
+
+def _is_dead(executor: Executor) -> bool:
+    """Return whether a process pool does not see its work through any more, as when a worker is killed."""
+    return getattr(executor, "_executor_manager_thread", executor) is None or _has_ended(executor)
+
+
+def _has_ended(executor: Executor) -> bool:
+    """Return whether the thread that sees a process pool's work through was begun and has ended."""
+    manager = getattr(executor, "_executor_manager_thread", None)
+    return isinstance(manager, Thread) and not manager.is_alive()
+
+
+def _has_failed(future: Future[Arrays]) -> bool:
+    return future.exception() is not None

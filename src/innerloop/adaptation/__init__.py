@@ -1,0 +1,1 @@
+"""How a task adapts to its rows, and how tasks differ."""

@@ -1,0 +1,197 @@
+"""Support and query rows of many tasks, of any sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import final
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from innerloop._base.checks import FloatArray, IntArray, as_matrix, as_targets
+from innerloop._base.ragged import ragged_ranges, row_starts
+
+Episode = tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike]
+
+
+@final
+class Episodes:
+    """Support and query rows of tasks, of any sizes.
+
+    Parameters
+    ----------
+    episodes
+        One tuple ``(X_support, y_support, X_query, y_query)`` a task. Sizes may differ, and a task may have
+        no support rows; the numbers of features and targets are the same everywhere.
+
+    Attributes
+    ----------
+    X : (n_rows, n_features)
+        Features of all rows.
+    y : (n_rows,) or (n_rows, n_targets)
+        Targets of all rows.
+    support_rows, query_rows
+        Positions in X of the support rows and of the query rows, episode by episode.
+    n_support, n_query : (n_episodes,)
+        How many rows each episode has of them.
+    task : (n_episodes,)
+        Index of the task that each episode belongs to.
+    """
+
+    X: FloatArray
+    y: FloatArray
+    support_rows: IntArray
+    query_rows: IntArray
+    n_support: IntArray
+    n_query: IntArray
+    task: IntArray
+
+    def __init__(self, episodes: Iterable[Episode]) -> None:
+        parts = [_check_episode(i, *episode) for i, episode in enumerate(episodes)]
+        if not parts:
+            raise ValueError("`episodes` must hold at least one episode, got none.")
+        for i, part in enumerate(parts):
+            if part[0].shape[1:] != parts[0][0].shape[1:] or part[1].shape[1:] != parts[0][1].shape[1:]:
+                raise ValueError(
+                    "`episodes` must agree in features and targets: episode 0 has shapes "
+                    f"{parts[0][0].shape} and {parts[0][1].shape}, episode {i} {part[0].shape} and "
+                    f"{part[1].shape}."
+                )
+        sizes = np.array([(len(part[0]), len(part[2])) for part in parts], dtype=np.intp)
+        first = row_starts(sizes.ravel())[:-1].reshape(-1, 2)
+        self.X = np.concatenate([rows for part in parts for rows in part[::2]])
+        self.y = np.concatenate([rows for part in parts for rows in part[1::2]])
+        self.n_support, self.n_query = np.ascontiguousarray(sizes.T)
+        self.support_rows = ragged_ranges(first[:, 0], self.n_support)
+        self.query_rows = ragged_ranges(first[:, 1], self.n_query)
+        self.task = np.arange(len(parts))
+
+    @classmethod
+    def from_rows(
+        cls,
+        X: FloatArray,
+        y: FloatArray,
+        support: tuple[IntArray, IntArray],
+        query: tuple[IntArray, IntArray],
+        task: IntArray,
+    ) -> Episodes:
+        """Make episodes from positions of rows: (positions, rows per episode) for support and for query."""
+        episodes = cls.__new__(cls)
+        episodes.X, episodes.y, episodes.task = X, y, task
+        episodes.support_rows, episodes.n_support = support
+        episodes.query_rows, episodes.n_query = query
+        return episodes
+
+    def __len__(self) -> int:
+        return len(self.n_query)
+
+    def __iter__(self) -> Iterator[tuple[FloatArray, FloatArray, FloatArray, FloatArray]]:
+        """Yield (X_support, y_support, X_query, y_query) episode by episode."""
+        supports, queries = (row_starts(self.n_support), row_starts(self.n_query))
+        for i in range(len(self)):
+            support = self.support_rows[supports[i] : supports[i + 1]]
+            query = self.query_rows[queries[i] : queries[i + 1]]
+            yield self.X[support], self.y[support], self.X[query], self.y[query]
+
+    def __repr__(self) -> str:
+        return f"Episodes(n_episodes={len(self)}, n_features={self.n_features}, n_targets={self.n_targets})"
+
+    @property
+    def n_features(self) -> int:
+        """Number of features."""
+        return int(self.X.shape[1])
+
+    @property
+    def n_targets(self) -> int:
+        """Number of targets; 1 also where y has one dimension."""
+        return 1 if self.y.ndim == 1 else int(self.y.shape[1])
+
+    def select(self, tasks: ArrayLike) -> Episodes:
+        """Return the episodes of the tasks where `tasks` (one bool per task) is true."""
+        keep = np.asarray(tasks, dtype=bool)[self.task]
+        return Episodes.from_rows(
+            self.X,
+            self.y,
+            (self.support_rows[np.repeat(keep, self.n_support)], self.n_support[keep]),
+            (self.query_rows[np.repeat(keep, self.n_query)], self.n_query[keep]),
+            self.task[keep],
+        )
+
+    def blocks(self, max_rows: int) -> Iterator[EpisodeBlock]:
+        """Yield blocks of episodes of equal shape, of at most `max_rows` query rows.
+
+        The order of the blocks depends on the shapes of the episodes alone. An episode with more query rows
+        than that comes in several pieces.
+        """
+        supports, queries = (row_starts(self.n_support), row_starts(self.n_query))
+        order = np.lexsort((self.n_query, self.n_support))
+        shapes = np.column_stack((self.n_support, self.n_query))[order]
+        changes = np.flatnonzero((shapes[1:] != shapes[:-1]).any(axis=1)) + 1
+        for start, end in zip([0, *changes], [*changes, len(order)], strict=True):
+            n_support, n_query = shapes[start].tolist()
+            step = max(1, max_rows // n_query)
+            for i in range(start, end, step):
+                members = order[i : min(i + step, end)]
+                support = self.support_rows[supports[members, None] + np.arange(n_support)]
+                for j in range(0, n_query, max_rows):
+                    piece = np.arange(j, min(j + max_rows, n_query))
+                    yield EpisodeBlock(self, members, support, self.query_rows[queries[members, None] + piece])
+
+
+@final
+@dataclass(frozen=True)
+class EpisodeBlock:
+    """Some episodes of equal shape, their rows gathered on first use.
+
+    `members` are their positions among all episodes; `support` and `query` the positions of their rows,
+    (n_members, n_support) and (n_members, n_query).
+    """
+
+    episodes: Episodes
+    members: IntArray
+    support: IntArray
+    query: IntArray
+
+    @cached_property
+    def X_support(self) -> FloatArray:
+        """Support features: (n_members, n_support, n_features)."""
+        return np.take(self.episodes.X, self.support, axis=0)
+
+    @cached_property
+    def y_support(self) -> FloatArray:
+        """Support targets: (n_members, n_support, n_targets)."""
+        return np.take(self.episodes.y, self.support, axis=0).reshape(*self.support.shape, self.episodes.n_targets)
+
+    @cached_property
+    def X_query(self) -> FloatArray:
+        """Query features: (n_members, n_query, n_features)."""
+        return np.take(self.episodes.X, self.query, axis=0)
+
+    @cached_property
+    def y_query(self) -> FloatArray:
+        """Query targets: (n_members, n_query, n_targets)."""
+        return np.take(self.episodes.y, self.query, axis=0).reshape(*self.query.shape, self.episodes.n_targets)
+
+
+def _check_episode(
+    i: int, X_support: ArrayLike, y_support: ArrayLike, X_query: ArrayLike, y_query: ArrayLike
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Return the four parts of episode `i` as checked float64 arrays."""
+    where = f"of episode {i}"
+    parts = as_matrix(X_support, f"X_support {where}"), as_matrix(X_query, f"X_query {where}")
+    if len(parts[1]) == 0:
+        raise ValueError(f"`X_query {where}` must have at least one row, got none.")
+    if parts[0].shape[1] != parts[1].shape[1]:
+        raise ValueError(
+            f"`X_support {where}` and its `X_query` must have the same features, got {parts[0].shape[1]} "
+            f"and {parts[1].shape[1]}."
+        )
+    targets = (
+        as_targets(y_support, f"y_support {where}", len(parts[0])),
+        as_targets(y_query, f"y_query {where}", len(parts[1])),
+    )
+    if targets[0].shape[1:] != targets[1].shape[1:]:
+        raise ValueError(f"`y_support {where}` and its `y_query` must have the same number of targets.")
+    return parts[0], targets[0], parts[1], targets[1]

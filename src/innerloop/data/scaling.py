@@ -1,0 +1,108 @@
+"""The units in which meta-training works: standardised features and a column for the intercept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from innerloop._base.checks import FloatArray
+from innerloop.data.tasks import TaskSet
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Scaling:
+    """An affine map of features and targets: ``[(x - x_mean) * x_rate, 1]`` and ``(y - y_mean) * y_rate``.
+
+    Constant features, which say nothing, are left out (`kept` is false for them). Several targets are brought to unit
+    deviation, so that none decides the choices made for all; one keeps its unit (`y_rate` is 1).
+
+    Means and rates are rounded to 14 bits (of the spread, and of themselves): features have mean 0 and deviation 1 to
+    four digits, and mapping data that were given to a few digits rounds nothing, which poorly conditioned fits would
+    blow up.
+    """
+
+    kept: NDArray[np.bool_]
+    x_mean: FloatArray
+    x_rate: FloatArray
+    y_mean: FloatArray
+    y_rate: FloatArray
+    intercept: bool
+
+    @classmethod
+    def fit(cls, X: FloatArray, y: FloatArray, standardize: bool, intercept: bool) -> Scaling:
+        """Read the map off the rows.
+
+        Without an intercept nothing is centred, and features are divided by their root mean square.
+        """
+        kept = _varies(X) if intercept else np.abs(X).max(axis=0) > 0
+        X = X[:, kept]
+        x_mean, y_mean = np.zeros(X.shape[1]), np.zeros(y.shape[1:])
+        if intercept:
+            x_mean, y_mean = (_near(part.mean(axis=0), np.ptp(part, axis=0)) for part in (X, y))
+        x_rate = _rate(X - x_mean) if standardize else np.ones(X.shape[1])
+        y_rate = np.ones(y.shape[1:])
+        if y_rate.size > 1:
+            varies = _varies(y)
+            y_rate[varies] = _rate((y - y_mean)[:, varies])
+        return cls(kept, x_mean, x_rate, y_mean, y_rate, intercept)
+
+    @property
+    def n_columns(self) -> int:
+        """Number of columns in these units."""
+        return len(self.x_rate) + self.intercept
+
+    def design(self, X: FloatArray) -> FloatArray:
+        """Return the features in these units: (n_rows, n_kept [+ 1])."""
+        n_kept = len(self.x_rate)
+        columns = np.ones((len(X), self.n_columns))  # row by row in memory: episodes gather rows
+        np.subtract(X[:, self.kept], self.x_mean, out=columns[:, :n_kept])
+        columns[:, :n_kept] *= self.x_rate
+        return columns
+
+    def tasks(self, tasks: TaskSet) -> TaskSet:
+        """Return the same tasks in these units."""
+        return replace(tasks, X=self.design(tasks.X), y=(tasks.y - self.y_mean) * self.y_rate, feature_names=None)
+
+    def original(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return coefficients and intercept in the user's units.
+
+        Parameters
+        ----------
+        theta : (..., n_kept [+ 1], n_targets)
+            Coefficients in these units.
+
+        Returns
+        -------
+        coef : (..., n_features, n_targets)
+        intercept : (..., n_targets)
+        """
+        theta = theta / self.y_rate
+        slopes = theta[..., : len(self.x_rate), :] * self.x_rate[:, None]
+        coef = np.zeros((*theta.shape[:-2], len(self.kept), theta.shape[-1]))
+        coef[..., self.kept, :] = slopes
+        if not self.intercept:
+            return coef, np.zeros((*theta.shape[:-2], theta.shape[-1]))
+        return coef, self.y_mean + theta[..., -1, :] - np.einsum("j,...jk->...k", self.x_mean, slopes)
+
+
+def _varies(columns: FloatArray) -> NDArray[np.bool_]:
+    low, high = columns.min(axis=0), columns.max(axis=0)
+    return np.asarray(high - low > 4 * np.finfo(float).eps * np.maximum(np.abs(low), np.abs(high)))
+
+
+def _rate(centred: FloatArray) -> FloatArray:
+    """Return about one over the root mean square of each column."""
+    unit = np.abs(centred).max(axis=0)
+    rate = 1 / (unit * np.sqrt(np.mean((centred / unit) ** 2, axis=0)))
+    return _near(rate, rate)
+
+
+def _near(value: FloatArray, unit: FloatArray) -> FloatArray:
+    """Return `value` rounded to a multiple of 2**-14 of `unit`'s power of two."""
+    unit = np.where(unit > 0, unit, 1.0)
+    step = np.exp2(np.floor(np.log2(unit)) - 14)
+    return np.asarray(np.round(value / step) * step)

@@ -1,0 +1,101 @@
+"""Shuffled orders of the rows of tasks, drawn from the rows themselves: the same however the file was sorted."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from innerloop._base.checks import FloatArray, IntArray, as_count
+from innerloop.data.ids import id_texts
+
+Words = NDArray[np.uint64]
+
+_COLUMNS_SUMMED_UP = 4
+
+
+def shuffled_order(columns: Sequence[FloatArray], task: IntArray, ids: NDArray[Any], seed: int) -> IntArray:
+    """Return an order of all rows: task by task, shuffled within each.
+
+    A row's place depends on how the task's numbers are ordered, on its id and on the seed alone: neither the order
+    of the rows in a file, nor the units of a column, nor the other tasks move it.
+
+    Parameters
+    ----------
+    columns
+        The numbers of the rows, column by column, each of shape (n_rows,).
+    task
+        Index of each row's task in `ids`, increasing.
+    ids
+        The task ids.
+    seed
+        Any whole number from 0.
+    """
+    sizes = np.bincount(task, minlength=len(ids))
+    first = np.cumsum(sizes) - sizes
+    words = _id_words(ids, as_count(seed, "seed", 0))
+    order = np.empty(len(task), dtype=np.intp)
+    # Tasks of like size are worked on together, the smaller ones padded.
+    power = np.ceil(np.log2(np.maximum(sizes, 1)))
+    for alike in (np.flatnonzero((power == p) & (sizes > 0)) for p in np.unique(power)):
+        place = np.arange(sizes[alike].max(initial=0))
+        rows = first[alike, None] + place
+        real = place < sizes[alike, None]
+        shuffled = _shuffled(columns, np.where(real, rows, 0), real, words[alike, None])
+        order[rows[real]] = np.take_along_axis(rows, shuffled, axis=1)[real]
+    return order
+
+
+def _shuffled(columns: Sequence[FloatArray], rows: IntArray, real: NDArray[np.bool_], words: Words) -> IntArray:
+    """Return an order of each task's rows, those that are not real last: (n_tasks, n_rows), as `rows`."""
+    ranks = [_rank(column[rows], real) for column in columns[:_COLUMNS_SUMMED_UP]]
+    further = (_rank(column[rows], real) for column in columns[_COLUMNS_SUMMED_UP:])
+    place = _sorted_place(chain(ranks, further), real).astype(np.uint64)
+    # Were keys drawn for places alone, one seed would pick rows of the same ranks from every table. A word that
+    # sums up how the columns of the task are ordered relative to each other makes each table a draw of its own.
+    summed_up = place
+    for rank in ranks:
+        summed_up = _mix(summed_up ^ rank.astype(np.uint64))
+    words = _mix(words ^ summed_up.sum(axis=1, keepdims=True, where=real))
+    keys = _mix(words + place)
+    return np.lexsort((keys, ~real))
+
+
+def _sorted_place(ranks: Iterator[IntArray], real: NDArray[np.bool_]) -> IntArray:
+    """Return each row's place in its task when rows are sorted by the columns of these ranks; equal rows in any order.
+
+    Columns are taken in turn for as long as some rows of a task are equal in all those before.
+    """
+    label, last = next(ranks), real.sum(axis=1) - 1
+    while (label.max(axis=1, where=real, initial=0) < last).any() and (rank := next(ranks, None)) is not None:
+        label = _rank(label * label.shape[1] + rank, real)
+    return np.argsort(np.lexsort((label, ~real)), axis=1)
+
+
+def _rank(values: NDArray[Any], real: NDArray[np.bool_]) -> IntArray:
+    """Return the rank of each number among the different numbers of its row; what is not real counts as largest."""
+    order = np.lexsort((values, ~real))
+    fresh = np.diff(np.take_along_axis(values, order, axis=1), axis=1) != 0
+    rank = np.zeros(values.shape, dtype=np.intp)
+    np.put_along_axis(rank, order[:, 1:], np.cumsum(fresh, axis=1), axis=1)
+    return rank
+
+
+def _id_words(ids: NDArray[Any], seed: int) -> Words:
+    """Return one 64-bit word per task id, mixed with the seed."""
+    digests = (hashlib.blake2b(i.encode("utf-8", "surrogatepass"), digest_size=8) for i in id_texts(ids))
+    words = np.frombuffer(b"".join(digest.digest() for digest in digests), dtype="<u8")
+    seed_word = hashlib.blake2b(str(seed).encode(), digest_size=8).digest()
+    return _mix(words.astype(np.uint64) ^ np.frombuffer(seed_word, dtype="<u8").astype(np.uint64))
+
+
+def _mix(words: Words) -> Words:
+    """Return the splitmix64 finaliser (Steele, Lea and Flood, 2014) of each word."""
+    words = words + np.uint64(0x9E3779B97F4A7C15)
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))

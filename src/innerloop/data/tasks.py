@@ -1,0 +1,275 @@
+"""The rows of many tasks, and their split into support and query rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from innerloop._base.checks import FloatArray, IntArray, as_count, as_matrix, as_targets
+from innerloop._base.ragged import ragged_ranges, row_starts
+from innerloop.data.episodes import Episodes
+from innerloop.data.ids import as_labels, whole_numbers
+from innerloop.data.shuffle import shuffled_order
+
+if TYPE_CHECKING:
+    from narwhals.typing import IntoDataFrame
+
+
+def check_task_set(tasks: object) -> None:
+    """Refuse what is no `TaskSet`, and say how to make one."""
+    if not isinstance(tasks, TaskSet):
+        raise TypeError(
+            f"`tasks` must be a TaskSet, got {type(tasks).__name__}; make one with "
+            "TaskSet.from_table(frame, group=..., target=...) or TaskSet.from_arrays(X, y, groups)."
+        )
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class TaskSet:
+    """Rows of many tasks, of any sizes, kept together task by task.
+
+    Make one with `from_arrays` or `from_table`.
+
+    Parameters
+    ----------
+    X : (n_rows, n_features)
+        Features, the tasks one after the other.
+    y : (n_rows,) or (n_rows, n_targets)
+        Targets.
+    starts : (n_tasks + 1,)
+        Task i holds the rows ``starts[i]:starts[i + 1]``.
+    ids : (n_tasks,)
+        Task ids, sorted: whole numbers where all of them are, else other numbers, or text.
+    feature_names
+        Names of the columns of X, where they have names.
+    """
+
+    X: FloatArray = field(repr=False)
+    y: FloatArray = field(repr=False)
+    starts: IntArray = field(repr=False)
+    ids: NDArray[Any]
+    feature_names: tuple[str, ...] | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        X: ArrayLike,
+        y: ArrayLike,
+        groups: ArrayLike,
+        feature_names: Sequence[str] | None = None,
+    ) -> TaskSet:
+        """Group rows by task.
+
+        Parameters
+        ----------
+        X : (n_rows, n_features)
+            Features, any numeric dtype.
+        y : (n_rows,) or (n_rows, n_targets)
+            Targets, any numeric dtype.
+        groups : (n_rows,)
+            Task id of each row, all numbers or all text. Whole numbers are the same ids as numbers and as text: 12,
+            12.0 and "12".
+        feature_names
+            Names for messages and reports.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If something is not a number, is missing, or differs in length.
+        """
+        names = tuple(feature_names) if feature_names is not None else None
+        matrix = as_matrix(X, "X", names)
+        if matrix.shape[0] == 0 or matrix.shape[1] == 0:
+            raise ValueError(f"`X` must have at least one row and one feature, got shape {matrix.shape}.")
+        if names is not None and len(names) != matrix.shape[1]:
+            raise ValueError(f"`feature_names` must name {matrix.shape[1]} features, got {len(names)}.")
+        targets = as_targets(y, "y", len(matrix))
+        labels = whole_numbers(as_labels(groups, "groups", len(matrix)))
+        ids, task = np.unique(labels, return_inverse=True)
+        order = np.argsort(task, kind="stable")
+        sizes = np.bincount(task, minlength=len(ids))
+        return cls(matrix[order], targets[order], row_starts(sizes), ids, names)
+
+    @classmethod
+    def from_table(
+        cls,
+        frame: IntoDataFrame,
+        group: str,
+        target: str | Sequence[str],
+        features: Sequence[str] | None = None,
+    ) -> TaskSet:
+        """Group the rows of a data frame by task.
+
+        Parameters
+        ----------
+        frame
+            Any eager data frame that narwhals knows: pandas, polars, pyarrow, modin, ...
+        group
+            Name of the column with the task ids.
+        target
+            Name of the target column, or names for several targets.
+        features
+            Names of the feature columns; None takes all the others.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a column does not exist, is not numeric or has missing values.
+        """
+        import narwhals as nw
+
+        from innerloop.data.frames import column_names, numeric_columns
+
+        table = nw.from_native(frame, eager_only=True)
+        targets = [target] if isinstance(target, str) else list(target)
+        taken = {group, *targets}
+        chosen = [c for c in table.columns if c not in taken] if features is None else list(features)
+        column_names(table, [group, *targets, *chosen], "`frame`")
+        if not targets or not chosen:
+            raise ValueError("`frame` must have at least one target and one feature column beside the group.")
+        if overlap := taken.intersection(chosen):
+            raise ValueError(f"`features` must leave out the group and target columns, got {sorted(overlap)}.")
+        y = numeric_columns(table, targets, "`frame`")
+        return cls.from_arrays(
+            numeric_columns(table, chosen, "`frame`"),
+            y[:, 0] if isinstance(target, str) else y,
+            table.get_column(group).to_numpy(),
+            feature_names=[str(name) for name in chosen],
+        )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[tuple[Any, FloatArray, FloatArray]]:
+        """Yield (id, X, y) task by task."""
+        for i, task_id in enumerate(self.ids.tolist()):
+            rows = slice(self.starts[i], self.starts[i + 1])
+            yield task_id, self.X[rows], self.y[rows]
+
+    @property
+    def n_tasks(self) -> int:
+        """Number of tasks."""
+        return len(self.ids)
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows of all tasks together."""
+        return len(self.X)
+
+    @property
+    def n_features(self) -> int:
+        """Number of feature columns."""
+        return int(self.X.shape[1])
+
+    @property
+    def sizes(self) -> IntArray:
+        """Number of rows of each task: (n_tasks,)."""
+        return np.diff(self.starts)
+
+    @property
+    def task_of_row(self) -> IntArray:
+        """Index of the task of each row: (n_rows,)."""
+        return np.repeat(np.arange(len(self)), self.sizes)
+
+    def select(self, tasks: ArrayLike) -> TaskSet:
+        """Return the tasks at these positions (whole numbers, or one bool per task)."""
+        positions = np.asarray(tasks)
+        if positions.dtype == bool and positions.shape == self.ids.shape:
+            chosen = np.flatnonzero(positions)
+        else:
+            chosen = np.unique(np.arange(len(self))[positions if positions.size else np.arange(0)])
+        sizes = self.sizes[chosen]
+        rows = ragged_ranges(self.starts[chosen], sizes)
+        return TaskSet(self.X[rows], self.y[rows], row_starts(sizes), self.ids[chosen], self.feature_names)
+
+    def split(self, n_support: int | None = None, n_query: int | None = None, seed: int = 0) -> Episodes:
+        """Draw one episode per task: support rows to adapt on, and other rows to score.
+
+        Which rows are drawn depends on the seed, the task's id and its rows only: not on the order of the
+        rows in the file, nor on the units of a column, nor on the other tasks.
+
+        Parameters
+        ----------
+        n_support, n_query
+            Rows per task. None takes all the rows that the other leaves; one of the two must be given.
+        seed
+            Any whole number from 0.
+
+        Raises
+        ------
+        ValueError
+            If a task has too few rows.
+        """
+        if n_support is None and n_query is None:
+            raise ValueError("one of `n_support` and `n_query` must be a number; None means all other rows.")
+        given = [("n_support", n_support), ("n_query", n_query)]
+        asked = [1 if n is None else as_count(n, name) for name, n in given]
+        sizes = self.sizes
+        if (sizes < sum(asked)).any():
+            small = int(np.argmax(sizes < sum(asked)))
+            raise ValueError(
+                f"task {self.ids[small].item()!r} has {sizes[small]} row(s), too few for a split into at "
+                f"least {asked[0]} support and {asked[1]} query rows; ask for fewer rows or leave out small "
+                "tasks."
+            )
+        support = sizes - asked[1] if n_support is None else np.full(len(self), asked[0])
+        query = sizes - support if n_query is None else np.full(len(self), asked[1])
+        order = self.shuffled(seed)
+        return Episodes.from_rows(
+            self.X,
+            self.y,
+            (order[ragged_ranges(self.starts[:-1], support)], support),
+            (order[ragged_ranges(self.starts[:-1] + support, query)], query),
+            np.arange(len(self)),
+        )
+
+    def deal(self, n_support: int | None = None, seed: int = 0) -> Episodes:
+        """Deal each task into several episodes, so that every row is a query row exactly once.
+
+        A task's rows, in shuffled order, are cut into consecutive folds; the support of a fold is the
+        `n_support` rows that follow it, the last fold being followed by the first. A fold holds about as
+        many rows as the support, so that each row also supports about once.
+
+        Parameters
+        ----------
+        n_support
+            Support rows per episode, at most the task's rows but one. None: `default_support`.
+        seed
+            Any whole number from 0; see `split`.
+
+        Notes
+        -----
+        A task of one row becomes one episode without support rows: nothing to adapt on.
+        """
+        sizes = self.sizes
+        wanted = self.default_support() if n_support is None else as_count(n_support, "n_support")
+        support = np.minimum(np.maximum(sizes - 1, 0), wanted)
+        n_folds = np.maximum(np.rint(sizes / np.maximum(support, 1)), -(-sizes // (sizes - support)))
+        n_folds = n_folds.astype(np.intp)
+        task = np.repeat(np.arange(len(self)), n_folds)
+        fold = np.arange(len(task)) - np.repeat(row_starts(n_folds)[:-1], n_folds)
+        first = fold * sizes[task] // n_folds[task]
+        end = (fold + 1) * sizes[task] // n_folds[task]
+        order = self.shuffled(seed)
+        offset = ragged_ranges(end, support[task]) % np.repeat(sizes[task], support[task])
+        return Episodes.from_rows(
+            self.X,
+            self.y,
+            (order[offset + np.repeat(self.starts[task], support[task])], support[task]),
+            (order[ragged_ranges(self.starts[task] + first, end - first)], end - first),
+            task,
+        )
+
+    def default_support(self) -> int:
+        """Return the usual number of support rows: half the median task, at least 1 and at most 10."""
+        return int(np.clip(np.median(self.sizes) // 2, 1, 10))
+
+    def shuffled(self, seed: int) -> IntArray:
+        """Return an order of all rows, task by task, that is shuffled within each; see `split`."""
+        columns = [*np.atleast_2d(self.y.T), *self.X.T]
+        return shuffled_order(columns, self.task_of_row, self.ids, seed)

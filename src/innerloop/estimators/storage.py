@@ -1,0 +1,111 @@
+"""Model folders: a fitted `MetaRegressor` on disk, as JSON and npz, without pickle and with checksums."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from innerloop._base.sealed_folder import MANIFEST, SealedFolder
+from innerloop.estimators import MetaRegressor
+
+_MODEL = SealedFolder("innerloop-model", 1, {"model": ".json", "arrays": ".npz"})
+
+
+def save_model(
+    model: MetaRegressor,
+    folder: str | Path,
+    details: Mapping[str, Any] | None = None,
+    attachments: Mapping[str, bytes] | None = None,
+) -> None:
+    """Save a fitted model to a folder, which is made, or replaced if it holds a model.
+
+    Parameters
+    ----------
+    model
+        A fitted `MetaRegressor`.
+    folder
+        Where to save.
+    details
+        Further facts to keep, anything JSON can hold; `load_details` returns them.
+    attachments
+        Further files, by name: a picture, a report. They are not checked on loading.
+
+    Raises
+    ------
+    FileExistsError
+        If the folder is a file, or holds something else than a model.
+    OSError
+        If the disk refuses; what was there before is still there.
+    """
+    folder = Path(folder)
+    check_writable(folder)
+    scalars, arrays = model.to_state()
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    description = {"state": scalars, "details": dict(details or {})}
+    contents = {
+        "model": json.dumps(description, indent=1, ensure_ascii=False).encode(),
+        "arrays": buffer.getvalue(),
+    }
+    _MODEL.write(folder, contents, attachments)
+
+
+def check_writable(folder: str | Path) -> None:
+    """Refuse a place where `save_model` would overwrite something that is no model."""
+    folder = Path(folder)
+    above = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if above != folder and not above.is_dir():
+        raise NotADirectoryError(f"{above} is a file, so {folder} cannot be made; name another place.")
+    if not os.access(above, os.W_OK):
+        raise PermissionError(f"there is no permission to write to {above}; name another place.")
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; a model is saved to a folder, so name another place.")
+    if _MODEL.holds_others(folder):
+        raise FileExistsError(f"{folder} holds files that are no innerloop model; name a new or empty folder.")
+
+
+def load_model(folder: str | Path) -> MetaRegressor:
+    """Load a model from a folder written by `save_model`.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder.
+    ValueError
+        If it is no model folder, is damaged, or was written by a later version.
+    """
+    description, arrays = _read(Path(folder))
+    return MetaRegressor.from_state(description["state"], arrays)
+
+
+def load_details(folder: str | Path) -> dict[str, Any]:
+    """Return the `details` that were saved with a model."""
+    details: dict[str, Any] = _read(Path(folder))[0]["details"]
+    return details
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the checked contents of a model folder."""
+    if not folder.exists():
+        raise FileNotFoundError(f"there is no model folder {folder}; make one with `innerloop fit ... --out`.")
+    if (manifest := _MODEL.manifest(folder)) is None:
+        raise ValueError(f"{folder} is not an innerloop model folder: it has no readable {MANIFEST}.")
+    if manifest.get("version") != _MODEL.version:
+        raise ValueError(
+            f"{folder} has model format {manifest.get('version')!r}, this version reads {_MODEL.version}; update "
+            "innerloop."
+        )
+    try:
+        parts = _MODEL.read(folder, manifest)
+        description = json.loads(parts["model"])
+        with np.load(io.BytesIO(parts["arrays"]), allow_pickle=False) as archive:
+            return description, {name: archive[name] for name in archive.files}
+    except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{folder} is damaged ({error}); fit the model again or restore the folder.") from error

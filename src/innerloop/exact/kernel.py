@@ -1,0 +1,376 @@
+"""Exact meta-training for a kernel: linear models with more features than rows, networks linearised at their start.
+
+The model is ``f(x) = f0(x) + phi(x)'d`` with ``phi(x)'phi(x') = K(x, x')``; features are never formed. Losses are half
+mean squared errors, as in `MetaObjective`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, final
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.linalg import lapack
+
+from innerloop._base.checks import FloatArray, IntArray, as_count, as_floats, as_nonnegative, check_finite
+from innerloop._base.ragged import row_starts
+from innerloop.data.episodes import Episodes
+from innerloop.exact.objective import step_coefficients
+
+# Rows (..., n, d) and (..., n', d) to (..., n, n'), and rows (..., n, d) to values (..., n) or (..., n, k).
+Kernel = Callable[[FloatArray, FloatArray], FloatArray]
+Function = Callable[[FloatArray], FloatArray]
+Runs = Episodes | Sequence[Episodes]
+
+# As in `solve`: above this condition number full rank is not trusted without a look at the eigenvalues.
+_CLEAR_RANK = 1e12
+
+
+@final
+@dataclass(frozen=True)
+class ReluKernel:
+    r"""Tangent kernel of a two-layer ReLU network of infinite width, all parameters trained.
+
+    .. math:: f(x) = \sqrt{2/n}\, v'\,\mathrm{relu}(W x / \sqrt d + \beta b) + \beta c, \qquad W, b, v, c \sim N(0, 1)
+
+    .. math:: K(x, x') = \Sigma(x, x') \kappa_0(\rho) + \sqrt{\Sigma(x, x) \Sigma(x', x')} \kappa_1(\rho) + \beta^2,
+        \quad \Sigma(x, x') = x'x / d + \beta^2
+
+    with :math:`\rho` the correlation that :math:`\Sigma` gives, :math:`\pi\kappa_0 = \pi - \arccos\rho` and
+    :math:`\pi\kappa_1 = \sqrt{1 - \rho^2} + \rho(\pi - \arccos\rho)`.
+
+    Parameters
+    ----------
+    bias_std
+        beta.
+    trained
+        "all" parameters, or the "last" layer alone: then :math:`\Sigma\kappa_0` is absent. That is also the covariance
+        (NNGP) of the untrained network f itself.
+
+    Notes
+    -----
+    docs/theory.md, section "Kernels"; Cho and Saul (2009), Jacot, Gabriel and Hongler (2018).
+    """
+
+    bias_std: float = 1.0
+    trained: Literal["all", "last"] = "all"
+
+    def __post_init__(self) -> None:
+        as_nonnegative(self.bias_std, "bias_std")
+        if self.trained not in ("all", "last"):
+            raise ValueError(f"`trained` must be 'all' or 'last', got {self.trained!r}.")
+
+    def __call__(self, X: FloatArray, Z: FloatArray) -> FloatArray:
+        """Return the kernel of rows X (..., n, d) with rows Z (..., n', d): (..., n, n')."""
+        bias = self.bias_std**2
+        covariance = X @ np.swapaxes(Z, -1, -2) / X.shape[-1] + bias
+        size = np.sqrt(self._variance(X)[..., :, None] * self._variance(Z)[..., None, :])
+        rho = np.clip(covariance / np.where(size > 0, size, 1.0), -1.0, 1.0)
+        kappa_0 = 1 - np.arccos(rho) / np.pi
+        kernel: FloatArray = size * (np.sqrt(1 - rho**2) / np.pi + rho * kappa_0) + bias
+        return kernel + covariance * kappa_0 if self.trained == "all" else kernel
+
+    def _variance(self, X: FloatArray) -> FloatArray:
+        variance: FloatArray = np.square(X).mean(axis=-1) + self.bias_std**2
+        return variance
+
+
+class _Rows(NamedTuple):
+    """Rows of runs that agree in sizes, task by task, support before query: (..., n_rows, d), (..., n_rows, k)."""
+
+    X: FloatArray
+    y: FloatArray
+    n_support: IntArray
+    n_query: IntArray
+
+    def tasks(self) -> Iterator[tuple[slice, slice, slice]]:
+        """Yield each task's support rows, query rows, and places among all query rows."""
+        first, query = row_starts(self.n_support + self.n_query), row_starts(self.n_query)
+        for i, n in enumerate(self.n_support):
+            yield slice(first[i], first[i] + n), slice(first[i] + n, first[i + 1]), slice(query[i], query[i + 1])
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class KernelObjective:
+    """The meta-training loss in dual form, for every inner rate a at once.
+
+    With e = y - f0 on all rows Z of all tasks, K gradient steps leave the query residuals ::
+
+        W(a) (e - phi(Z) d),    W(a) = sum_j C(K, j) (-a)^j W_j,    j = 0..K
+
+    where W_0 picks a task's query rows X_v, and W_j (j > 0) holds ``K(X_v, X_t) K(X_t, X_t)^(j-1) / n_t^j`` at its
+    support rows X_t. Kept are ``W_i K(Z, Z) W_j'`` and ``W_j e``.
+
+    Parameters
+    ----------
+    gram : (..., K + 1, K + 1, n_query_rows, n_query_rows)
+        The former; leading axes are runs.
+    targets : (..., K + 1, n_query_rows, n_targets)
+        The latter.
+    kernel, start, n_steps
+        As in `from_tasks`.
+    single_target
+        Whether targets had shape (rows,).
+    rows
+        Z with its targets.
+    weights
+        W_1 .. W_K of each task.
+
+    Notes
+    -----
+    docs/theory.md, section "Kernels". Make one with `from_tasks`. Condition numbers are those of `MetaObjective`
+    squared: where features can be formed and are fewer than the rows, that is the better choice.
+    """
+
+    gram: FloatArray = field(repr=False)
+    targets: FloatArray = field(repr=False)
+    kernel: Kernel
+    start: Function | None
+    n_steps: int
+    single_target: bool
+    rows: _Rows = field(repr=False)
+    weights: list[list[FloatArray]] = field(repr=False)
+
+    @classmethod
+    def from_tasks(
+        cls, episodes: Runs, kernel: Kernel, n_steps: int = 1, start: Function | None = None
+    ) -> KernelObjective:
+        """Gather the objective of all episodes.
+
+        Parameters
+        ----------
+        episodes
+            Raw inputs and targets. A list of `Episodes` of the same sizes holds independent runs, solved side by side.
+        kernel
+            K: rows (..., n, d) and (..., n', d) to (..., n, n').
+        n_steps
+            Inner gradient steps, at least 1.
+        start
+            f0: rows (..., n, d) to values shaped like the targets; None is zero.
+
+        Raises
+        ------
+        ValueError
+            If runs differ in their sizes, or if `kernel` or `start` give another shape or no finite numbers.
+        """
+        K, rows = as_count(n_steps, "n_steps"), _gather(episodes)
+        gram = kernel(rows.X, rows.X)
+        n_rows, n_query, lead = rows.X.shape[-2], int(rows.n_query.sum()), rows.X.shape[:-2]
+        if gram.shape != (*lead, n_rows, n_rows):
+            raise ValueError(f"`kernel` must return shape {(*lead, n_rows, n_rows)} for these rows, got {gram.shape}.")
+        check_finite(gram, "kernel")
+        error = rows.y - _values(start, rows.X, rows.y.shape)
+        weights = [_weights(gram[..., v, t], gram[..., t, t], K) for t, v, _ in rows.tasks()]
+        half = np.empty((*lead, K + 1, n_query, n_rows))
+        targets = np.empty((*lead, K + 1, n_query, error.shape[-1]))
+        for (t, v, q), P in zip(rows.tasks(), weights, strict=True):
+            half[..., 0, q, :], targets[..., 0, q, :] = gram[..., v, :], error[..., v, :]
+            for j in range(1, K + 1):
+                half[..., j, q, :] = P[j - 1] @ gram[..., t, :]
+                targets[..., j, q, :] = P[j - 1] @ error[..., t, :]
+        whole = np.empty((*lead, K + 1, K + 1, n_query, n_query))
+        for (t, v, q), P in zip(rows.tasks(), weights, strict=True):
+            whole[..., 0, :, q] = half[..., v]
+            for j in range(1, K + 1):
+                whole[..., j, :, q] = half[..., t] @ np.swapaxes(P[j - 1], -1, -2)[..., None, :, :]
+        first = episodes if isinstance(episodes, Episodes) else episodes[0]
+        return cls(whole, targets, kernel, start, K, first.y.ndim == 1, rows, weights)
+
+    def at(self, inner_lr: float) -> tuple[FloatArray, FloatArray, float]:
+        """Return ``W(a) K W(a)' / scale**2``, ``W(a) e / scale`` and the scale, as `MetaObjective.at` has it."""
+        c, scale = step_coefficients(inner_lr, self.n_steps)
+        G = np.einsum("i,j,...ijnm->...nm", c, c, self.gram, optimize=True)
+        return G, np.einsum("j,...jnk->...nk", c, self.targets), scale
+
+    def solve(self, inner_lrs: ArrayLike, l2: float = 0.0) -> KernelPath:
+        r"""Return the exact minimisers at many inner rates; where they are not unique, those nearest to f0.
+
+        .. math:: \min_d \frac{1}{2N} |W(a)(e - \phi(Z) d)|^2 + \frac{l2}{2} |d|^2
+
+        Parameters
+        ----------
+        inner_lrs
+            Rates of any sign, in an array of any shape.
+        l2
+            Penalty, as in `innerloop.exact.solve`.
+        """
+        rates, penalty = as_floats(inner_lrs, "inner_lrs"), as_nonnegative(l2, "l2")
+        check_finite(rates, "inner_lrs")
+        if penalty.ndim:
+            raise ValueError(f"`l2` must be a single number, got shape {penalty.shape}.")
+        solved = [self._solve_one(rate, float(penalty)) for rate in rates.ravel().tolist()]
+        coef, loss = (np.array(part) for part in zip(*solved, strict=True))
+        return KernelPath(
+            rates,
+            float(penalty),
+            coef.reshape((*rates.shape, *coef.shape[1:])),
+            loss.reshape((*rates.shape, *loss.shape[1:])),
+            self,
+        )
+
+    def _solve_one(self, rate: float, l2: float) -> tuple[FloatArray, FloatArray]:
+        """Return the coefficients of all rows (..., n_rows, k) and the loss (...)."""
+        G, g, scale = self.at(rate)
+        c, ridge = step_coefficients(rate, self.n_steps)[0], g.shape[-2] * l2 / scale**2
+        dual, coef = np.empty_like(g), np.empty_like(self.rows.y)
+        for run in np.ndindex(g.shape[:-2]):
+            dual[run] = _least_norm(G[run], g[run], ridge)
+        for (t, v, q), P in zip(self.rows.tasks(), self.weights, strict=True):
+            coef[..., v, :] = c[0] * dual[..., q, :]
+            coef[..., t, :] = sum(
+                c[j] * np.swapaxes(P[j - 1], -1, -2) @ dual[..., q, :] for j in range(1, self.n_steps + 1)
+            )
+        loss: FloatArray = np.square(scale * (g - G @ dual)).mean(axis=(-1, -2)) / 2
+        return coef, loss
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class KernelPath:
+    """Exactly meta-trained functions ``f(x) = f0(x) + K(x, Z) coef``, Z all training rows, at many inner rates.
+
+    Parameters
+    ----------
+    inner_lr
+        Rates.
+    l2
+        The penalty.
+    coef : (*inner_lr.shape, ..., n_rows, n_targets)
+        Coefficients of the training rows: task by task, support before query; axes before them are runs.
+    loss : (*inner_lr.shape, ...)
+        Meta-training loss, without the penalty.
+    objective
+        What was solved.
+    """
+
+    inner_lr: FloatArray
+    l2: float
+    coef: FloatArray = field(repr=False)
+    loss: FloatArray
+    objective: KernelObjective = field(repr=False)
+
+    def predict(self, X: FloatArray) -> FloatArray:
+        """Return f at rows X (..., n, d), before any adaptation: (*inner_lr.shape, ..., n) or (..., n, n_targets)."""
+        values = self._values(np.asarray(X, dtype=np.float64))
+        return values[..., 0] if self.objective.single_target else values
+
+    def adapt(
+        self, X: FloatArray, X_support: FloatArray, y_support: FloatArray, adapt_lr: float, n_steps: int | None = None
+    ) -> FloatArray:
+        """Return what `predict` returns, after gradient steps on the rows of a new task.
+
+        Parameters
+        ----------
+        X, X_support : (..., n, d)
+            Rows to predict, and to adapt on.
+        y_support
+            Their targets.
+        adapt_lr
+            Any real number.
+        n_steps
+            Gradient steps; None: as in meta-training.
+        """
+        single, K = self.objective.single_target, self.objective.n_steps if n_steps is None else n_steps
+        y = np.asarray(y_support)[..., None] if single else np.asarray(y_support)
+        error = y - self._values(X_support)
+        kernel = self.objective.kernel
+        c, scale = step_coefficients(adapt_lr, as_count(K, "n_steps"))
+        P = _weights(kernel(X, X_support), kernel(X_support, X_support), K)
+        step = sum(c[j] * scale * P[j - 1] for j in range(1, K + 1))
+        values: FloatArray = self._values(X) - step @ error
+        return values[..., 0] if single else values
+
+    def test_loss(self, episodes: Runs, adapt_lr: ArrayLike, n_steps: int | None = None) -> FloatArray:
+        """Return half the mean squared query error on new tasks: (*inner_lr.shape, *adapt_lr.shape, ...).
+
+        Parameters
+        ----------
+        episodes
+            New tasks: one `Episodes`, or a list with one for each run.
+        adapt_lr
+            Rates on the new tasks, in an array of any shape.
+        n_steps
+            Gradient steps on them; None: as in meta-training.
+        """
+        rates, K = as_floats(adapt_lr, "adapt_lr"), self.objective.n_steps if n_steps is None else n_steps
+        check_finite(rates, "adapt_lr")
+        rows, kernel = _gather(episodes), self.objective.kernel
+        error = rows.y - self._values(rows.X)
+        total = np.zeros((rates.size, *error.shape[:-2]))
+        powers = [step_coefficients(rate, as_count(K, "n_steps")) for rate in rates.ravel().tolist()]
+        for t, v, _ in rows.tasks():
+            X_support, X_query = rows.X[..., t, :], rows.X[..., v, :]
+            P = _weights(kernel(X_query, X_support), kernel(X_support, X_support), K)
+            parts = np.stack([error[..., v, :], *(weight @ error[..., t, :] for weight in P)])
+            for i, (c, scale) in enumerate(powers):
+                total[i] += np.square(scale * np.tensordot(c, parts, axes=1)).sum(axis=(-1, -2))
+        axes, n_axes = self.inner_lr.ndim, rates.ndim
+        losses = total / (2 * rows.n_query.sum() * rows.y.shape[-1])
+        losses = losses.reshape((*rates.shape, *losses.shape[1:]))
+        moved: FloatArray = np.moveaxis(losses, range(n_axes, n_axes + axes), range(axes))
+        return moved
+
+    def _values(self, X: FloatArray) -> FloatArray:
+        """Return f: (*inner_lr.shape, ..., n, n_targets)."""
+        objective = self.objective
+        moved = objective.kernel(X, objective.rows.X) @ self.coef
+        lead = np.broadcast_shapes(X.shape[:-2], objective.rows.X.shape[:-2])
+        shape = (*lead, X.shape[-2], self.coef.shape[-1])
+        return moved + _values(objective.start, X, shape)
+
+
+def _weights(cross: FloatArray, gram: FloatArray, n_steps: int) -> list[FloatArray]:
+    """Return W_1 .. W_K of a task at its support rows, from K(X_v, X_t) and K(X_t, X_t): (..., n_query, n_support)."""
+    n = max(1, gram.shape[-1])
+    weights = [cross / n]
+    for _ in range(n_steps - 1):
+        weights.append(weights[-1] @ gram / n)
+    return weights
+
+
+def _least_norm(G: FloatArray, g: FloatArray, ridge: float) -> FloatArray:
+    """Return (G + ridge)^+ g for a symmetric G that is positive semidefinite but for rounding."""
+    A = G + ridge * np.eye(len(G))
+    factor, status = lapack.dpotrf(A)
+    if status == 0 and lapack.dpocon(factor, np.linalg.norm(A, 1))[0] * _CLEAR_RANK > 1:
+        solution: FloatArray = lapack.dpotrs(factor, g)[0]
+        return solution
+    s, V = np.linalg.eigh(A)
+    kept = s > s[-1] * len(s) * 8 * np.finfo(float).eps
+    shortest: FloatArray = (V[:, kept] / s[kept]) @ (V[:, kept].T @ g)
+    return shortest
+
+
+def _values(function: Function | None, X: FloatArray, shape: tuple[int, ...]) -> FloatArray:
+    """Return a function's values with an axis of targets; zeros for None."""
+    if function is None:
+        return np.zeros(shape)
+    values = as_floats(function(X), "start")
+    if values.shape == shape[:-1] and shape[-1] == 1:
+        return values[..., None]
+    if values.shape != shape:
+        raise ValueError(f"`start` must return shape {shape} for these rows, got {values.shape}.")
+    check_finite(values, "start")
+    return values
+
+
+def _gather(episodes: Runs) -> _Rows:
+    """Return the rows of one run, or of several stacked."""
+    runs = [episodes] if isinstance(episodes, Episodes) else list(episodes)
+    if not runs:
+        raise ValueError("`episodes` must hold at least one run, got none.")
+    first = runs[0]
+    for i, run in enumerate(runs):
+        if not (np.array_equal(run.n_support, first.n_support) and np.array_equal(run.n_query, first.n_query)):
+            raise ValueError(f"`episodes` of all runs must agree in the sizes of their tasks, got another in run {i}.")
+    task = np.concatenate([np.repeat(np.arange(len(first)), n) for n in (first.n_support, first.n_query)])
+    order = np.argsort(task, kind="stable")
+    rows = [np.concatenate((run.support_rows, run.query_rows))[order] for run in runs]
+    X = np.stack([run.X[place] for run, place in zip(runs, rows, strict=True)])
+    y = np.stack([run.y[place].reshape(len(place), -1) for run, place in zip(runs, rows, strict=True)])
+    if isinstance(episodes, Episodes):
+        X, y = X[0], y[0]
+    return _Rows(X, y, first.n_support, first.n_query)

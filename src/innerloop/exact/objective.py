@@ -1,0 +1,203 @@
+"""The meta-training loss of given tasks, for every inner rate at once.
+
+Conventions, stated once for `MetaObjective`, `solve`, `theory` and `simulation`: losses are HALF the mean
+squared error over query rows (and over targets), label noise included; ``l2`` adds ``l2 / 2`` times the squared
+distance of the meta-parameters from ``init``, averaged over targets in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import comb
+from typing import final
+
+import numpy as np
+
+from innerloop._base.checks import FloatArray, IntArray, as_count, as_nonnegative
+from innerloop.data.episodes import EpisodeBlock, Episodes
+from innerloop.exact._factor import Factor, full_block, reduce_rows
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class MetaObjective:
+    """The meta-training loss as least squares in the meta-parameters omega, for every inner rate a.
+
+    One task with support (X_t, y_t) of n_t rows and query (X_v, y_v) contributes, after K gradient steps of
+    rate a on half the mean squared error, the query residual ::
+
+        g(a) - B(a) omega = sum_j C(K, j) (-a)^j (g_j - U_j omega),    j = 0..K
+        U_0 = X_v,  U_j = U_{j-1} X_t'X_t / n_t,    g_0 = y_v,  g_j = U_{j-1} X_t'y_t / n_t
+
+    so that any R with ``R'R = D'D``, D the rows ``[U_0 .. U_K g_0 .. g_K]`` of all tasks, says everything
+    about every rate. That R, a triangle of (K + 1)(p + k) columns for p features and k targets (or the rows
+    themselves, where they are few), is all that is kept, whatever the number of tasks.
+
+    Objectives add (``a + b``: the tasks of both) and scale (``2.0 * a``: each task counts twice).
+
+    Parameters
+    ----------
+    factor : (n_rows, (K + 1)(p + k))
+        The matrix R.
+    n_features, n_targets, n_steps
+        p, k and K.
+    weight
+        Weighted number of query rows, by which sums of squares are divided.
+    n_tasks
+        Number of episodes behind it.
+    single_target
+        Whether targets had shape (rows,), so that coefficients have shape (n_features,).
+
+    Notes
+    -----
+    docs/theory.md, sections "The meta-training loss" and "The factor". `from_tasks` makes one.
+    """
+
+    factor: FloatArray = field(repr=False)
+    n_features: int
+    n_targets: int
+    n_steps: int
+    weight: float
+    n_tasks: int
+    single_target: bool = True
+
+    __array_ufunc__ = None  # numpy leaves np.float64(2.0) * objective to __rmul__
+
+    @classmethod
+    def from_tasks(cls, episodes: Episodes, n_steps: int = 1) -> MetaObjective:
+        """Gather the objective of all episodes.
+
+        Parameters
+        ----------
+        episodes
+            From `TaskSet.split`, `TaskSet.deal` or ``Episodes([...])``.
+        n_steps
+            Inner gradient steps K, at least 1.
+
+        Raises
+        ------
+        TypeError
+            If `episodes` are not `Episodes`.
+        ValueError
+            If `n_steps` is below 1.
+        """
+        if not isinstance(episodes, Episodes):
+            raise TypeError(
+                f"`episodes` must be innerloop.Episodes, got {type(episodes).__name__}; "
+                "make them with TaskSet.split or Episodes([...])."
+            )
+        K = as_count(n_steps, "n_steps")
+        factor = Factor((K + 1) * (episodes.n_features + episodes.n_targets))
+        for _, rows in residual_columns(episodes, K):
+            factor.absorb(rows.reshape(-1, rows.shape[-1]))
+        if not np.isfinite(factor.result()).all():
+            raise ValueError("`episodes` hold numbers too large to square; rescale their features and targets.")
+        return cls(
+            factor.result(),
+            episodes.n_features,
+            episodes.n_targets,
+            K,
+            float(episodes.n_query.sum()),
+            len(episodes),
+            episodes.y.ndim == 1,
+        )
+
+    def __add__(self, other: object) -> MetaObjective:
+        if isinstance(other, int) and other == 0:
+            return self  # so that sum() works
+        if not isinstance(other, MetaObjective):
+            return NotImplemented
+        mine, theirs = self._kind, other._kind
+        if mine != theirs:
+            raise ValueError(
+                "objectives must agree in (n_features, n_targets, n_steps, single_target) to be added, got "
+                f"{mine} and {theirs}."
+            )
+        return MetaObjective(
+            reduce_rows(np.concatenate((self.factor, other.factor))),
+            self.n_features,
+            self.n_targets,
+            self.n_steps,
+            self.weight + other.weight,
+            self.n_tasks + other.n_tasks,
+            self.single_target,
+        )
+
+    __radd__ = __add__
+
+    def __mul__(self, weight: float) -> MetaObjective:
+        w = float(as_nonnegative(weight, "weight"))
+        return MetaObjective(
+            np.sqrt(w) * self.factor, *self._kind[:3], w * self.weight, self.n_tasks, self.single_target
+        )
+
+    __rmul__ = __mul__
+
+    @property
+    def _kind(self) -> tuple[int, int, int, bool]:
+        return self.n_features, self.n_targets, self.n_steps, self.single_target
+
+    def at(self, inner_lr: float) -> tuple[FloatArray, FloatArray, float]:
+        """Return the least-squares problem at one rate.
+
+        Returns
+        -------
+        B : (n_rows, n_features)
+        g : (n_rows, n_targets)
+        scale
+            The sum of squares of the meta-training loss is ``scale**2 * |g - B omega|**2``. It is 1 for rates
+            within [-1, 1] and keeps larger ones from overflow.
+        """
+        c, scale = step_coefficients(inner_lr, self.n_steps)
+        width = (self.n_steps + 1) * self.n_features
+        U = self.factor[:, :width].reshape(-1, self.n_steps + 1, self.n_features)
+        g = self.factor[:, width:].reshape(-1, self.n_steps + 1, self.n_targets)
+        return np.einsum("j,ijp->ip", c, U), np.einsum("j,ijk->ik", c, g), scale
+
+
+def step_coefficients(rate: float, n_steps: int) -> tuple[FloatArray, float]:
+    """Return C(K, j) (-rate)^j / scale for j = 0..K, and scale = max(1, |rate|)^K."""
+    larger = max(1.0, abs(rate))
+    c = [comb(n_steps, j) * (-rate / larger) ** j * larger ** (j - n_steps) for j in range(n_steps + 1)]
+    with np.errstate(over="ignore"):
+        return np.array(c), float(np.float64(larger) ** n_steps)
+
+
+def residual_columns(episodes: Episodes, n_steps: int) -> Iterator[tuple[IntArray, FloatArray]]:
+    """Yield the rows ``[U_0 .. U_K g_0 .. g_K]`` of the query rows, block by block.
+
+    Yields
+    ------
+    members : (n_members,)
+        Positions of the block's episodes.
+    rows : (n_members, n_query, (K + 1)(p + k))
+    """
+    width = (n_steps + 1) * (episodes.n_features + episodes.n_targets)
+    for block in episodes.blocks(max_rows=full_block(width)):
+        yield block.members, _block_columns(block, n_steps)
+
+
+def _block_columns(block: EpisodeBlock, n_steps: int) -> FloatArray:
+    X, y, X_query = block.X_support, block.y_support, block.X_query
+    n_support, p, k = X.shape[1], X.shape[2], y.shape[2]
+    new = np.empty if n_support else np.zeros
+    rows = new((*X_query.shape[:2], (n_steps + 1) * (p + k)))
+    U = [rows[:, :, j * p : (j + 1) * p] for j in range(n_steps + 1)]
+    first = (n_steps + 1) * p
+    g = [rows[:, :, first + j * k : first + (j + 1) * k] for j in range(n_steps + 1)]
+    U[0][...], g[0][...] = X_query, block.y_query
+    if n_support == 0:
+        return rows
+    Xt = X.transpose(0, 2, 1)
+    if n_support > p:  # the p x p moments are then smaller than the support rows themselves
+        M, m = Xt @ X / n_support, Xt @ y / n_support
+    for j in range(1, n_steps + 1):
+        if n_support > p:
+            np.matmul(U[j - 1], M, out=U[j])
+            np.matmul(U[j - 1], m, out=g[j])
+        else:
+            P = (U[j - 1] @ Xt) / n_support
+            np.matmul(P, X, out=U[j])
+            np.matmul(P, y, out=g[j])
+    return rows

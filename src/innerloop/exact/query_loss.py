@@ -1,0 +1,187 @@
+"""The query loss after adaptation as a polynomial in the adaptation rate; docs/theory.md (5)."""
+
+from __future__ import annotations
+
+from math import comb
+
+import numpy as np
+
+from innerloop._base.checks import FloatArray, IntArray
+from innerloop.data.episodes import Episodes
+from innerloop.exact.objective import residual_columns, step_coefficients
+
+# Of more tasks than `_MOST_BUNDLES` only means over bundles are kept, which tell standard errors to some percent.
+_MOST_BUNDLES = 500
+_MOST_NUMBERS = 2**22
+
+
+def bundle_size(sizes_of_folds: IntArray) -> int:
+    """Return how many tasks to put into a bundle, so that folds leave few over; see `bundled_curves`."""
+    size = -(-int(sizes_of_folds.sum()) // _MOST_BUNDLES)
+    return size if sizes_of_folds.min() >= 4 * size else 1
+
+
+def held_out_curves(episodes: Episodes, coef: FloatArray, n_steps: int, unit: float) -> tuple[IntArray, FloatArray]:
+    """Return each task's mean squared query error as a polynomial in its adaptation rate.
+
+    Parameters
+    ----------
+    episodes
+        Of tasks that had no part in `coef`.
+    coef : (n_candidates, n_features, n_targets)
+        Meta-parameters to score.
+    n_steps
+        Adaptation steps K.
+    unit
+        The polynomial's variable is ``adapt_lr / unit``.
+
+    Returns
+    -------
+    tasks : (n_tasks,)
+        The values of `episodes.task` that occur.
+    curves : (n_tasks, n_candidates, 2K + 1)
+        Coefficients, the constant first; averaged over query rows and targets.
+    """
+    tasks, position = np.unique(episodes.task, return_inverse=True)
+    n_rows = np.bincount(position, weights=episodes.n_query)
+    curves = np.zeros((len(tasks), len(coef), 2 * n_steps + 1))
+    for members, rows in residual_columns(episodes, n_steps):
+        np.add.at(curves, position[members], _squares(rows, coef, n_steps, unit))
+    return tasks, curves / (episodes.n_targets * n_rows[:, None, None])
+
+
+def bundled_curves(
+    episodes: Episodes, coef: FloatArray, n_steps: int, unit: float, bundle: IntArray, n_bundles: int
+) -> FloatArray:
+    """Return the means of `held_out_curves` over bundles of tasks: (n_bundles, n_candidates, 2K + 1).
+
+    Many tasks cost little more than their bundles: the residual rows of a bundle, each divided by the root of the
+    number of rows of its task, are reduced to a triangle before any candidate is scored.
+
+    Parameters
+    ----------
+    bundle : (n_tasks,)
+        Of the tasks that `Episodes.task` counts; all bundles have as many tasks. Tasks of a negative number are left
+        out.
+    n_bundles
+    """
+    width = (n_steps + 1) * (episodes.n_features + episodes.n_targets)
+    n_rows = np.bincount(episodes.task, episodes.n_query, len(bundle)).astype(float)
+    rows_of_bundle = np.bincount(bundle[bundle >= 0], n_rows[bundle >= 0], n_bundles)
+    step = max(1, int(_MOST_NUMBERS // (width * rows_of_bundle.max(initial=1))))
+    curves = [
+        _squares(
+            _stacked(episodes.select((bundle >= i) & (bundle < i + step)), n_steps, bundle - i, n_rows),
+            coef,
+            n_steps,
+            unit,
+        )
+        for i in range(0, n_bundles, step)
+    ]
+    return np.asarray(np.concatenate(curves) * (n_bundles / (episodes.n_targets * (bundle >= 0).sum())))
+
+
+def _stacked(episodes: Episodes, n_steps: int, bundle: IntArray, n_rows: FloatArray) -> FloatArray:
+    """Return the residual rows of bundles, weighted, in as few rows as say the same: (n_bundles, n, width)."""
+    own = bundle[episodes.task]
+    order = np.argsort(own, kind="stable")
+    ends = np.cumsum(episodes.n_query[order])
+    total = np.bincount(own, episodes.n_query).astype(np.intp)
+    place = np.empty_like(ends)
+    place[order] = ends - episodes.n_query[order] - np.repeat(np.cumsum(total) - total, np.bincount(own))
+    width = (n_steps + 1) * (episodes.n_features + episodes.n_targets)
+    stack = np.zeros((len(total), int(total.max()), width))
+    for members, rows in residual_columns(episodes, n_steps):
+        at = place[members, None] + np.arange(rows.shape[1])
+        stack[own[members, None], at] = rows / np.sqrt(n_rows[episodes.task[members], None, None])
+        place[members] += rows.shape[1]
+    return np.asarray(np.linalg.qr(stack, mode="r")) if stack.shape[1] > width else stack
+
+
+def _squares(rows: FloatArray, coef: FloatArray, n_steps: int, unit: float) -> FloatArray:
+    """Return sums of squared residuals as polynomials in ``adapt_lr / unit``: (n_stacks, n_candidates, 2K + 1).
+
+    Parameters
+    ----------
+    rows : (n_stacks, n_rows, (K + 1)(p + k))
+        See `residual_columns`.
+    """
+    n_features, n_targets = coef.shape[1:]
+    first = (n_steps + 1) * n_features
+    squares = np.zeros((len(rows), len(coef), 2 * n_steps + 1))
+    for k in range(n_targets):
+        weights = coef[:, :, k].T
+        left = [
+            comb(n_steps, j)
+            * (-unit) ** j
+            * (rows[..., first + j * n_targets + k, None] - rows[..., j * n_features : (j + 1) * n_features] @ weights)
+            for j in range(n_steps + 1)
+        ]
+        for i in range(n_steps + 1):
+            for j in range(i, n_steps + 1):
+                squares[..., i + j] += (1 + (i < j)) * np.einsum("bqc,bqc->bc", left[i], left[j])
+    return squares
+
+
+def lowest(curves: FloatArray) -> FloatArray:
+    """Return where polynomials that bound from below (the last axis, constant first) are lowest."""
+    n_roots = curves.shape[-1] - 2
+    slopes = curves[..., 1:] * np.arange(1, curves.shape[-1])
+    lead = slopes[..., -1:]
+    flat = lead <= np.finfo(float).eps * np.abs(slopes).max(axis=-1, keepdims=True)
+    companion = np.zeros((*curves.shape[:-1], n_roots, n_roots))
+    companion[..., np.arange(1, n_roots), np.arange(n_roots - 1)] = 1.0
+    companion[..., -1] = np.where(flat, 0.0, -slopes[..., :-1] / np.where(flat, 1.0, lead))
+    # The real parts of complex roots are harmless further candidates; 0 serves where the curve is flat.
+    places = companion[..., 0] if n_roots == 1 else np.linalg.eigvals(companion).real
+    places = np.concatenate((places, np.zeros((*places.shape[:-1], 1))), axis=-1)
+    best = np.argmin(polynomial_values(curves[..., None, :], places), axis=-1)
+    return np.take_along_axis(places, best[..., None], axis=-1)[..., 0]
+
+
+def polynomial_values(curves: FloatArray, t: FloatArray) -> FloatArray:
+    """Return the polynomials' values at t, by Horner's rule, broadcasting."""
+    value = np.zeros(())
+    for m in reversed(range(curves.shape[-1])):
+        value = value * t + curves[..., m]
+    return value
+
+
+def adapted_losses(episodes: Episodes, coef: FloatArray, adapt_lrs: FloatArray, n_steps: int) -> FloatArray:
+    """Return half the mean squared query error after adaptation from each of several meta-parameters.
+
+    Parameters
+    ----------
+    episodes
+        Support rows to adapt on, query rows to score.
+    coef : (n_coef, n_features) or (n_coef, n_features, n_targets)
+        Meta-parameters.
+    adapt_lrs : (n_adapt,)
+        Rates.
+    n_steps
+        Gradient steps.
+
+    Returns
+    -------
+    (n_coef, n_adapt)
+
+    Notes
+    -----
+    The residual is sum_j C(K, j) (-r)^j (g_j - U_j omega): its square at every rate follows from the products of these
+    K + 1 terms, summed over rows.
+    """
+    p, k, K = episodes.n_features, episodes.n_targets, n_steps
+    omega = coef.reshape(len(coef), p, k)
+    products = np.zeros((len(coef), K + 1, K + 1))
+    for _, block in residual_columns(episodes, K):
+        rows = block.reshape(-1, block.shape[-1])
+        U = rows[:, : (K + 1) * p].reshape(-1, K + 1, p)
+        g = rows[:, (K + 1) * p :].reshape(-1, K + 1, 1, k)
+        terms = g - np.einsum("ijp,cpk->ijck", U, omega, optimize=True)
+        by_coef = np.ascontiguousarray(terms.transpose(2, 1, 0, 3)).reshape(len(coef), K + 1, -1)
+        products += by_coef @ by_coef.transpose(0, 2, 1)
+    losses = np.empty((len(coef), len(adapt_lrs)))
+    for i, rate in enumerate(adapt_lrs.tolist()):
+        c, scale = step_coefficients(rate, K)
+        losses[:, i] = scale**2 * (products @ c @ c)
+    return losses / (2 * float(episodes.n_query.sum()) * k)

@@ -1,0 +1,1 @@
+"""Few-shot problems, the Omniglot archive, and networks for them."""

@@ -1,0 +1,146 @@
+"""The inner loop: differentiable gradient steps of many tasks at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from innerloop._base.checks import as_count
+from innerloop.neural.batch import TaskBatch
+from innerloop.neural.rates import Rate, Tensors, check_finite_rates, resolve
+from innerloop.neural.task_model import Loss, TaskModel, half_mse
+
+Subset = Collection[str] | Callable[[str], bool]
+
+
+def adapt(
+    module: nn.Module,
+    params: Mapping[str, Tensor],
+    batch: TaskBatch,
+    inner_lr: Rate,
+    n_steps: int = 1,
+    first_order: bool = False,
+    *,
+    loss: Loss = half_mse,
+    adapted: Subset | None = None,
+    by_task: bool | None = None,
+) -> Tensors:
+    r"""Adapt a module's parameters to each task.
+
+    .. math:: \theta_{k+1} = \theta_k - \alpha_k \odot \nabla L(\theta_k; X_{support}, y_{support})
+
+    from the given parameters, in a way that can be differentiated with respect to them and to the rates.
+
+    Parameters
+    ----------
+    module
+        Any `torch.nn.Module`; it is not changed. Batch normalisation in training mode uses the statistics of the
+        rows at hand, and its running statistics stay as they are.
+    params
+        The start, by name; ``dict(module.named_parameters())`` or tensors of the same shapes.
+    batch
+        The tasks; only the support rows are used.
+    inner_lr
+        Rate of any sign: a number, or a tensor, one per layer, parameter, element or step; see
+        `innerloop.neural.rates`.
+    n_steps
+        How many steps.
+    first_order
+        Take the inner gradients as constants when differentiating.
+    loss
+        Inner loss of one task, ``loss(prediction, y)``.
+    adapted
+        Names of parameters or modules that take steps, or a predicate of a parameter's name; None: all.
+    by_task
+        See `TaskModel`.
+
+    Returns
+    -------
+    dict
+        All parameters: those that take steps as (n_tasks, ...), the others as given.
+
+    Raises
+    ------
+    ValueError
+        If a rate is not finite or of a wrong shape, or if the module changes buffers in place.
+    """
+    n_steps = as_count(n_steps, "n_steps", 0)
+    chosen = {name: params[name] for name in select(params, adapted)}
+    rates = resolve(inner_lr, chosen, n_steps)
+    check_finite_rates(rates)
+    model = TaskModel(module, loss, by_task)
+    model.inspect(params, batch.X_support[0])
+    start = {
+        name: value.expand(len(batch), *value.shape) if name in chosen else value for name, value in params.items()
+    }
+    return inner_loop(model.losses, start, list(chosen), rates, batch, first_order)
+
+
+def predict(module: nn.Module, params: Mapping[str, Tensor], X: Tensor, by_task: bool | None = None) -> Tensor:
+    """Return the outputs of each task with its own parameters, as `adapt` returns them: (n_tasks, n_rows, ...)."""
+    return TaskModel(module, by_task=by_task).predict(params, X)
+
+
+def select(params: Mapping[str, Tensor], adapted: Subset | None) -> list[str]:
+    """Return the names of the parameters that take steps."""
+    if adapted is None:
+        return list(params)
+    if callable(adapted):
+        chosen = [name for name in params if adapted(name)]
+    else:
+        wanted = [adapted] if isinstance(adapted, str) else adapted
+        unknown = [key for key in wanted if not any(name == key or name.startswith(f"{key}.") for name in params)]
+        if unknown:
+            raise ValueError(f"`adapted` names {unknown[0]!r}, which is no parameter and no module with parameters.")
+        chosen = [name for name in params if any(name == key or name.startswith(f"{key}.") for key in wanted)]
+    if not chosen:
+        raise ValueError("`adapted` must choose at least one parameter; the module has " + ", ".join(map(repr, params)))
+    return chosen
+
+
+def inner_loop(
+    losses: Callable[[Mapping[str, Tensor], Tensor, Tensor], Tensor],
+    start: Mapping[str, Tensor],
+    adapted: Sequence[str],
+    rates: Sequence[Mapping[str, Tensor]],
+    batch: TaskBatch,
+    first_order: bool = False,
+) -> Tensors:
+    """Take gradient steps on the tasks' support losses.
+
+    The gradient of the sum over tasks holds each task's own, as each has parameters of its own. Where gradients are
+    switched off (`torch.no_grad`) the steps are the same and no graph is kept.
+
+    Parameters
+    ----------
+    losses
+        Each task's loss: (n_tasks,).
+    start
+        Parameters; the adapted ones with a task axis.
+    adapted
+        Names of the parameters that take steps.
+    rates
+        For each step, the rate of each adapted parameter; broadcasts against it.
+    batch
+        The tasks.
+    first_order
+        Take the gradients as constants when differentiating.
+    """
+    differentiable = torch.is_grad_enabled() and not first_order
+    params = dict(start)
+    for rate in rates:
+        with torch.enable_grad():
+            points = {
+                name: params[name]
+                if differentiable and params[name].requires_grad
+                else params[name].detach().requires_grad_()
+                for name in adapted
+            }
+            loss = losses({**params, **points}, batch.X_support, batch.y_support).sum()
+            gradients = torch.autograd.grad(loss, list(points.values()), create_graph=differentiable, allow_unused=True)
+        for name, gradient in zip(adapted, gradients, strict=True):
+            if gradient is not None:
+                params[name] = torch.addcmul(params[name], rate[name], gradient, value=-1)
+    return params

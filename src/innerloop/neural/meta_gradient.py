@@ -1,0 +1,145 @@
+"""The meta-gradient of a batch of tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from innerloop.neural.algorithms import MAML, Algorithm
+from innerloop.neural.batch import TaskBatch
+from innerloop.neural.dense import NotDenseError, predict_after_steps
+from innerloop.neural.task_model import TaskModel
+
+# The losses (n_tasks,) of a batch as a function of the tensors that are learned.
+LossFunction = Callable[[Sequence[Tensor], TaskBatch], Tensor]
+GradientFunction = Callable[[Sequence[Tensor], TaskBatch], tuple[Tensor, list[Tensor]]]
+
+
+def query_losses(
+    algorithm: Algorithm,
+    model: TaskModel,
+    params: Mapping[str, Tensor],
+    rates: Sequence[Mapping[str, Tensor]],
+    batch: TaskBatch,
+    n_lanes: int | None = None,
+) -> Tensor:
+    """Return each task's query loss; its gradient is the meta-gradient.
+
+    Parameters
+    ----------
+    algorithm, model
+        How tasks adapt.
+    params
+        The start; with lanes, one for each: (n_lanes, ...).
+    rates
+        For each step, the rate of each adapted parameter: () or the parameter's shape; with lanes () or (n_lanes,).
+    batch
+        The tasks; with lanes those of the first lane, then those of the second, as many each.
+    n_lanes
+        How many starts are learned side by side; None: one, without an axis for lanes.
+
+    Returns
+    -------
+    (n_tasks,), with lanes (n_lanes * n_tasks,)
+    """
+    prediction = _dense_predictions(algorithm, model, params, rates, batch, n_lanes)
+    if prediction is not None:
+        return model.score(prediction, batch.y_query)
+    start, rates = _spread(algorithm, params, rates, len(batch), n_lanes)
+    return algorithm.losses(model, start, rates, batch)
+
+
+def query_predictions(
+    algorithm: Algorithm,
+    model: TaskModel,
+    params: Mapping[str, Tensor],
+    rates: Sequence[Mapping[str, Tensor]],
+    batch: TaskBatch,
+    n_lanes: int | None = None,
+) -> Tensor:
+    """Return the outputs for the query rows; see `query_losses`."""
+    prediction = _dense_predictions(algorithm, model, params, rates, batch, n_lanes)
+    if prediction is not None:
+        return prediction
+    start, rates = _spread(algorithm, params, rates, len(batch), n_lanes)
+    return algorithm.predict(model, start, rates, batch)
+
+
+def _dense_predictions(
+    algorithm: Algorithm,
+    model: TaskModel,
+    params: Mapping[str, Tensor],
+    rates: Sequence[Mapping[str, Tensor]],
+    batch: TaskBatch,
+    n_lanes: int | None,
+) -> Tensor | None:
+    """Return the query predictions of gradient steps of dense layers; None where there is anything else."""
+    if not (isinstance(algorithm, MAML) and model.is_dense):
+        return None
+    if n_lanes is None:
+        params = {name: value.unsqueeze(0) for name, value in params.items()}
+    else:
+        rates = _spread_rates(params, rates, len(batch) // n_lanes)
+    try:
+        return predict_after_steps(model.module, params, rates, batch.tensors[:3], model.score, algorithm.first_order)
+    except NotDenseError:  # the module does not do what it did when it was looked at
+        model.is_dense = False
+        return None
+
+
+def _spread(
+    algorithm: Algorithm,
+    params: Mapping[str, Tensor],
+    rates: Sequence[Mapping[str, Tensor]],
+    n_tasks: int,
+    n_lanes: int | None,
+) -> tuple[dict[str, Tensor], Sequence[Mapping[str, Tensor]]]:
+    """Return starts and rates with an axis of tasks; what does not adapt in a single lane goes without."""
+    adapted = set(algorithm.adapted(params))
+    if n_lanes is None:
+        return {n: v.expand(n_tasks, *v.shape) if n in adapted else v for n, v in params.items()}, rates
+    each = n_tasks // n_lanes
+    starts = {
+        name: value.unsqueeze(1).expand(n_lanes, each, *value.shape[1:]).reshape(n_tasks, *value.shape[1:])
+        for name, value in params.items()
+    }
+    return starts, _spread_rates(params, rates, each)
+
+
+def _spread_rates(
+    params: Mapping[str, Tensor], rates: Sequence[Mapping[str, Tensor]], n_tasks: int
+) -> list[dict[str, Tensor]]:
+    """Return each lane's rate for each of its tasks, ready to broadcast against parameters."""
+    return [
+        {
+            n: r.repeat_interleave(n_tasks).view(-1, *[1] * (params[n].ndim - 1)) if r.ndim else r
+            for n, r in step.items()
+        }
+        for step in rates
+    ]
+
+
+def gradients_of(losses: LossFunction, n_lanes: int = 1) -> GradientFunction:
+    """Return the function of the losses and of the gradients of each lane's mean loss."""
+
+    def gradients(learned: Sequence[Tensor], batch: TaskBatch) -> tuple[Tensor, list[Tensor]]:
+        points = [tensor.detach().requires_grad_() for tensor in learned]
+        values = losses(points, batch)
+        means = values.sum() * (n_lanes / len(values))
+        found = torch.autograd.grad(means, points, allow_unused=True, materialize_grads=True)
+        # Torch's fused Adam takes the numbers of a transposed gradient in the order of memory (2.13, on the CPU).
+        return values.detach(), [gradient.contiguous() for gradient in found]
+
+    return gradients
+
+
+def by_task(gradients: GradientFunction) -> GradientFunction:
+    """Return the same function, going through the tasks one at a time, so that it holds the graph of one only."""
+
+    def one_by_one(learned: Sequence[Tensor], batch: TaskBatch) -> tuple[Tensor, list[Tensor]]:
+        values, total = zip(*(gradients(learned, batch[i : i + 1]) for i in range(len(batch))), strict=True)
+        return torch.cat(values), [torch.stack(parts).mean(dim=0) for parts in zip(*total, strict=True)]
+
+    return one_by_one

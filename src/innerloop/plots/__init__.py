@@ -1,0 +1,1 @@
+"""Figures: functions of a result and a matplotlib Axes."""

@@ -1,0 +1,112 @@
+"""Folds of whole tasks, and the held-out losses of every candidate of inner rate and penalty."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import final
+
+import numpy as np
+
+from innerloop._base.checks import IntArray
+from innerloop._base.seeds import Stream, stream
+from innerloop.data.episodes import Episodes
+from innerloop.data.tasks import TaskSet
+from innerloop.exact.objective import MetaObjective
+from innerloop.exact.query_loss import bundle_size, bundled_curves, held_out_curves
+from innerloop.exact.solve import ridge_candidates
+from innerloop.tabular.rate_choice import HeldOut
+from innerloop.tabular.settings import Settings
+
+# Multiples of the natural rate that "auto" tries: dense near zero, out to 8 on either side, where the
+# isotropic theory puts the optimum of long supports.
+INNER_GRID = 8 * np.sinh(np.linspace(-4, 4, 41)) / np.sinh(4)
+L2_GRID = np.append(0.0, np.logspace(-4, 2, 7))
+
+
+def natural_rate(episodes: Episodes) -> float:
+    """Return the rate at which one gradient step removes most of an isotropic error.
+
+    For one support it minimises ``|I - a S|^2`` with ``S = X'X / n``: ``tr S / tr S^2``, about
+    1 / (1 + (p + 1) / n) for isotropic unit features. Of all supports the median is taken, so that a few rows
+    far out do not set the scale of the search.
+    """
+    ratios = [np.ones(1)]
+    for block in episodes.blocks(max_rows=2**14):
+        X = block.X_support
+        if n := X.shape[1]:
+            gram = X @ X.transpose(0, 2, 1) if n <= X.shape[2] else X.transpose(0, 2, 1) @ X
+            trace, square = np.einsum("ijk,ijk->i", X, X), np.einsum("ijk,ijk->i", gram, gram)
+            ratios.append(n * trace[square > 0] / square[square > 0])
+    return float(np.median(np.concatenate(ratios[1:] if len(ratios) > 1 else ratios)))
+
+
+def folds_as_tasks(tasks: TaskSet, seed: int) -> TaskSet:
+    """Let folds of rows stand in for tasks, to choose a penalty where there is only one task."""
+    folds = stream(seed, Stream.ROW_FOLDS).permutation(np.arange(tasks.n_rows) % 10)
+    return TaskSet.from_arrays(tasks.X, tasks.y, folds)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class TaskFolds:
+    """Folds of tasks, and the meta-training objective of each.
+
+    Parameters
+    ----------
+    tasks
+        In scaled units.
+    fold : (n_tasks,)
+    episodes
+        Of the tasks in training.
+    objectives
+        One a fold.
+    """
+
+    tasks: TaskSet
+    fold: IntArray
+    episodes: Episodes
+    objectives: list[MetaObjective]
+
+    @classmethod
+    def of(cls, tasks: TaskSet, shown: Episodes, settings: Settings) -> TaskFolds:
+        """Cut tasks into folds; `shown` are their episodes in training."""
+        n_tasks = len(tasks)
+        fold = stream(settings.seed, Stream.TASK_FOLDS).permutation(np.arange(n_tasks) % min(settings.n_folds, n_tasks))
+        parts = [shown.select(fold == f) for f in range(fold.max() + 1)]
+        return cls(tasks, fold, shown, [MetaObjective.from_tasks(part, settings.n_steps) for part in parts])
+
+    def rest(self) -> Iterator[MetaObjective]:
+        """Yield the objective of all other folds (where there are none, of all tasks), fold by fold."""
+        for own in self.objectives:
+            yield reduce(add, [other for other in self.objectives if other is not own] or self.objectives)
+
+    def rest_episodes(self) -> Iterator[Episodes]:
+        """Yield the episodes of all other folds (where there are none, of all tasks), fold by fold."""
+        for f in range(len(self.objectives)):
+            yield self.episodes.select(self.fold != f) if self.fold.any() else self.episodes
+
+
+def cross_validate(folds: TaskFolds, episodes: Episodes, settings: Settings, tick: Callable[[], None]) -> HeldOut:
+    """Return every candidate's losses on all rows of held-out tasks."""
+    unit, n_tasks, n_steps = natural_rate(episodes), len(folds.tasks), settings.n_steps
+    inner = unit * INNER_GRID if settings.inner_lr is None else np.array([settings.inner_lr])
+    l2s = L2_GRID if settings.l2 is None else np.array([settings.l2])
+    size = bundle_size(np.bincount(folds.fold))
+    drawn = stream(settings.seed, Stream.BUNDLES).permutation(n_tasks)
+    curves = []
+    for f, rest in enumerate(folds.rest()):
+        coef = ridge_candidates(rest, inner, l2s).reshape(-1, episodes.n_features, episodes.n_targets)
+        if size == 1:
+            curves.append(held_out_curves(episodes.select(folds.fold == f), coef, n_steps, unit)[1])
+        else:
+            own = drawn[folds.fold[drawn] == f]
+            n_bundles = len(own) // size  # tasks that fill none are left out
+            bundle = np.full(n_tasks, -1)
+            bundle[own[: n_bundles * size]] = np.arange(n_bundles * size) // size
+            curves.append(bundled_curves(episodes, coef, n_steps, unit, bundle, n_bundles))
+        tick()
+    shape = (-1, len(inner), len(l2s), 2 * n_steps + 1)
+    return HeldOut(inner, l2s, unit, np.concatenate(curves).reshape(shape), settings.adapt_lr)
