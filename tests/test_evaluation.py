@@ -28,7 +28,7 @@ from innerloop.evaluation import (
     verdict,
 )
 from innerloop.evaluation._errors import PER_TASK_L2_GRID
-from innerloop.tabular import folds
+from innerloop.tabular import folds as task_folds
 from innerloop.tabular.rate_choice import Rates
 from innerloop.tabular.training import MetaTraining
 
@@ -46,8 +46,8 @@ SETTINGS = [
 @pytest.fixture(autouse=True)
 def _coarse_grids(monkeypatch):
     """Try fewer rates and penalties, for speed; zero stays among both."""
-    monkeypatch.setattr(folds, "INNER_GRID", folds.INNER_GRID[::4])
-    monkeypatch.setattr(folds, "L2_GRID", folds.L2_GRID[::3])
+    monkeypatch.setattr(task_folds, "INNER_GRID", task_folds.INNER_GRID[::4])
+    monkeypatch.setattr(task_folds, "L2_GRID", task_folds.L2_GRID[::3])
 
 
 def made(n_targets=None, **settings):

@@ -373,7 +373,7 @@ def test_a_block_that_another_process_holds_is_waited_for(tmp_path):
 def test_a_forked_worker_that_outlives_its_parent_holds_no_lock(tmp_path):
     script = """
 import os, signal, sys, time
-from innerloop._store import BlockStore
+from innerloop._blocks.store import BlockStore
 store = BlockStore(sys.argv[1], {}, 1)
 assert store.claim(0)
 if os.fork() == 0:
