@@ -268,7 +268,7 @@ def test_a_first_save_that_failed_can_be_repeated(tmp_path, monkeypatch, call):
 
 KILLED_SAVES = """
 import os, random, signal, sys, time
-from innerloop.storage import load_model, save_model
+from innerloop.estimators.storage import load_model, save_model
 target, *places = sys.argv[1:]
 models = [load_model(place) for place in places]
 expected = {model.coef_.tobytes() for model in models}
