@@ -15,7 +15,7 @@ SHAPES = {"under": (RAGGED, 4), "many": (RAGGED * 40, 3), "over": (SHORT, 9)}
 
 
 def objective(parts, n_steps=1):
-    return il.MetaObjective.from_tasks(il.Episodes(parts), n_steps)
+    return il.MetaObjective.from_episodes(il.Episodes(parts), n_steps)
 
 
 def some_init(p, n_targets, given):
@@ -224,6 +224,7 @@ REFUSED = [
     ({"inner_lr": 1j}, TypeError, "`inner_lr` must hold real numbers, got dtype complex"),
     ({"l2": -0.5}, ValueError, "`l2` must be zero or positive, got -0.5"),
     ({"l2": np.nan}, ValueError, "`l2` must be finite"),
+    ({"l2": [0.1, 0.2]}, ValueError, "`l2` must be a single number"),
     (
         {"init": np.ones(3)},
         ValueError,
@@ -240,10 +241,11 @@ def test_solve_says_what_is_wrong_with_an_argument(arguments, error, message):
         il.solve(objective(draw(RAGGED, 4)), **{"inner_lr": 0.1, **arguments})
 
 
-def test_what_is_no_meta_objective_is_refused():
-    dual = il.KernelObjective.from_tasks(il.Episodes(draw(RAGGED, 4)), lambda X, Z: X @ Z.T)
-    with pytest.raises(TypeError, match=r"`objective` must be a MetaObjective, got KernelObjective; .* `solve`"):
-        il.solve(dual, 0.1)
+@pytest.mark.parametrize("call", [il.solve, il.solve_path])
+def test_what_is_no_objective_is_refused(call):
+    episodes = il.Episodes(draw(RAGGED, 4))
+    with pytest.raises(TypeError, match=r"must be a MetaObjective or a KernelObjective, got Episodes; .*from_episodes"):
+        call(episodes, 0.1)
 
 
 REFUSED_PATHS = [

@@ -94,7 +94,7 @@ class MetaTraining:
                 folds = TaskFolds.of(scaled, shown, settings)
                 objective = reduce(add, folds.objectives)
             else:
-                objective = MetaObjective.from_tasks(shown, settings.n_steps)
+                objective = MetaObjective.from_episodes(shown, settings.n_steps)
                 settings = settings.of_one_task()
                 parts = folds_as_tasks(scaled, settings.seed)
                 episodes = parts.deal(n_support, settings.seed)

@@ -19,6 +19,7 @@ from innerloop._blocks.store import BlockStore, MemoryStore, Store
 from innerloop.data.episodes import Episodes
 from innerloop.distributions import Design, QuadraticRegression
 from innerloop.exact.kernel import KernelObjective, ReluKernel
+from innerloop.exact.solve import solve_path
 from innerloop.plots.style import BLUE, GREY, ORANGE
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def _against_zero(losses: FloatArray, rates: FloatArray) -> tuple[FloatArray, Fl
 def _kernel_block(choice: Choice, block: int) -> dict[str, FloatArray]:
     with one_thread():
         runs = prepare(choice, _seeds(block, _KERNEL_SEEDS_PER_BLOCK))
-        return {"kernel": runs.objective.solve(FINE).test_loss(runs.test, choice.adapt_lr).T}
+        return {"kernel": solve_path(runs.objective, FINE).test_loss(runs.test, choice.adapt_lr).T}
 
 
 def _network_block(choice: Choice, block: int) -> dict[str, FloatArray]:
@@ -222,7 +223,7 @@ def prepare(choice: Choice, seeds: range, width: int = WIDTH) -> Runs:
         values: FloatArray = units @ output * np.sqrt(2 / width) + BIAS_STD * bias
         return values[..., 0]
 
-    return Runs(training, test, weights, KernelObjective.from_tasks(training, ReluKernel(BIAS_STD), start=start))
+    return Runs(training, test, weights, KernelObjective.from_episodes(training, ReluKernel(BIAS_STD), start=start))
 
 
 def train_networks(runs: Runs, rates: FloatArray) -> tuple[list[Tensor], Tensor]:
