@@ -1,6 +1,7 @@
 """The exact solver against slow references, and what it reports and refuses."""
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -210,6 +211,33 @@ def test_the_penalty_that_the_warning_advises_silences_it():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         il.solve(objective(dependent("repeated", RAGGED)), 0.1, l2=1e-3)
+
+
+def test_a_collinear_solve_warns_before_and_after_fits_in_threads(monkeypatch):
+    problem, rng = objective(dependent("repeated", RAGGED)), np.random.default_rng(0)
+    X = rng.standard_normal((120, 3))
+    X, y, groups = np.concatenate((X, X[:, :1]), axis=1), X.sum(axis=1) + rng.standard_normal(120), np.arange(120) % 12
+    filtered = []
+
+    def fit(_):
+        il.MetaRegressor(adaptation="gradient", inner_lr=0.1, l2=0.0).fit(X, y, groups=groups)
+
+    def simplefilter(action, category=Warning, **options):
+        filtered.append(category)
+        plain(action, category, **options)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        plain = warnings.simplefilter
+        monkeypatch.setattr(warnings, "simplefilter", simplefilter)
+        il.solve(problem, 0.1)
+        assert [w.category for w in caught] == [il.IllConditionedWarning]
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(fit, range(4)))
+        il.solve(problem, 0.1)
+        assert [w.category for w in caught] == [il.IllConditionedWarning] * 2
+    # Filters are the whole process's: threads that set one and restore it may leave it set, if seldom.
+    assert il.IllConditionedWarning not in filtered
 
 
 REFUSED = [

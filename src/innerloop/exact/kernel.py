@@ -321,8 +321,8 @@ class KernelPath:
             return None
         return (
             f"at inner_lr={self.inner_lr[poor][0]:g} the kernel matrix of the meta-training problem has condition "
-            f"number {by_rate[poor][0]:.1e}: coefficients have few correct digits. Set `l2` > 0; or, where features can "
-            "be formed and are fewer than the query rows, use MetaObjective."
+            f"number {by_rate[poor][0]:.1e}: coefficients have few correct digits. Set `l2` > 0; or, where features "
+            "can be formed and are fewer than the query rows, use MetaObjective."
         )
 
     def predict(self, X: FloatArray) -> FloatArray:
