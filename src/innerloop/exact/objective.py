@@ -191,9 +191,7 @@ class MetaObjective:
             within [-1, 1] and keeps larger ones from overflow.
         """
         c, scale = step_coefficients(inner_lr, self.n_steps)
-        width = (self.n_steps + 1) * self.n_features
-        U = self.factor[:, :width].reshape(-1, self.n_steps + 1, self.n_features)
-        g = self.factor[:, width:].reshape(-1, self.n_steps + 1, self.n_targets)
+        U, g = split_columns(self.factor, self.n_features, self.n_targets)
         return np.einsum("j,ijp->ip", c, U), np.einsum("j,ijk->ik", c, g), scale
 
     def minimise(self, inner_lrs: FloatArray, l2: FloatArray, init: ArrayLike | None = None) -> MetaPath:
@@ -281,6 +279,16 @@ def residual_columns(episodes: Episodes, n_steps: int) -> Iterator[tuple[IntArra
     width = (n_steps + 1) * (episodes.n_features + episodes.n_targets)
     for block in episodes.blocks(max_rows=full_block(width)):
         yield block.members, _block_columns(block, n_steps)
+
+
+def split_columns(rows: FloatArray, n_features: int, n_targets: int) -> tuple[FloatArray, FloatArray]:
+    """Return U_0 .. U_K (..., K + 1, p) and g_0 .. g_K (..., K + 1, k) out of rows (..., (K + 1)(p + k))."""
+    n_orders = rows.shape[-1] // (n_features + n_targets)
+    U, g = rows[..., : n_orders * n_features], rows[..., n_orders * n_features :]
+    return (
+        U.reshape(*rows.shape[:-1], n_orders, n_features),
+        g.reshape(*rows.shape[:-1], n_orders, n_targets),
+    )
 
 
 def _block_columns(block: EpisodeBlock, n_steps: int) -> FloatArray:
