@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import innerloop as il
+from innerloop._base.standard_errors import standard_errors
 from innerloop.papers.bernacchia2021 import fig5
 
 FAR = {
@@ -51,7 +52,7 @@ def against_zero(choice: fig5.Choice, rates: list[float], n_seeds: int) -> dict[
     return {
         "inner_lr": rates,
         "difference": gain.mean(axis=1).tolist(),
-        "stderr": (gain.std(axis=1, ddof=1) / np.sqrt(n_seeds)).tolist(),
+        "stderr": standard_errors(gain.T).tolist(),
     }
 
 

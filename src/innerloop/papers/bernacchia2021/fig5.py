@@ -13,6 +13,7 @@ import numpy as np
 from innerloop._base.checks import FloatArray
 from innerloop._base.progress import progress as progress_bar
 from innerloop._base.seeds import stream
+from innerloop._base.standard_errors import standard_errors
 from innerloop._base.threads import one_thread
 from innerloop._blocks.pool import gather
 from innerloop._blocks.store import BlockStore, MemoryStore, Store
@@ -169,7 +170,7 @@ def answers(arrays: Mapping[str, Arrays]) -> list[Answer]:
 def _against_zero(losses: FloatArray, rates: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return the mean over seeds of the difference to rate 0, and its standard error."""
     gain = losses - losses[:, rates == 0]
-    return gain.mean(axis=0), gain.std(axis=0, ddof=1) / np.sqrt(len(gain))
+    return gain.mean(axis=0), standard_errors(gain)
 
 
 def _kernel_block(choice: Choice, block: int) -> dict[str, FloatArray]:
