@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+import innerloop as il
+from innerloop._base.standard_errors import standard_errors
 from innerloop.papers.bernacchia2021 import fig5
 
 FAR = {
@@ -44,13 +46,13 @@ def against_zero(choice: fig5.Choice, rates: list[float], n_seeds: int) -> dict[
     losses = []
     for first in range(FIRST, FIRST + n_seeds, SEEDS_AT_ONCE):
         runs = fig5.prepare(choice, range(first, first + SEEDS_AT_ONCE))
-        losses.append(runs.objective.solve([*rates, 0.0]).test_loss(runs.test, choice.adapt_lr))
+        losses.append(il.solve_path(runs.objective, [*rates, 0.0]).test_loss(runs.test, choice.adapt_lr))
     gain = np.concatenate(losses, axis=1)
     gain = gain[:-1] - gain[-1]
     return {
         "inner_lr": rates,
         "difference": gain.mean(axis=1).tolist(),
-        "stderr": (gain.std(axis=1, ddof=1) / np.sqrt(n_seeds)).tolist(),
+        "stderr": standard_errors(gain.T).tolist(),
     }
 
 

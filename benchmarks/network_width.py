@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import innerloop as il
 from innerloop.papers.bernacchia2021 import fig5, network
 
 WIDTHS, RATES, N_SEEDS, SEEDS_AT_ONCE = [32, 128, 512, 2048], [-0.4, 0.0, 0.4], 8, 2
@@ -41,7 +42,7 @@ def distance(letter: str, width: int, n_seeds: int, rates: Sequence[float]) -> l
     for first in range(0, n_seeds, SEEDS_AT_ONCE):
         runs = fig5.prepare(choice, range(first, first + SEEDS_AT_ONCE), width)
         params, _ = fig5.train_networks(runs, np.array(rates))
-        path, tests = runs.objective.solve(rates), [list(run)[:10] for run in runs.test]
+        path, tests = il.solve_path(runs.objective, rates), [list(run)[:10] for run in runs.test]
         tasks = network.Tasks(*(part[:, :10] for part in fig5.as_tensors(runs.test, len(rates))))
         adapt_lrs = torch.full((len(tasks.X_query),), choice.adapt_lr)
         found = network.predict(params, tasks, adapt_lrs, fig5.BIAS_STD).double().numpy()

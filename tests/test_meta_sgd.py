@@ -63,7 +63,7 @@ def test_meta_parameters_minimise_the_penalised_loss_of_given_rates(l2):
     for _ in range(50):
         assert loss(coef) <= loss(coef + 1e-4 * rng.standard_normal(coef.shape))
     common = solve_coef(il.Episodes(parts), np.full(3, 0.2), l2)
-    exact = il.solve(il.MetaObjective.from_tasks(il.Episodes(parts)), 0.2, l2=l2)
+    exact = il.solve(il.MetaObjective.from_episodes(il.Episodes(parts)), 0.2, l2=l2)
     np.testing.assert_allclose(common, exact.coef, rtol=1e-8)
 
 

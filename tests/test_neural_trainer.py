@@ -88,7 +88,7 @@ def weights(trained):
 @pytest.mark.parametrize("n_targets", [None, 2])
 def test_a_linear_module_has_the_loss_and_gradient_of_the_meta_objective(n_targets, n_steps, inner_lr):
     episodes = il.Episodes(draw([(6, 4)] * 5, 3, n_targets))
-    objective = il.MetaObjective.from_tasks(episodes, n_steps)
+    objective = il.MetaObjective.from_episodes(episodes, n_steps)
     module = nn.Linear(3, n_targets or 1, bias=False).double()
     batch = TaskBatch.from_episodes(episodes)
     k = n_targets or 1  # the inner loss is a mean over targets, so that the same step has a rate k times as large
@@ -104,7 +104,7 @@ def test_a_linear_module_has_the_loss_and_gradient_of_the_meta_objective(n_targe
 
 def test_training_a_linear_module_reaches_the_exact_solution():
     episodes = il.Episodes(draw([(6, 4)] * 5, 3))
-    exact = il.solve(il.MetaObjective.from_tasks(episodes), -0.2)
+    exact = il.solve(il.MetaObjective.from_episodes(episodes), -0.2)
     found = MetaTrainer(
         nn.Linear(3, 1, bias=False).double(),
         Fixed(TaskBatch.from_episodes(episodes)),

@@ -175,6 +175,15 @@ class EpisodeBlock:
         return np.take(self.episodes.y, self.query, axis=0).reshape(*self.query.shape, self.episodes.n_targets)
 
 
+def check_episodes(episodes: object) -> None:
+    """Refuse what is not `Episodes`, and say how to make them."""
+    if not isinstance(episodes, Episodes):
+        raise TypeError(
+            f"`episodes` must be innerloop.Episodes, got {type(episodes).__name__}; "
+            "make them with TaskSet.split or Episodes([...])."
+        )
+
+
 def _check_episode(
     i: int, X_support: ArrayLike, y_support: ArrayLike, X_query: ArrayLike, y_query: ArrayLike
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:

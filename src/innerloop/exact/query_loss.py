@@ -1,4 +1,12 @@
-"""The query loss after adaptation as a polynomial in the adaptation rate; docs/theory.md (5)."""
+"""The query loss after adaptation at every adaptation rate; docs/theory.md (5).
+
+K steps of rate r from meta-parameters omega leave the query residual ``sum_j C(K, j) (-r)^j t_j`` with
+``t_j = g_j - U_j omega`` (`residual_columns`). Its sum of squares is a quadratic form in ``C(K, j) (-r)^j``, whose
+matrix holds the products of the t_j summed over rows. `held_out_curves` and `bundled_curves` keep that form task by
+task, as a polynomial in r, so that the best rate can be found later. `adapted_losses` sums over all tasks at once, by
+one matrix product, and evaluates the form at given rates, scaled so that large ones do not overflow. The two sums round
+in different orders, so that neither can stand in for the other without changing last digits.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +16,7 @@ import numpy as np
 
 from innerloop._base.checks import FloatArray, IntArray
 from innerloop.data.episodes import Episodes
-from innerloop.exact.objective import residual_columns, step_coefficients
+from innerloop.exact.objective import residual_columns, split_columns, step_coefficients
 
 # Of more tasks than `_MOST_BUNDLES` only means over bundles are kept, which tell standard errors to some percent.
 _MOST_BUNDLES = 500
@@ -106,20 +114,16 @@ def _squares(rows: FloatArray, coef: FloatArray, n_steps: int, unit: float) -> F
     rows : (n_stacks, n_rows, (K + 1)(p + k))
         See `residual_columns`.
     """
-    n_features, n_targets = coef.shape[1:]
-    first = (n_steps + 1) * n_features
+    U, g = split_columns(rows, *coef.shape[1:])
     squares = np.zeros((len(rows), len(coef), 2 * n_steps + 1))
-    for k in range(n_targets):
+    for k in range(coef.shape[2]):
         weights = coef[:, :, k].T
-        left = [
-            comb(n_steps, j)
-            * (-unit) ** j
-            * (rows[..., first + j * n_targets + k, None] - rows[..., j * n_features : (j + 1) * n_features] @ weights)
-            for j in range(n_steps + 1)
+        terms = [
+            comb(n_steps, j) * (-unit) ** j * (g[..., j, k, None] - U[..., j, :] @ weights) for j in range(n_steps + 1)
         ]
         for i in range(n_steps + 1):
             for j in range(i, n_steps + 1):
-                squares[..., i + j] += (1 + (i < j)) * np.einsum("bqc,bqc->bc", left[i], left[j])
+                squares[..., i + j] += (1 + (i < j)) * np.einsum("bqc,bqc->bc", terms[i], terms[j])
     return squares
 
 
@@ -164,24 +168,16 @@ def adapted_losses(episodes: Episodes, coef: FloatArray, adapt_lrs: FloatArray, 
     Returns
     -------
     (n_coef, n_adapt)
-
-    Notes
-    -----
-    The residual is sum_j C(K, j) (-r)^j (g_j - U_j omega): its square at every rate follows from the products of these
-    K + 1 terms, summed over rows.
     """
-    p, k, K = episodes.n_features, episodes.n_targets, n_steps
-    omega = coef.reshape(len(coef), p, k)
+    K, omega = n_steps, coef.reshape(len(coef), episodes.n_features, episodes.n_targets)
     products = np.zeros((len(coef), K + 1, K + 1))
     for _, block in residual_columns(episodes, K):
-        rows = block.reshape(-1, block.shape[-1])
-        U = rows[:, : (K + 1) * p].reshape(-1, K + 1, p)
-        g = rows[:, (K + 1) * p :].reshape(-1, K + 1, 1, k)
-        terms = g - np.einsum("ijp,cpk->ijck", U, omega, optimize=True)
+        U, g = split_columns(block.reshape(-1, block.shape[-1]), *omega.shape[1:])
+        terms = g[:, :, None, :] - np.einsum("ijp,cpk->ijck", U, omega, optimize=True)
         by_coef = np.ascontiguousarray(terms.transpose(2, 1, 0, 3)).reshape(len(coef), K + 1, -1)
         products += by_coef @ by_coef.transpose(0, 2, 1)
     losses = np.empty((len(coef), len(adapt_lrs)))
     for i, rate in enumerate(adapt_lrs.tolist()):
         c, scale = step_coefficients(rate, K)
         losses[:, i] = scale**2 * (products @ c @ c)
-    return losses / (2 * float(episodes.n_query.sum()) * k)
+    return losses / (2 * float(episodes.n_query.sum()) * episodes.n_targets)

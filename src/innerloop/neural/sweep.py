@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from innerloop._base.checks import FloatArray, as_count, as_floats, check_finite
 from innerloop._base.progress import progress as progress_bar
 from innerloop._base.seeds import stream
-from innerloop._blocks.fingerprint import identity
+from innerloop._base.standard_errors import standard_errors
+from innerloop._blocks.fingerprint import fingerprint
 from innerloop._blocks.pool import gather
 from innerloop._blocks.store import Arrays, BlockStore, MemoryStore, Store
 from innerloop.neural.algorithms import MAML, Algorithm
@@ -69,12 +70,12 @@ class Sweep:
             "module": module_identity(
                 module, self.source.sample(1, self.n_support, self.n_query, (TRAINING, 0, 0)).X_support[0]
             ),
-            "source": identity(self.source, "source"),
+            "source": fingerprint(self.source, "source"),
             "inner_lrs": self.inner_lrs.tolist(),
             "adapt_lrs": self.adapt_lrs.tolist(),
             **{name: getattr(self, name) for name in (*sizes, "n_validation", "n_test", "seed")},
-            "algorithm": identity(self.algorithm, "algorithm"),
-            **{name: identity(getattr(self, name), name) for name in ("loss", "metric", "optimiser")},
+            "algorithm": fingerprint(self.algorithm, "algorithm"),
+            **{name: fingerprint(getattr(self, name), name) for name in ("loss", "metric", "optimiser")},
             "dtype": str(self.dtype),
         }
 
@@ -366,16 +367,10 @@ def _dataset(settings: Sweep, arrays: Arrays) -> xr.Dataset:
             difference = values - values[:, [baseline]]
             name = prefix.rstrip("_") or "loss"
             data[name] = ("inner_lr", values.mean(axis=0))
-            data[f"{prefix}stderr"] = ("inner_lr", _stderr(values))
+            data[f"{prefix}stderr"] = ("inner_lr", standard_errors(values))
             data[f"{prefix}difference"] = ("inner_lr", difference.mean(axis=0))
-            data[f"{prefix}difference_stderr"] = ("inner_lr", _stderr(difference))
+            data[f"{prefix}difference_stderr"] = ("inner_lr", standard_errors(difference))
             data[f"{name}_by_seed"] = (("seed", "inner_lr"), values)
     n_seeds = len(arrays["test"])
     coords = {"inner_lr": settings.inner_lrs, "adapt_lr_tried": settings.adapt_lrs, "seed": np.arange(n_seeds)}
     return xr.Dataset(data, coords)
-
-
-def _stderr(values: FloatArray) -> FloatArray:
-    """Return the standard error of the mean over seeds; NaN for one seed."""
-    n = len(values)
-    return values.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.full(values.shape[1], np.nan)

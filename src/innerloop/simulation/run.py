@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from innerloop._base.checks import FloatArray, as_count, as_floats, as_rate, check_finite
 from innerloop._base.progress import progress as progress_bar
+from innerloop._base.standard_errors import standard_errors
 from innerloop._base.threads import one_thread
 from innerloop._blocks.pool import gather
 from innerloop._blocks.store import Arrays, BlockStore, MemoryStore, Store
@@ -264,7 +265,7 @@ def _looks(n_runs: int, adaptive: bool) -> Iterator[int]:
 
 
 def _relative_errors(losses: FloatArray) -> FloatArray:
-    mean, error = losses.mean(axis=0), losses.std(axis=0, ddof=1) / np.sqrt(len(losses))
+    mean, error = losses.mean(axis=0), standard_errors(losses)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio: FloatArray = np.where(error > 0, error / np.abs(mean), 0.0)
     return ratio
@@ -281,13 +282,12 @@ def _dataset(losses: FloatArray, plan: Plan, n_rates: int, baseline: float) -> x
     compared = int(np.flatnonzero(plan.inner_lrs == baseline)[0])
     differences = (losses - losses[:, compared : compared + 1])[:, :n_rates]
     losses = losses[:, :n_rates]
-    root = np.sqrt(len(losses))
     low, median, high = np.quantile(losses, (_QUANTILES[0], 0.5, _QUANTILES[1]), axis=0)
     values = {
         "loss": losses.mean(axis=0),
-        "stderr": losses.std(axis=0, ddof=1) / root,
+        "stderr": standard_errors(losses),
         "difference": differences.mean(axis=0),
-        "difference_stderr": differences.std(axis=0, ddof=1) / root,
+        "difference_stderr": standard_errors(differences),
         "median": median,
         "low": low,
         "high": high,

@@ -13,12 +13,14 @@ import numpy as np
 from innerloop._base.checks import FloatArray
 from innerloop._base.progress import progress as progress_bar
 from innerloop._base.seeds import stream
+from innerloop._base.standard_errors import standard_errors
 from innerloop._base.threads import one_thread
 from innerloop._blocks.pool import gather
 from innerloop._blocks.store import BlockStore, MemoryStore, Store
 from innerloop.data.episodes import Episodes
 from innerloop.distributions import Design, QuadraticRegression
 from innerloop.exact.kernel import KernelObjective, ReluKernel
+from innerloop.exact.solve import solve_path
 from innerloop.plots.style import BLUE, GREY, ORANGE
 
 if TYPE_CHECKING:
@@ -168,13 +170,13 @@ def answers(arrays: Mapping[str, Arrays]) -> list[Answer]:
 def _against_zero(losses: FloatArray, rates: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return the mean over seeds of the difference to rate 0, and its standard error."""
     gain = losses - losses[:, rates == 0]
-    return gain.mean(axis=0), gain.std(axis=0, ddof=1) / np.sqrt(len(gain))
+    return gain.mean(axis=0), standard_errors(gain)
 
 
 def _kernel_block(choice: Choice, block: int) -> dict[str, FloatArray]:
     with one_thread():
         runs = prepare(choice, _seeds(block, _KERNEL_SEEDS_PER_BLOCK))
-        return {"kernel": runs.objective.solve(FINE).test_loss(runs.test, choice.adapt_lr).T}
+        return {"kernel": solve_path(runs.objective, FINE).test_loss(runs.test, choice.adapt_lr).T}
 
 
 def _network_block(choice: Choice, block: int) -> dict[str, FloatArray]:
@@ -222,7 +224,7 @@ def prepare(choice: Choice, seeds: range, width: int = WIDTH) -> Runs:
         values: FloatArray = units @ output * np.sqrt(2 / width) + BIAS_STD * bias
         return values[..., 0]
 
-    return Runs(training, test, weights, KernelObjective.from_tasks(training, ReluKernel(BIAS_STD), start=start))
+    return Runs(training, test, weights, KernelObjective.from_episodes(training, ReluKernel(BIAS_STD), start=start))
 
 
 def train_networks(runs: Runs, rates: FloatArray) -> tuple[list[Tensor], Tensor]:
