@@ -44,7 +44,8 @@ _DEEPEST = 8
 def identity(value: Any, name: str, depth: int = 0) -> Any:
     """Return JSON values from which another function or object can be told.
 
-    Functions are known by their code, their defaults and the values they use, everything else by its `repr`.
+    Functions are known by their code, their defaults and the values they use, dataclasses by their fields, arrays as
+    in `describe`, and everything else by its `repr`.
 
     Raises
     ------
@@ -53,21 +54,36 @@ def identity(value: Any, name: str, depth: int = 0) -> Any:
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, partial):
-        parts = [value.func, *value.args, *(item for pair in sorted(value.keywords.items()) for item in pair)]
-        return ["partial", *(identity(part, name, depth + 1) for part in parts)]
-    if isinstance(value, FunctionType):
-        own = [*_used(value), *(value.__defaults__ or ())] if depth < _DEEPEST else []
-        return [value.__qualname__, _digest(value.__code__), *(identity(part, name, depth + 1) for part in own)]
+    if isinstance(value, np.ndarray):
+        return describe(value)
+    parts = _parts(value, depth)
+    if parts is not None:
+        labels, members = parts
+        return [*labels, *(identity(member, name, depth + 1) for member in members)]
     if isinstance(value, type) or not isinstance(getattr(value, "__qualname__", None), str):
         shown = repr(value)
         if " at 0x" in shown:
             raise TypeError(
-                f"a store needs a `{name}` that can be told from others, got {shown}; give it a `repr` that says all, "
-                "as a frozen dataclass has, or leave out `store`."
+                f"a store cannot tell this `{name}` from others, got {shown}; give it a `repr` that says all, or make "
+                "it a frozen dataclass, or leave out `store`."
             )
         return shown
     return f"{value.__module__}.{value.__qualname__}"  # built in
+
+
+def _parts(value: Any, depth: int) -> tuple[list[str], list[Any]] | None:
+    """Return the labels and the members of what is known by its members; None for anything else."""
+    if isinstance(value, list | tuple):
+        return [], list(value)
+    if isinstance(value, partial):
+        keywords = [item for pair in sorted(value.keywords.items()) for item in pair]
+        return ["partial"], [value.func, *value.args, *keywords]
+    if isinstance(value, FunctionType):
+        members = [*_used(value), *(value.__defaults__ or ())] if depth < _DEEPEST else []
+        return [value.__qualname__, _digest(value.__code__)], members
+    if is_dataclass(value) and not isinstance(value, type):
+        return [type(value).__qualname__], [item for f in fields(value) for item in (f.name, getattr(value, f.name))]
+    return None
 
 
 def _used(function: FunctionType) -> list[Any]:
