@@ -203,7 +203,7 @@ def test_a_round_of_a_table_takes_every_task_once():
         (
             lambda: DistributionTasks(tasks_of(), test=None).sample(1, 2, 2, (TEST, 0)),
             ValueError,
-            "there are no test tasks; give some as `test`",
+            "there are no test tasks; give `test`: a fraction",
         ),
         (
             lambda: il.estimate_loss(SinusoidTasks(), il.Design(2, 2, 2), 0.1, 0.1),
