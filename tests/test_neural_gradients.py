@@ -6,8 +6,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import innerloop as il
 import neural_reference as reference
-from innerloop.neural import MAML, ImplicitMAML, MetaTrainer, Reptile, RidgeHead, TaskBatch, adapt, predict
+from innerloop.neural import MAML, ImplicitMAML, MetaTrainer, Reptile, RidgeHead, TaskBatch, Training, adapt, predict
 from innerloop.neural.dense import is_dense
 from innerloop.neural.rates import resolve
 
@@ -59,15 +60,10 @@ def gradients(module, batch, rates, n_steps, algorithm, by_task, learn=False, co
     trainer = MetaTrainer(
         module,
         Fixed(batch),
+        il.Design(N_TASKS, 5, 4, n_steps=n_steps),
         {name: rates[name] for name in names} if names else 0.1,
-        n_tasks=N_TASKS,
-        n_support=5,
-        n_query=4,
-        n_steps=n_steps,
+        training=Training(algorithm=algorithm, by_task=by_task, compile=compile),
         learn_inner_lr=learn,
-        algorithm=algorithm,
-        by_task=by_task,
-        compile=compile,
     )
     losses = trainer.step()
     rate_gradients = {name: rate.grad for name, rate in trainer.rate_tensors.items()} if learn else {}

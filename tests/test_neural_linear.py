@@ -112,7 +112,7 @@ def test_rows_must_not_depend_on_each_other(layers, sentence):
 
 
 def test_bad_input_is_one_sentence():
-    with pytest.raises(ValueError, match="`kernel` is for modules with one output, got 2"):
+    with pytest.raises(ValueError, match="`kernel` takes modules with one output, got 2"):
         linearize(make(linear(3, 2))).kernel(np.ones((4, 3)), np.ones((4, 3)))
     with pytest.raises(ValueError, match=r"`coef` must have shape \(4,\), got \(3,\)"):
         linearize(make(linear(3, 1))).params_at(np.ones(3))

@@ -93,6 +93,12 @@ def _id_words(ids: NDArray[Any], seed: int) -> Words:
     return _mix(words.astype(np.uint64) ^ np.frombuffer(seed_word, dtype="<u8").astype(np.uint64))
 
 
+def uniform_of_ids(ids: NDArray[Any], seed: int) -> FloatArray:
+    """Return a number in [0, 1) for each id, drawn with the seed; other ids do not matter."""
+    values: NDArray[Any] = (_id_words(ids, as_count(seed, "seed", 0)) >> np.uint64(11)) * 2.0**-53
+    return values.astype(np.float64)
+
+
 def _mix(words: Words) -> Words:
     """Return the splitmix64 finaliser (Steele, Lea and Flood, 2014) of each word."""
     words = words + np.uint64(0x9E3779B97F4A7C15)

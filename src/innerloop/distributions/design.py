@@ -35,7 +35,7 @@ class Design:
     n_query : int or (n_tasks,)
         n_v, rows of each training task that score it.
     n_adapt
-        n_r, rows on which a new task adapts.
+        n_r, rows on which a new task adapts; None is `n_support`.
     n_steps
         K, inner steps in meta-training.
     n_adapt_steps
@@ -50,13 +50,15 @@ class Design:
     n_tasks: int
     n_support: Size
     n_query: Size
-    n_adapt: int
+    n_adapt: int = None  # type: ignore[assignment]  # None becomes a number at once
     n_steps: int = 1
     n_adapt_steps: int | None = None
     l2: float = 0.0
     inner_rule: InnerRule = "gradient"
 
     def __post_init__(self) -> None:
+        if self.n_adapt is None:
+            object.__setattr__(self, "n_adapt", self._default_n_adapt())
         for name in ("n_tasks", "n_adapt", "n_steps"):
             as_count(getattr(self, name), name)
         if self.n_adapt_steps is not None:
@@ -68,6 +70,11 @@ class Design:
             raise ValueError(f"`inner_rule` must be 'gradient' or 'implicit', got {self.inner_rule!r}.")
         if self.inner_rule == "implicit" and (self.n_steps, self.adapt_steps) != (1, 1):
             raise ValueError("`n_steps` must be 1 with inner_rule='implicit', which solves the inner problem exactly.")
+
+    def _default_n_adapt(self) -> int:
+        if isinstance(self.n_support, Sequence) or hasattr(self.n_support, "__len__"):
+            raise ValueError("`n_adapt` must be given where `n_support` differs from task to task.")
+        return as_count(self.n_support, "n_support")
 
     def _sizes(self, name: str) -> list[int]:
         value = getattr(self, name)
