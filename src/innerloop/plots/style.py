@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from innerloop._base.files import write_whole
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Okabe and Ito's palette.
@@ -17,6 +18,13 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
 MAP_RANGE_PERCENT = 30.0
 
 ENDINGS = (".png", ".svg", ".pdf")
+
+
+def axes(ax: Axes | None) -> Axes:
+    """Return the axes to draw on: those given, or those of a new figure."""
+    from matplotlib.figure import Figure
+
+    return Figure(layout="constrained").subplots() if ax is None else ax
 
 
 def save_figure(figure: Figure, path: Path) -> None:
