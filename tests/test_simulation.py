@@ -13,7 +13,7 @@ from conditional_reference import drawn_features, squared_error
 from innerloop._base.seeds import stream
 from innerloop.exact.query_loss import adapted_losses
 from innerloop.simulation.conditional import ConditionalRuns
-from innerloop.simulation.rows import Nodes
+from innerloop.simulation.nodes import Nodes
 from innerloop.theory.adapting import AdaptedLoss
 from reference import adapted, meta_coef
 

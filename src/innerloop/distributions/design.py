@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, final
+from typing import NamedTuple, final
 
 from innerloop._base.checks import as_count, check_nonnegative_number
+from innerloop.distributions.inner_rules import InnerRule, InnerRuleName, inner_rule
 
-InnerRule = Literal["gradient", "implicit"]
 Size = int | Sequence[int]
 
 
@@ -24,7 +24,7 @@ class Group(NamedTuple):
 @final
 @dataclass(frozen=True)
 class Design:
-    r"""How many tasks and rows there are, and how tasks adapt.
+    r"""Numbers of tasks and rows, and how tasks adapt.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class Design:
     n_steps: int = 1
     n_adapt_steps: int | None = None
     l2: float = 0.0
-    inner_rule: InnerRule = "gradient"
+    inner_rule: InnerRuleName = "gradient"
 
     def __post_init__(self) -> None:
         if self.n_adapt is None:
@@ -66,9 +66,7 @@ class Design:
         for name in ("n_support", "n_query"):
             self._sizes(name)
         check_nonnegative_number(self.l2, "l2")
-        if self.inner_rule not in ("gradient", "implicit"):
-            raise ValueError(f"`inner_rule` must be 'gradient' or 'implicit', got {self.inner_rule!r}.")
-        if self.inner_rule == "implicit" and (self.n_steps, self.adapt_steps) != (1, 1):
+        if self.rule.degree is None and (self.n_steps, self.adapt_steps) != (1, 1):
             raise ValueError("`n_steps` must be 1 with inner_rule='implicit', which solves the inner problem exactly.")
 
     def _default_n_adapt(self) -> int:
@@ -83,6 +81,16 @@ class Design:
         if len(value) != self.n_tasks:
             raise ValueError(f"`{name}` must be one number or one per task ({self.n_tasks}), got {len(value)}.")
         return [as_count(size, name) for size in value]
+
+    @property
+    def rule(self) -> InnerRule:
+        """How tasks adapt in meta-training."""
+        return inner_rule(self.inner_rule, self.n_steps)
+
+    @property
+    def adapt_rule(self) -> InnerRule:
+        """How a new task adapts."""
+        return inner_rule(self.inner_rule, self.adapt_steps)
 
     @property
     def adapt_steps(self) -> int:

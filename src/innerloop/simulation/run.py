@@ -177,8 +177,7 @@ def _plan(
         raise TypeError(f"`design` must be innerloop.Design, got {type(design).__name__}.")
     inner, adapt = (_rates(rate, name, design) for rate, name in zip(rates, ("inner_lr", "adapt_lr"), strict=True))
     compared = as_rate(baseline, "baseline")
-    if design.inner_rule == "implicit" and compared < 0:
-        raise ValueError(f"`baseline` must be zero or positive with inner_rule='implicit', got {compared}.")
+    design.rule.check_rates(np.array(compared), "baseline")
     if compared not in inner:
         inner = np.append(inner, compared)
     start = np.zeros(tasks.n_features) if init is None else as_floats(init, "init")
@@ -217,8 +216,7 @@ def _rates(value: ArrayLike, name: str, design: Design) -> FloatArray:
         raise ValueError(f"`{name}` must be one rate or a list of rates, got shape {np.shape(value)}.")
     if not np.isfinite(rates).all():
         raise ValueError(f"`{name}` must be finite (zero and negative are fine), got {rates[~np.isfinite(rates)][0]}.")
-    if design.inner_rule == "implicit" and (rates < 0).any():
-        raise ValueError(f"`{name}` must be zero or positive with inner_rule='implicit', got {rates.min()}.")
+    design.rule.check_rates(rates, name)
     return rates
 
 
@@ -229,7 +227,7 @@ def _scoring(dist: TaskDistribution, design: Design, scoring: str) -> Scoring:
     if scoring == "exact" and not linear:
         raise ValueError(f"`scoring` must be 'sampled' for {type(dist).__name__}: no expectation is known exactly.")
     chosen: Scoring = "exact" if scoring != "sampled" and linear else "sampled"
-    if chosen == "sampled" and design.inner_rule == "implicit":
+    if chosen == "sampled" and design.rule.degree is None:
         raise ValueError("`inner_rule` must be 'gradient' with sampled scoring; 'exact' has both rules.")
     return chosen
 
