@@ -150,7 +150,10 @@ def test_a_bad_kernel_is_one_sentence(arguments, sentence):
         ({"kernel": lambda X, _: X}, r"`kernel` must return shape \(9, 9\) for these rows, got \(9, 3\)"),
         ({"kernel": lambda X, _: np.full((len(X), len(X)), np.nan)}, "`kernel` must be finite"),
         ({"start": lambda X: X}, r"`start` must return shape \(9, 1\)"),
-        ({"episodes": [draw([(5, 4)]), draw([(1, 1)])]}, "`episodes` of all runs must agree .* got another in run 1"),
+        (
+            {"episodes": [draw([(5, 4)]), draw([(1, 1)])]},
+            "`episodes` of all runs must agree .* got other sizes in run 1",
+        ),
         ({"episodes": []}, "`episodes` must hold at least one run, got none"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What tells one experiment from another: JSON values of its parts, so that a store never mixes two."""
+"""Fingerprints of plans: JSON values by which a store refuses blocks of another experiment."""
 
 from __future__ import annotations
 

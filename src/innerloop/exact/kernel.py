@@ -1,4 +1,4 @@
-"""Exact meta-training for a kernel: linear models with more features than rows, networks linearised at their start.
+"""Exact meta-training in dual form, by a kernel: models with more features than rows, linearised networks.
 
 The model is ``f(x) = f0(x) + phi(x)'d`` with ``phi(x)'phi(x') = K(x, x')``; features are never formed. Losses are half
 mean squared errors, as in `MetaObjective`.
@@ -78,7 +78,7 @@ class ReluKernel:
 
 
 class _Rows(NamedTuple):
-    """Rows of runs that agree in sizes, task by task, support before query: (..., n_rows, d), (..., n_rows, k)."""
+    """Rows of runs of equal sizes, task by task, support before query: X (..., n_rows, d), y (..., n_rows, k)."""
 
     X: FloatArray
     y: FloatArray
@@ -86,7 +86,7 @@ class _Rows(NamedTuple):
     n_query: IntArray
 
     def tasks(self) -> Iterator[tuple[slice, slice, slice]]:
-        """Yield each task's support rows, query rows, and places among all query rows."""
+        """Yield each task's support rows, its query rows, and the positions of these among all query rows."""
         first, query = row_starts(self.n_support + self.n_query), row_starts(self.n_query)
         for i, n in enumerate(self.n_support):
             yield slice(first[i], first[i] + n), slice(first[i] + n, first[i + 1]), slice(query[i], query[i + 1])
@@ -102,14 +102,14 @@ class KernelObjective:
         W(a) (e - phi(Z) d),    W(a) = sum_j C(K, j) (-a)^j W_j,    j = 0..K
 
     where W_0 picks a task's query rows X_v, and W_j (j > 0) holds ``K(X_v, X_t) K(X_t, X_t)^(j-1) / n_t^j`` at its
-    support rows X_t. Kept are ``W_i K(Z, Z) W_j'`` and ``W_j e``.
+    support rows X_t. ``W_i K(Z, Z) W_j'`` and ``W_j e`` are computed once and serve every rate.
 
     Parameters
     ----------
     gram : (..., K + 1, K + 1, n_query_rows, n_query_rows)
-        The former; leading axes are runs.
+        ``W_i K(Z, Z) W_j'``; leading axes are runs.
     targets : (..., K + 1, n_query_rows, n_targets)
-        The latter.
+        ``W_j e``.
     kernel, start, n_steps
         As in `from_episodes`.
     single_target
@@ -383,16 +383,16 @@ class KernelPath:
         axes, n_axes = self.inner_lr.ndim, rates.ndim
         losses = total / (2 * rows.n_query.sum() * rows.y.shape[-1])
         losses = losses.reshape((*rates.shape, *losses.shape[1:]))
-        moved: FloatArray = np.moveaxis(losses, range(n_axes, n_axes + axes), range(axes))
-        return moved
+        inner_first: FloatArray = np.moveaxis(losses, range(n_axes, n_axes + axes), range(axes))
+        return inner_first
 
     def _values(self, X: FloatArray) -> FloatArray:
         """Return f: (*inner_lr.shape, ..., n, n_targets)."""
         objective = self.objective
-        moved = objective.kernel(X, objective.rows.X) @ self.coef
+        change = objective.kernel(X, objective.rows.X) @ self.coef
         lead = np.broadcast_shapes(X.shape[:-2], objective.rows.X.shape[:-2])
         shape = (*lead, X.shape[-2], self.coef.shape[-1])
-        return moved + _values(objective.start, X, shape)
+        return change + _values(objective.start, X, shape)
 
 
 def _weights(cross: FloatArray, gram: FloatArray, n_steps: int) -> list[FloatArray]:
@@ -442,7 +442,9 @@ def _gather(episodes: Runs) -> _Rows:
     first = runs[0]
     for i, run in enumerate(runs):
         if not (np.array_equal(run.n_support, first.n_support) and np.array_equal(run.n_query, first.n_query)):
-            raise ValueError(f"`episodes` of all runs must agree in the sizes of their tasks, got another in run {i}.")
+            raise ValueError(
+                f"`episodes` of all runs must agree in the sizes of their tasks, got other sizes in run {i}."
+            )
     task = np.concatenate([np.repeat(np.arange(len(first)), n) for n in (first.n_support, first.n_query)])
     order = np.argsort(task, kind="stable")
     rows = [np.concatenate((run.support_rows, run.query_rows))[order] for run in runs]

@@ -41,9 +41,9 @@ class MetaObjective:
         g(a) - B(a) omega = sum_j C(K, j) (-a)^j (g_j - U_j omega),    j = 0..K
         U_0 = X_v,  U_j = U_{j-1} X_t'X_t / n_t,    g_0 = y_v,  g_j = U_{j-1} X_t'y_t / n_t
 
-    so that any R with ``R'R = D'D``, D the rows ``[U_0 .. U_K g_0 .. g_K]`` of all tasks, says everything
-    about every rate. That R, a triangle of (K + 1)(p + k) columns for p features and k targets (or the rows
-    themselves, where they are few), is all that is kept, whatever the number of tasks.
+    so that any R with ``R'R = D'D``, D the rows ``[U_0 .. U_K g_0 .. g_K]`` of all tasks, determines the loss at
+    every rate. Only that R is kept, a triangle of (K + 1)(p + k) columns for p features and k targets (or the rows
+    themselves, where they are few), whatever the number of tasks.
 
     Objectives add (``a + b``: the tasks of both) and scale (``2.0 * a``: each task counts twice).
 
@@ -56,7 +56,7 @@ class MetaObjective:
     weight
         Weighted number of query rows, by which sums of squares are divided.
     n_tasks
-        Number of episodes behind it.
+        Number of episodes.
     single_target
         Whether targets had shape (rows,), so that coefficients have shape (n_features,).
 
@@ -149,11 +149,10 @@ class MetaObjective:
             return self  # so that sum() works
         if not isinstance(other, MetaObjective):
             return NotImplemented
-        mine, theirs = self._kind, other._kind
-        if mine != theirs:
+        if self._kind != other._kind:
             raise ValueError(
                 "objectives must agree in (n_features, n_targets, n_steps, single_target) to be added, got "
-                f"{mine} and {theirs}."
+                f"{self._kind} and {other._kind}."
             )
         return MetaObjective(
             reduce_rows(np.concatenate((self.factor, other.factor))),
@@ -303,7 +302,7 @@ def _block_columns(block: EpisodeBlock, n_steps: int) -> FloatArray:
     if n_support == 0:
         return rows
     Xt = X.transpose(0, 2, 1)
-    if n_support > p:  # the p x p moments are then smaller than the support rows themselves
+    if n_support > p:  # p x p moments are smaller than the support rows
         M, m = Xt @ X / n_support, Xt @ y / n_support
     for j in range(1, n_steps + 1):
         if n_support > p:

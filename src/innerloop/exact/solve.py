@@ -153,10 +153,10 @@ def solve_unwarned(
 
 
 def ridge_candidates(objective: MetaObjective, inner_lrs: FloatArray, l2s: FloatArray) -> FloatArray:
-    """Return the minimisers for every pair of a rate and a penalty, to compare them by.
+    """Return the minimisers for every pair of a rate and a penalty, as candidates to compare on held-out tasks.
 
-    One singular value decomposition a rate serves all penalties; unlike `solve_path` it does not refine, and takes
-    columns in the units that they have.
+    One singular value decomposition per rate serves all penalties; unlike `solve_path` this neither refines solutions
+    nor scales columns.
 
     Returns
     -------
