@@ -182,13 +182,10 @@ def test_gradients_of_dense_layers_without_their_weights(rate, n_support, n_step
     trainer = MetaTrainer(
         module,
         Fixed(batch),
+        il.Design(N_TASKS, n_support, 4, n_steps=n_steps),
         rate,
-        n_tasks=N_TASKS,
-        n_support=n_support,
-        n_query=4,
-        n_steps=n_steps,
+        training=Training(algorithm=algorithm),
         learn_inner_lr=True,
-        algorithm=algorithm,
     )
     assert trainer.model.is_dense
     trainer.step()
