@@ -68,6 +68,7 @@ LANES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "source", "algorithm", "n_steps"), LANES.values(), ids=LANES)
 def test_each_lane_is_a_training_of_its_own(make, source, algorithm, n_steps):
     settings = {"n_steps": n_steps, "algorithm": algorithm} | SIZES

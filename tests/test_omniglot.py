@@ -211,6 +211,7 @@ def test_tasks_that_cannot_be_drawn_are_refused(split, sizes, words):
         CharacterTasks(split, n_ways).sample(1, n_support, n_query, (TEST, 0))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FULL.exists(), reason="the archive is not there")
 def test_the_published_archive():
     characters = read_omniglot(FULL)
