@@ -53,6 +53,7 @@ def test_without_inner_loop_a_penalty_makes_it_ridge_on_standardised_features(l2
     np.testing.assert_allclose(model.predict(X) - model._scaling.y_mean, exact.predict(design), atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_steps", [1, 2, 3])
 @pytest.mark.parametrize("n_targets", [None, 2])
 @pytest.mark.parametrize("ids", [None, list("hgfedcba"), ["é", "日本", "𝄞", "a", "ß", "Ω", "ж", "א"]])
@@ -108,6 +109,7 @@ KINDS_OF_IDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ids", KINDS_OF_IDS, ids=str)
 def test_ids_of_any_kind_are_kept_apart(ids):
     X, y, groups = table(UNEQUAL, 3, ids=ids)
@@ -121,6 +123,7 @@ def test_ids_of_any_kind_are_kept_apart(ids):
     np.testing.assert_array_equal(as_objects.predict(X, groups.tolist()), model.predict(X, groups))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", [RATES, {}, {"n_steps": 2, "cv": 3}], ids=str)
 def test_the_order_of_the_rows_does_not_matter(params):
     X, y, groups = table([6, 9, 1, 4, 4, 12, 7, 5, 5, 6], 3, 2)
@@ -134,6 +137,7 @@ def test_the_order_of_the_rows_does_not_matter(params):
     assert shuffled.adapt_lr_ == pytest.approx(model.adapt_lr_, abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [2.0**20, 2.0**-30, 1e6])
 @pytest.mark.parametrize("params", [RATES, {}], ids=["fixed", "auto"])
 def test_units_of_a_feature_do_not_matter(factor, params):
@@ -148,6 +152,7 @@ def test_units_of_a_feature_do_not_matter(factor, params):
     np.testing.assert_allclose(other.predict(scaled, groups), model.predict(X, groups), atol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [10.0, 1e-6, 1e60])
 @pytest.mark.parametrize(("adaptation", "atol"), [("gradient", 2e-3), ("ridge", 1e-5), ("auto", 1e-5)])
 def test_units_of_the_target_do_not_matter(factor, adaptation, atol):
@@ -160,6 +165,7 @@ def test_units_of_the_target_do_not_matter(factor, adaptation, atol):
         np.testing.assert_allclose(its / factor, mine, atol=atol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", [{}, {"adaptation": "gradient"}, {"adaptation": "ridge"}], ids=str)
 def test_the_units_of_one_target_do_not_touch_the_others(params):
     X, y, groups = table([8] * 20, 3, n_targets=2)
@@ -281,6 +287,7 @@ WRITTEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fitted", WRITTEN)
 @pytest.mark.parametrize("given", WRITTEN)
 def test_whole_numbers_are_the_same_ids_however_they_are_written(fitted, given):

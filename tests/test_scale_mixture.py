@@ -118,6 +118,7 @@ def test_scales_are_worth_their_parameters_only_where_they_differ(noise_std, coe
     assert (log_ratio > 2 * N_PARAMETERS) == (noise_std + coef_std > 0)
 
 
+@pytest.mark.slow
 def test_what_scales_are_worth_is_a_ratio_of_likelihoods():
     tasks = drawn([5] * 40, np.linspace(-1, 1, 40), np.zeros(40))
     effects = estimate_effects(tasks)
@@ -150,6 +151,7 @@ def table_of(m, noise_std, seed):
     return tasks.X[:, :2], tasks.y, tasks.task_of_row
 
 
+@pytest.mark.slow
 def test_scales_are_used_where_noise_differs_between_tasks_and_lower_the_error_there(monkeypatch):
     X, y, groups = table_of(260, 2.0, 5)
     train = groups < 60
@@ -164,11 +166,13 @@ def test_scales_are_used_where_noise_differs_between_tasks_and_lower_the_error_t
         assert gain.mean() > 4 * gain.std() / np.sqrt(len(gain))
 
 
+@pytest.mark.slow
 def test_scales_are_left_out_where_tasks_have_one():
     chosen = [il.MetaRegressor(adaptation="ridge").fit(*table_of(60, 0.0, seed)) for seed in range(3)]
     assert sum(bool(model._spread.scale_weight.size) for model in chosen) <= 1
 
 
+@pytest.mark.slow
 def test_a_task_that_differs_from_others_without_any_noise_is_no_trouble():
     X, y, groups = table_of(12, 0.0, 5)
     for own in (np.zeros(len(y)), X.sum(axis=1)):
