@@ -135,7 +135,7 @@ def refused(tmp_path, *args):
 def test_every_target_present_leaves_nothing_to_predict(model, tmp_path):
     message = refused(tmp_path, model, save(small_table(), tmp_path / "full.csv"), "--out", tmp_path / "p.csv")
     assert "full.csv has a value of 'y'" in message
-    assert "none is left to predict" in message
+    assert "there is no row to predict" in message
 
 
 def test_missing_feature_column_is_named(model, tmp_path):

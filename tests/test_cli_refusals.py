@@ -38,7 +38,7 @@ def refused(tmp_path, *args, out=None):
         ([*COLUMNS, "--drop", "a", "--drop", "sane"], "no column 'sane'; did you mean 'same'?"),
         ([*COLUMNS, "--features", "a,b"], "no column 'a,b'"),
         (["--group", "task", "--target", "task"], "--group and --target must be different columns, got 'task'"),
-        ([*COLUMNS, "--drop", "a", "b", "c", "same", "sum"], "no feature column left"),
+        ([*COLUMNS, "--drop", "a", "b", "c", "same", "sum"], "no feature column besides"),
     ],
 )
 def test_columns_that_do_not_fit_are_named(table, tmp_path, args, words):

@@ -341,5 +341,5 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_another_deal():
 
 
 def test_nothing_but_zeros_without_an_intercept_is_refused():
-    with pytest.raises(ValueError, match="`X` holds nothing but zeros, and there is no intercept"):
+    with pytest.raises(ValueError, match="`X` has only zeros and there is no intercept"):
         il.MetaRegressor(fit_intercept=False).fit(np.zeros((6, 2)), np.arange(6.0), groups=[0, 0, 0, 1, 1, 1])

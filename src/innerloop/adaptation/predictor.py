@@ -24,7 +24,7 @@ class Predictor:
     """Coefficients of tasks without rows, and a rule by which tasks with rows adapt from `coef`.
 
     Both coefficients are (n_features, n_targets), in scaled units. They differ where the means of features differ
-    between tasks: rows of a task tell its level, so that `coef` is about how targets depend on features within a task.
+    between tasks: `coef` describes how targets depend on features within a task, as rows of a task determine its level.
     """
 
     coef: FloatArray
@@ -112,7 +112,7 @@ def unseen_variance(task_cov: FloatArray, X: FloatArray) -> FloatArray:
 
 
 def supports(episodes: Episodes) -> TaskSet:
-    """Return the support rows of the episodes that have some, as tasks; targets have two dimensions."""
+    """Return the support rows of the episodes that have any, as tasks; targets have two dimensions."""
     adapts, rows = np.flatnonzero(episodes.n_support), episodes.support_rows
     y = episodes.y[rows].reshape(len(rows), episodes.n_targets)
     return TaskSet(episodes.X[rows], y, row_starts(episodes.n_support[adapts]), adapts)
@@ -132,11 +132,11 @@ def residuals(episodes: Episodes, theta: FloatArray) -> FloatArray:
     """
     rows = episodes.query_rows
     episode = np.repeat(np.arange(len(episodes)), episodes.n_query)
-    found = episodes.y[rows].reshape(len(rows), episodes.n_targets)
+    residual = episodes.y[rows].reshape(len(rows), episodes.n_targets)
     for i in range(0, len(rows), _ROWS_AT_ONCE):
         part = slice(i, i + _ROWS_AT_ONCE)
-        found[part] -= np.einsum("ij,ijk->ik", episodes.X[rows[part]], theta[episode[part]])
-    return found
+        residual[part] -= np.einsum("ij,ijk->ik", episodes.X[rows[part]], theta[episode[part]])
+    return residual
 
 
 def mean_squares(episodes: Episodes, values: FloatArray) -> FloatArray:

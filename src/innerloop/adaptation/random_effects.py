@@ -241,7 +241,7 @@ class _Full(NamedTuple):
 
     def prior(self, t: FloatArray) -> tuple[float, FloatArray]:
         C, weight = self._triangle(t), len(self.scale)
-        inverse = solve_triangular(C, np.eye(weight), lower=True)  # pivots may differ by all that numbers hold
+        inverse = solve_triangular(C, np.eye(weight), lower=True)  # pivots may differ by many orders of magnitude
         by_C = 2 * weight * (np.diag(1 / C.diagonal()) - inverse.T @ inverse @ inverse.T)
         loss = weight * (2 * float(np.log(C.diagonal()).sum()) + float(np.sum(inverse**2)))
         return loss, by_C[np.tril_indices(weight)]

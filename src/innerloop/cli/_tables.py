@@ -1,4 +1,4 @@
-"""From a table on the command line to tasks."""
+"""Tasks from a table on the command line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def read_tasks(
     delimiter: str | None,
     min_rows: int | None,
 ) -> tuple[TaskSet, str]:
-    """Return the tasks of a file, and in words what was left out."""
+    """Return the tasks of a file, and a note on tasks that were left out."""
     frame = read_table(table, group, delimiter)
     missing(frame, [group, target, *(features or []), *(drop or [])], table)
     if group == target:
@@ -32,7 +32,7 @@ def read_tasks(
     taken = {group, target, *(drop or [])}
     chosen = [str(c) for c in (features or frame.columns) if c not in taken]
     if not chosen:
-        raise ValueError(f"{table} has no feature column left beside {', '.join(sorted(taken))}.")
+        raise ValueError(f"{table} has no feature column besides {', '.join(sorted(taken))}.")
     X, y = numbers(frame, chosen, table, delimiter), numbers(frame, [target], table, delimiter)[:, 0]
     tasks = TaskSet.from_arrays(X, y, frame[group].to_numpy(dtype=str), chosen)
     if min_rows is None or (tasks.sizes >= min_rows).all():
@@ -59,7 +59,7 @@ def check_sizes(tasks: TaskSet, table: Path, n_support: int, n_query: int) -> No
 
 
 def _remedy(tasks: TaskSet, n_support: int, n_query: int) -> str:
-    """Return what to do about tasks too small for the split: at least two must be left."""
+    """Return the remedy for tasks too small for the split, with which at least two tasks remain."""
     least, second = n_support + n_query, int(np.sort(tasks.sizes)[-2])
     if second >= least:
         return f"pass --min-rows {least} to leave such tasks out"

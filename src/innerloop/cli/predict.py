@@ -32,9 +32,9 @@ def predict(
 ) -> None:
     """Predict the rows of a table that have no target.
 
-    Groups with labelled rows in the table adapt on these alone, also one seen in training. Groups seen in training
-    need none; other groups are predicted with the meta-parameters. Writes CSV: the group, the row of the table
-    (counted from 1), the prediction, and what it rests on ("adapted", "seen" or "meta"), with `level` an interval too.
+    A group with labelled rows in the table adapts on these alone, also if it was seen in training. Groups seen in
+    training need no labelled rows; other groups are predicted with the meta-parameters. Writes CSV: the group, the row
+    of the table (counted from 1), the prediction, its basis ("adapted", "seen" or "meta"); with `level` an interval too.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def predict(
     out
         CSV file to write; standard output unless given.
     level
-        Add columns "lower" and "upper": intervals that hold the target with this probability, 0.9 for instance.
+        Add columns "lower" and "upper": intervals that contain the target with this probability, 0.9 for instance.
     delimiter
         Between CSV cells of the table.
     """
@@ -71,20 +71,21 @@ def predict(
         y = numbers(frame.assign(**{names["target"]: column}), [names["target"]], table, delimiter)[labelled, 0]
     if labelled.all():
         raise ValueError(
-            f"every row of {table} has a value of {names['target']!r}, so none is left to predict; empty those "
-            "cells, or leave the column out."
+            f"every row of {table} has a value of {names['target']!r}, so there is no row to predict; empty "
+            "those cells, or leave the column out."
         )
     if len(regressor.groups_) and not labelled.any() and (places(groups, regressor.groups_) < 0).all():
         messages.print(
-            f"No group of {table} was seen in training and none has labelled rows: all are predicted alike.",
+            f"No group of {table} was seen in training and none has labelled rows: all rows are predicted with the "
+            "meta-parameters.",
             markup=False,
         )
-    found = _predict_unlabelled(regressor, X, y, groups, labelled, level)
-    found.insert(0, "group", ids[~labelled])
-    content = found.to_csv(index=False)
+    predictions = _predict_unlabelled(regressor, X, y, groups, labelled, level)
+    predictions.insert(0, "group", ids[~labelled])
+    content = predictions.to_csv(index=False)
     if out is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8")  # whatever the terminal: ids come back as they were
+            sys.stdout.reconfigure(encoding="utf-8")  # ids are written as they were read, whatever the terminal
         sys.stdout.write(content)
     else:
         write_whole(out, content.encode())
@@ -98,7 +99,7 @@ def _predict_unlabelled(
     labelled: NDArray[np.bool_],
     level: float | None,
 ) -> pd.DataFrame:
-    """Return row, prediction and its ground for the rows without targets; `y` is that of the labelled."""
+    """Return row, prediction and its basis for the rows without targets; `y` has the targets of the labelled rows."""
     seen = places(groups, regressor.groups_) >= 0
     if labelled.any():
         regressor = regressor.adapt(X[labelled], y, groups=groups[labelled])

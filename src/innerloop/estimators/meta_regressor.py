@@ -30,9 +30,9 @@ from innerloop.tabular.training import MetaTraining
 class MetaRegressor(RegressorMixin, BaseEstimator):
     """Linear regression for many related tasks, meta-trained exactly at signed inner learning rates.
 
-    A new task adapts on its own few rows: by a ridge that draws its coefficients towards the population's, each as
-    strongly as the training tasks agree on it, or by a gradient step from coefficients that were meta-trained for
-    such steps, or not at all. Which, and with what strength, is chosen by cross-validation over whole tasks.
+    A new task adapts on its few rows: by a ridge that shrinks its coefficients towards the population's, with a metric
+    learned from the training tasks; by gradient steps from coefficients that were meta-trained for such steps; or not
+    at all. The kind of adaptation and its parameters are chosen by cross-validation over whole tasks.
 
     Parameters
     ----------
@@ -42,31 +42,30 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         Learning rate of the gradient step by which a task adapts. "per-feature": one of either sign for each
         feature, the same in training and in adaptation (Meta-SGD, in closed form).
     adaptation : {"auto", "none", "gradient", "ridge"}, default="auto"
-        How tasks adapt. "auto": the best of the other three on held-out tasks, over 0, 1, 2, 5, 10 and 20 rows
-        or at `n_support` rows where that is given: by mean error beyond a standard error; within one no gradient
-        steps, but a ridge if tasks are few, or most gain. "none": one pooled ridge, or what `inner_lr` gives.
-        "gradient" where a rate is given; its rate may turn out to be 0.
+        How tasks adapt. "auto" compares the other three on held-out tasks, after 0, 1, 2, 5, 10 and 20 rows, or after
+        `n_support` rows if that is given. Gradient steps must lower the mean error by more than one standard error.
+        Within one standard error "ridge" is preferred if tasks are few or most of them gain. "none": one pooled ridge,
+        or meta-training with the given `inner_lr`. Where a rate is given, "auto" is "gradient"; a chosen rate may be 0.
     l2 : float or "auto", default="auto"
         Ridge penalty on the meta-parameters, in units of the half mean squared error. "auto": by cross-validation;
         for "ridge", by restricted maximum likelihood.
     group : str, default=None
         Name of the column of X, a data frame, that holds the task ids. It is not a feature.
     random_state : int, RandomState instance or None, default=0
-        Deals rows into support and query and tasks into folds.
+        Assigns rows to support and query, and tasks to folds.
     n_support : int, default=None
-        Rows on which a task adapts. Rates are tuned for this number. None: half of the median task, at
-        most 10. Smaller tasks adapt on all their rows but one.
+        Rows on which a task adapts; rates are chosen for this number. None: half of the median task, at most 10.
+        Smaller tasks adapt on all their rows but one.
     n_query : int, default=None
-        None: every row of a training task is a query row once, its support drawn from the task's other rows. A
-        number: the usual MAML episodes, one per task, of `n_support` rows to adapt on and `n_query` others to
-        score; the task's further rows are not used in training.
+        None: every row of a training task is a query row once, with support rows drawn from the task's other rows. A
+        number: the usual episodes of MAML, one per task, with `n_support` support and `n_query` query rows; further
+        rows of the task are not used in training.
     n_steps : int, default=1
         Gradient steps, in training and in adaptation.
     cv : int, default=5
         Folds of tasks in the cross-validation.
     standardize : bool, default=True
-        Whether features are brought to unit standard deviation. Rates refer to standardised features, so they
-        do not depend on units.
+        Whether features are scaled to unit standard deviation. Rates then do not depend on the units of the data.
     fit_intercept : bool, default=True
         Whether to fit an intercept, which adapts like any coefficient.
     verbose : bool, default=False
@@ -92,12 +91,12 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
     n_support_ : int
         Support rows per episode.
     groups_ : (n_groups,)
-        Ids of the tasks it knows.
+        Ids of the known tasks.
     group_coef_, group_intercept_
         Their adapted coefficients: `coef_` and `intercept_` with a leading axis of tasks.
     cv_results_ : dict of arrays or None
         Held-out mean squared error over the grid of ``inner_lr``, ``l2`` and ``adapt_lr``: ``mse``, ``mse_se``,
-        the paired ``difference`` to inner_lr = 0 at its own best adapt_lr and l2, and ``difference_se``; in units
+        the paired ``difference`` to inner_lr = 0 at its best adapt_lr and l2, and ``difference_se``; in units
         as above. None where nothing was chosen.
     n_features_in_ : int
     feature_names_in_ : (n_features,), where X had string column names
@@ -212,7 +211,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
     def predict(
         self, X: Any, groups: ArrayLike | None = None, return_std: bool = False
     ) -> FloatArray | tuple[FloatArray, FloatArray]:
-        """Predict rows: seen groups with their adapted coefficients, all others with the meta-parameters.
+        """Predict rows: those of known groups by their adapted coefficients, others by the meta-parameters.
 
         Parameters
         ----------
@@ -220,8 +219,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         groups : (n_rows,), default=None
             Task id of each row. None, without a `group` column in X: the meta-parameters for all rows.
         return_std : bool, default=False
-            Whether to return the standard deviation of a target around its prediction too: that of the noise and of
-            the task's coefficients, scaled to what held-out tasks showed.
+            Whether to return the standard deviation of targets around predictions too, due to the noise and to the
+            uncertainty of the task's coefficients, calibrated on held-out tasks.
 
         Returns
         -------
@@ -235,10 +234,10 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
     def predict_interval(
         self, X: Any, groups: ArrayLike | None = None, level: float = 0.9
     ) -> tuple[FloatArray, FloatArray]:
-        """Return intervals that hold the target of a new row with a given probability.
+        """Return intervals that contain the target of a new row with a given probability.
 
-        Their width follows the model's standard deviation; its scale is that at which rows of held-out tasks were
-        held, after adaptation on as many rows. So they are right on average over tasks, whatever the noise.
+        Their width is proportional to the model's standard deviation, with a factor from the residuals of held-out
+        tasks after adaptation on as many rows. So coverage is correct on average over tasks, whatever the noise.
 
         Parameters
         ----------
@@ -262,13 +261,12 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         return prediction - half, prediction + half
 
     def adapt(self, X: Any, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
-        """Return a fitted estimator that also knows the groups of these rows; this one does not change.
+        """Return a fitted estimator that also knows the groups of these rows; the estimator itself does not change.
 
         Parameters
         ----------
         X, y, groups
-            Labelled rows of new tasks, as in `fit`. A group that is already known is adapted anew, from the
-            meta-parameters, on these rows.
+            Labelled rows of new tasks, as in `fit`. A known group adapts on these rows alone, from the meta-parameters.
 
         Returns
         -------

@@ -35,7 +35,7 @@ def save_model(
     folder
         Where to save.
     details
-        Further facts to keep, anything JSON can hold; `load_details` returns them.
+        Further facts to save, of types that JSON has; `load_details` returns them.
     attachments
         Further files, by name: a picture, a report. They are not checked on loading.
 
@@ -120,7 +120,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a parameter as JSON can hold it; None for a random state that is an object."""
+    """Return a parameter as a type that JSON has; None for a random state that is an object."""
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
         return value.item()
     return value if value is None or isinstance(value, bool | int | float | str) else None

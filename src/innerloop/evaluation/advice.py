@@ -103,12 +103,13 @@ def advice_from(evaluation: Evaluation) -> Advice:
 def further_data(trained: TrainedTable) -> tuple[Option, ...]:
     """Return further data with their gain by the fitted random-effects model, that of largest gain first."""
     n = trained.training.n_support
-    now = predicted_error(trained, n)
+    new = _simulated(trained.training.tasks, n)
+    now = _predicted_error(trained, new)
     changes = {
-        f"twice as many training tasks{_AT_LEAST}": predicted_error(trained, n, tasks=2),
-        f"twice as many rows in every training task{_AT_LEAST}": predicted_error(trained, n, rows=2),
-        "as many training rows, from half the tasks": predicted_error(trained, n, tasks=0.5, rows=2),
-        "as many training rows, from twice the tasks": predicted_error(trained, n, tasks=2, rows=0.5),
+        f"twice as many training tasks{_AT_LEAST}": _predicted_error(trained, new, tasks=2),
+        f"twice as many rows in every training task{_AT_LEAST}": _predicted_error(trained, new, rows=2),
+        "as many training rows, from half the tasks": _predicted_error(trained, new, tasks=0.5, rows=2),
+        "as many training rows, from twice the tasks": _predicted_error(trained, new, tasks=2, rows=0.5),
         f"{2 * n} rows of a new task to adapt on instead of {n}": predicted_error(trained, 2 * n),
     }
     options = [Option(what, 1 - error / now) for what, error in changes.items()]
@@ -139,12 +140,17 @@ def predicted_error(trained: TrainedTable, n_adapt: int, tasks: float = 1.0, row
     float
         Of several targets, in units of each one's variance, the mean.
     """
-    effects, predictor, training = trained.effects, trained.predictor, trained.training
-    with one_thread(training.tasks.n_features):
+    return _predicted_error(trained, _simulated(trained.training.tasks, n_adapt), tasks, rows)
+
+
+def _predicted_error(trained: TrainedTable, new: Episodes, tasks: float = 1.0, rows: float = 1.0) -> float:
+    """Return the same for the query rows of some episodes."""
+    effects, predictor = trained.effects, trained.predictor
+    with one_thread(trained.training.tasks.n_features):
         population = [_population_cov(trained, k, tasks, rows) for k in range(len(effects.noise))]
         task_cov = effects.task_cov + np.array(population)
         predictor = replace(predictor, rule=predictor.rule.with_task_cov(task_cov))
-        return float(np.mean(effects.noise * predictor.variance(_simulated(training.tasks, n_adapt), task_cov)))
+        return float(np.mean(effects.noise * predictor.variance(new, task_cov)))
 
 
 def _population_cov(trained: TrainedTable, target: int, tasks: float, rows: float) -> FloatArray:

@@ -37,7 +37,7 @@ _T = TypeVar("_T")
 
 @final
 class Estimates:
-    """Random effects of some tasks by the structure of their covariance; each is estimated when first asked for.
+    """Random effects of tasks for each structure of their covariance, estimated when first used.
 
     Parameters
     ----------
@@ -133,7 +133,8 @@ class Comparison:
         by_split = []
         for folds in self.trials[n]:
             tasks = np.concatenate([np.unique(episodes.task) for episodes in folds])
-            errors = np.concatenate([mse(own, part) for own, part in zip(fitted, folds, strict=True)], axis=-1)
+            parts = zip(fitted, folds, strict=True)
+            errors = np.concatenate([mse(of_part, episodes) for of_part, episodes in parts], axis=-1)
             by_split.append(errors[..., np.argsort(tasks)])
         return np.asarray(np.mean(by_split, axis=0))
 

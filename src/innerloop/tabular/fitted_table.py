@@ -1,4 +1,4 @@
-"""A fitted table: what predicts, adapts and tells the accuracy, in the units of the data."""
+"""Fitted tables: prediction, adaptation, accuracy and plain state, in the units of the data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ROWS_AT_ONCE = 2**16
 @final
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """What was chosen, with the held-out losses behind it; see the attributes of `MetaRegressor`.
+    """Chosen adaptation and rates, with the held-out losses that decided; see the attributes of `MetaRegressor`.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class Selection:
 @final
 @dataclass(frozen=True, eq=False)
 class FittedTable:
-    """Meta-parameters of a table, the rule by which groups adapt, and the groups that it knows.
+    """Meta-parameters of a table, the rule by which groups adapt, and the known groups.
 
     Rows X are in the units of the data; `place` is the position of each row's group among the known, -1 for none.
 
@@ -74,7 +74,7 @@ class FittedTable:
     single_target
         Whether targets have one dimension.
     selection
-        What was chosen, and why.
+        Chosen adaptation and rates.
     known
         The known groups: their ids, and the rows on which they adapted, scaled and reduced.
     known_coef : (n_groups, n_targets, n_features)
@@ -94,7 +94,7 @@ class FittedTable:
     known_intercept: FloatArray
 
     def meta_parameters(self) -> tuple[FloatArray, FloatArray]:
-        """Return what predicts unknown groups: coefficients (n_targets, n_features) and intercepts (n_targets,)."""
+        """Return coefficients (n_targets, n_features) and intercepts (n_targets,) of groups that are not known."""
         return original_units(self.scaling, self.predictor.unseen)
 
     def places(self, groups: NDArray[Any]) -> IntArray:
@@ -117,7 +117,7 @@ class FittedTable:
         return self._targets(std * self.calibration.std_factor(n_rows))
 
     def half_width(self, X: FloatArray, place: IntArray, level: float) -> FloatArray:
-        """Return half the width of prediction intervals of some level."""
+        """Return half the width of prediction intervals at a level."""
         n_rows, std = self._accuracy(X, place)
         return self._targets(std * self.calibration.half_width(n_rows, level))
 

@@ -243,7 +243,7 @@ class RandomEffectsRidge(Kind):
         log_ratio = estimate_scales(sample, effects).log_ratio
         if len(sample) <= _FEW_TASKS or log_ratio < 2 * N_PARAMETERS * len(effects.noise):
             return ridge
-        # Scales are chosen together with penalties by the posterior: no multiple is left to tune.
+        # The posterior of the scales sets the penalty of each task, so that there is no multiple to tune.
         scaled = replace(ridge, n_rows=np.ones(1), inverse_penalty=np.ones(1), has_scales=True)
         scaled = replace(scaled, errors=comparison.errors([scaled.fit(part) for part in comparison.parts]))
         # Task by task, as a few tasks of large noise would decide a mean of errors.
@@ -339,7 +339,7 @@ def _pooled_share(comparison: Comparison, effects: Sequence[RandomEffects]) -> t
     """
 
     def errors(share: float) -> FloatArray:
-        coefs = [_mixed(own, part, share) for own, part in zip(effects, comparison.parts, strict=True)]
+        coefs = [_mixed(fold, part, share) for fold, part in zip(effects, comparison.parts, strict=True)]
         return comparison.errors([Predictor(coef, coef, NoAdaptation()) for coef in coefs], [0])[0]
 
     population, pooled = errors(0.0), errors(1.0)

@@ -54,7 +54,7 @@ class MetaTraining:
     objective
         Meta-training loss of all tasks.
     held_out
-        Cross-validated losses over tasks; None where nothing is left to choose.
+        Cross-validated losses over tasks; None where rates and penalty are given.
     tasks
         In scaled units.
     folds
@@ -95,7 +95,7 @@ class MetaTraining:
         with one_thread(tasks.n_features):
             scaling = Scaling.fit(tasks.X, tasks.y, settings.standardize, settings.fit_intercept)
             if scaling.n_columns == 0:
-                raise ValueError("`X` holds nothing but zeros, and there is no intercept: nothing can be fitted.")
+                raise ValueError("`X` has only zeros and there is no intercept, so nothing can be fitted.")
             n_support = settings.n_support or n_support or tasks.default_support()
             scaled = scaling.tasks(tasks)
             episodes = scaled.deal(n_support, settings.seed)
