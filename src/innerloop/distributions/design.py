@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,9 +37,9 @@ class Design:
         n_v, rows of each training task that score it.
     n_adapt
         n_r, rows on which a new task adapts.
-    n_steps
-        K, inner steps in meta-training.
-    n_adapt_steps
+    n_steps : int or math.inf
+        K, inner steps in meta-training; infinity is gradient flow, whose rates are times.
+    n_adapt_steps : int or math.inf
         Inner steps on a new task; None is `n_steps`.
     l2
         Penalty (l2 / 2) |coef - init|^2 beside half the mean squared error, as in `solve`.
@@ -51,20 +52,22 @@ class Design:
     n_support: Size
     n_query: Size
     n_adapt: int
-    n_steps: int = 1
-    n_adapt_steps: int | None = None
+    n_steps: float = 1
+    n_adapt_steps: float | None = None
     l2: float = 0.0
     inner_rule: InnerRuleName = "gradient"
 
     def __post_init__(self) -> None:
-        for name in ("n_tasks", "n_adapt", "n_steps"):
+        for name in ("n_tasks", "n_adapt"):
             as_count(getattr(self, name), name)
-        if self.n_adapt_steps is not None:
-            as_count(self.n_adapt_steps, "n_adapt_steps")
+        for name in ("n_steps", "n_adapt_steps"):
+            if getattr(self, name) not in (None, math.inf):
+                as_count(getattr(self, name), name)
         for name in ("n_support", "n_query"):
             self._sizes(name)
         check_nonnegative_number(self.l2, "l2")
-        if self.rule.degree is None and (self.n_steps, self.adapt_steps) != (1, 1):
+        rule = inner_rule(self.inner_rule, 1)
+        if rule.degree is None and (self.n_steps, self.adapt_steps) != (1, 1):
             raise ValueError("`n_steps` must be 1 with inner_rule='implicit', which solves the inner problem exactly.")
 
     def _sizes(self, name: str) -> list[int]:
@@ -86,7 +89,7 @@ class Design:
         return inner_rule(self.inner_rule, self.adapt_steps)
 
     @property
-    def adapt_steps(self) -> int:
+    def adapt_steps(self) -> float:
         """Inner steps on a new task."""
         return self.n_steps if self.n_adapt_steps is None else self.n_adapt_steps
 

@@ -116,12 +116,13 @@ class ConditionalRuns:
 
     def _make_nodes(self) -> Nodes:
         dist, design, rates = self._dist, self._design, self._inner
-        if design.rule.degree is None:
+        n_steps = design.rule.degree
+        if n_steps is None:
             return Nodes.at_rates(design.rule.coefficients(rates))
         n = min(group.n_support for group in design.groups)
         scale = 1 / (dist.eigenvalues.mean() * (1 + dist.n_features / n))
-        degree = design.n_steps if self._over else 2 * design.n_steps
-        return Nodes.build(rates, design.n_steps, degree, float(scale))
+        degree = n_steps if self._over else 2 * n_steps
+        return Nodes.build(rates, n_steps, degree, float(scale))
 
     def _losses(self, seed: int, runs: range) -> FloatArray:
         streams = [stream(seed, run) for run in runs]

@@ -224,8 +224,8 @@ def _scoring(dist: TaskDistribution, design: Design, scoring: str) -> Scoring:
     if scoring == "exact" and not linear:
         raise ValueError(f"`scoring` must be 'sampled' for {type(dist).__name__}: no expectation is known exactly.")
     chosen: Scoring = "exact" if scoring != "sampled" and linear else "sampled"
-    if chosen == "sampled" and design.rule.degree is None:
-        raise ValueError("`inner_rule` must be 'gradient' with sampled scoring; 'exact' has both rules.")
+    if chosen == "sampled" and None in (design.rule.degree, design.adapt_rule.degree):
+        raise ValueError("`inner_rule` must be 'gradient' with sampled scoring, and `n_steps` finite; use 'exact'.")
     return chosen
 
 

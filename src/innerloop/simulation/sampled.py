@@ -49,7 +49,7 @@ class SampledRuns:
     def cost(self) -> float:
         """Return about how many floating-point operations a run takes."""
         p, N = self.dist.n_features, self.design.n_query_rows
-        small, width = min(N, p), (self.design.n_steps + 1) * p
+        small, width = min(N, p), (int(self.design.n_steps) + 1) * p
         tests = self.n_test_tasks * self.n_test_rows * 2.0 * p * (2 * len(self.inner_lrs) + self.design.n_adapt)
         return tests + len(self.inner_lrs) * (20.0 * small**2 * p + 1e6) + 4.0 * N * width * min(N, width)
 
@@ -57,11 +57,11 @@ class SampledRuns:
         train = [(g.n_support, g.n_query) for g in self.design.groups for _ in range(g.n_tasks)]
         test = [(self.design.n_adapt, self.n_test_rows)] * self.n_test_tasks
         drawn = self.dist.draw_tasks([sum(sizes) for sizes in train + test], rng)
-        objective = MetaObjective.from_tasks(_episodes(drawn[: len(train)], train), self.design.n_steps)
+        objective = MetaObjective.from_tasks(_episodes(drawn[: len(train)], train), int(self.design.n_steps))
         start = self.init if objective.single_target else np.repeat(self.init[:, None], objective.n_targets, axis=1)
         # Warnings are expected near N = p, where they say nothing about the average over runs.
         coef = solve_unwarned(objective, self.inner_lrs, start, self.design.l2).coef
-        return adapted_losses(_episodes(drawn[len(train) :], test), coef, self.adapt_lrs, self.design.adapt_steps)
+        return adapted_losses(_episodes(drawn[len(train) :], test), coef, self.adapt_lrs, int(self.design.adapt_steps))
 
 
 def _episodes(drawn: list[Rows], sizes: list[tuple[int, int]]) -> Episodes:
