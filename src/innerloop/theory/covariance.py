@@ -18,7 +18,7 @@ _PICARD_TOLERANCE = 1e-3
 _NEWTON_TOLERANCE = 1e-8  # of the last step, after which the error is its square
 _MAX_PICARD, _MAX_NEWTON = 3000, 12
 _LARGEST_CHANGE = 2.0  # of log kappa between points of the continuation; more may be another root
-_SMALLEST_STEP = 1e-3  # of the continuation, in asinh of the rate in natural units
+_MAX_STEPS = 40  # of the continuation, in asinh of the rate in natural units
 
 Values = NDArray[Any]  # real, or complex where a derivative is taken
 
@@ -83,6 +83,9 @@ class GeneralError:
     def _root(self, rate: float) -> FloatArray | None:
         if not self._roots:
             self._roots[0.0] = self._equations.solve_at_zero()
+        lost = [abs(r) for r, x in self._roots.items() if r * rate > 0 and x is None]
+        if rate not in self._roots and abs(rate) >= min(lost, default=np.inf):
+            return None  # beyond a rate on the way to which the root was lost
         if rate not in self._roots:
             known = [r for r, x in self._roots.items() if r * rate >= 0 and x is not None]
             near = min(known, key=lambda r: abs(np.arcsinh(r) - np.arcsinh(rate)), default=None)
@@ -138,17 +141,18 @@ class _Equations:
     def follow(self, x: FloatArray, known: float, rate: float) -> FloatArray | None:
         """Return the root at a rate by continuation from that at a known rate; None where it is lost."""
         place, target = (float(np.arcsinh(value / self.natural)) for value in (known, rate))
-        step = target - place
-        while place != target:
+        step, slope = target - place, np.zeros_like(x)
+        for _ in range(_MAX_STEPS):
             step = step if abs(step) < abs(target - place) else target - place
-            moved = replace(self, inner_lr=self.natural * float(np.sinh(place + step)))._newton(x)
+            at_step = replace(self, inner_lr=self.natural * float(np.sinh(place + step)))
+            moved = at_step._newton(x + slope * step)
             if moved is None or np.abs(moved - x)[:: len(x) // len(self.groups)].max() > _LARGEST_CHANGE:
                 step /= 2
-                if abs(step) < _SMALLEST_STEP:
-                    return None
                 continue
-            x, place, step = moved, place + step if step != target - place else target, 2 * step
-        return x
+            if step == target - place:
+                return moved
+            x, place, slope, step = moved, place + step, (moved - x) / step, 1.5 * step
+        return None
 
     def _near(self) -> FloatArray:
         x = self._start()
