@@ -24,8 +24,8 @@ _MOST_DECAY = 200.0
 class QueryRows(NamedTuple):
     """What a task adds to meta-training, at several inner rates: (..., n_rates, n_query, n_features).
 
-    The rows B multiply the meta-parameters; D and E, (..., n_rates, n_query, n_features) each, hold the covariance of
-    what noise of the support makes of the query residuals, sigma^2 D E'.
+    The rows B multiply the meta-parameters. Noise z of the support adds D X_support'z / n to the query residuals, of
+    covariance sigma^2 D E'.
     """
 
     B: FloatArray
@@ -164,15 +164,15 @@ class GradientFlow(InnerRule):
         return rates[:, None]
 
     def query_rows(self, X_support: FloatArray, X_query: FloatArray, coefficients: FloatArray) -> QueryRows:
-        """Return B = X_query exp(-a M), D = X_query F(M) and E = X_query / n."""
+        """Return B = X_query exp(-a M), D = -X_query (I - exp(-a M)) M^+ and E = (B - X_query) / n."""
         n = X_support.shape[-2]
         s, V = np.linalg.eigh(X_support.swapaxes(-1, -2) @ X_support / n)
         s = np.maximum(s, 0.0)[..., None, :]
         XV, Vt = (X_query @ V)[..., None, :, :], V.swapaxes(-1, -2)[..., None, :, :]
         kept = np.exp(-coefficients * s)
-        passed = np.where(s > 0, np.expm1(-coefficients * s) ** 2 / np.where(s > 0, s, 1.0), 0.0)
+        passed = np.where(s > 0, np.expm1(-coefficients * s) / np.where(s > 0, s, 1.0), 0.0)
         B, D = (np.asarray((XV * part[..., None, :]) @ Vt) for part in (kept, passed))
-        return QueryRows(B, D, np.broadcast_to(X_query[..., None, :, :] / n, B.shape))
+        return QueryRows(B, D, (B - X_query[..., None, :, :]) / n)
 
 
 @final
@@ -198,13 +198,13 @@ class ImplicitRule(InnerRule):
         return rates[:, None]
 
     def query_rows(self, X_support: FloatArray, X_query: FloatArray, coefficients: FloatArray) -> QueryRows:
-        """Return B = X_query (I + a M)^-1 = X_query - a D M, D = a B and E = (X_query - B) / n."""
+        """Return B = X_query (I + a M)^-1, D = -a B and E = (B - X_query) / n."""
         n, p = X_support.shape[-2:]
         S = X_support.swapaxes(-1, -2) @ X_support / n
         a = coefficients[:, 0, None, None]
         B = np.linalg.solve(np.eye(p) + a * S[..., None, :, :], X_query.swapaxes(-1, -2)[..., None, :, :])
         B = np.ascontiguousarray(B.swapaxes(-1, -2))
-        return QueryRows(B, a * B, (X_query[..., None, :, :] - B) / n)
+        return QueryRows(B, -a * B, (B - X_query[..., None, :, :]) / n)
 
 
 RULES: dict[str, Callable[[float], InnerRule]] = {

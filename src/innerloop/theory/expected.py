@@ -16,6 +16,7 @@ from innerloop.theory.adapting import AdaptedLoss
 from innerloop.theory.covariance import GeneralError
 from innerloop.theory.deterministic import isotropic_parts, mean_is_infinite
 from innerloop.theory.leading import leading_error
+from innerloop.theory.protocols import ScoredError
 
 Method = Literal["auto", "leading-order", "deterministic-equivalent"]
 # Rounding of A^2 beyond so many steps is felt.
@@ -111,8 +112,11 @@ class TrainingError:
         self._dist, self._design = dist, design
         self._leading = choose_method(dist, design, method).name == "leading-order"
         self._offset2 = _offset(dist, init) ** 2
-        isotropic = dist.is_isotropic or self._leading
-        self._general = None if isotropic else GeneralError(dist, design, self._offset2)
+        self._general: GeneralError | ScoredError | None = None
+        if design.protocol != "split":
+            self._general = ScoredError(dist, design, self._offset2)
+        elif not (dist.is_isotropic or self._leading):
+            self._general = GeneralError(dist, design, self._offset2)
         self._isotropic = lru_cache(maxsize=1024)(self._isotropic_error)
 
     def at_start(self) -> FloatArray:
@@ -206,6 +210,7 @@ def _check_leading(dist: MixedLinearRegression, design: Design) -> None:
     reasons = {
         "isotropic features and tasks": dist.is_isotropic,
         "tasks of one size": len(design.groups) == 1,
+        "the protocol 'split'": design.protocol == "split",
         "one gradient step": design.rule.degree == 1,
         "no penalty": design.l2 == 0,
         "another number of query rows than features": design.n_query_rows != dist.n_features,

@@ -1,4 +1,4 @@
-"""Deterministic equivalents from a linearised problem: one inner step, any protocol, any covariance (docs/theory.md, 25).
+"""Deterministic equivalents by linearisation: one inner step, any protocol and covariance (docs/theory.md, 25).
 
 Meta-training with one inner step is a chain of products of Gaussian blocks of rows. With a field for every intermediate
 product the equations are linear in each block, and the blocks average out: what is left is one small matrix for every
@@ -18,7 +18,7 @@ from innerloop._base.checks import FloatArray
 _STEP = 1e-25  # of complex derivatives
 _MAX_ITERATIONS, _TOLERANCE = 20_000, 1e-11
 
-Matrix = NDArray[np.complex128]
+Matrix = NDArray[Any]  # complex
 
 
 class Episode(NamedTuple):
@@ -55,11 +55,13 @@ class Pencil:
         1; or 0 in the ridgeless limit for N < p, where all query rows are fitted.
     s, tau2 : (n_directions,)
         Variances of the features and of the tasks' coefficients along each direction.
+    start2 : (n_directions,)
+        Squares of omega_0 - w0.
     counts : (n_directions,)
         How many features a direction stands for.
     constant
-        Square of a feature that is the same in all rows, beside the others, and the variance of its coefficient; or
-        None.
+        Square of a feature that is the same in all rows, beside the others, with tau^2 and the square of omega_0 - w0;
+        or None.
     """
 
     sizes: tuple[int, ...]
@@ -69,11 +71,12 @@ class Pencil:
     scored: float
     s: FloatArray
     tau2: FloatArray
+    start2: FloatArray
     counts: FloatArray
-    constant: tuple[float, float] | None = None
+    constant: tuple[float, float, float] | None = None
 
     def parts(self, rates: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Return what label noise, the tasks' spread and a unit start along each direction add to E(omega* - w0)_j^2.
+        """Return what unit label noise, the tasks' spread and the start add to E(omega* - w0)_j^2.
 
         Parameters
         ----------
@@ -82,9 +85,9 @@ class Pencil:
 
         Returns
         -------
-        noise, tasks : (n_rates, n_directions), for sigma = 1
-        start : (n_rates, n_directions), for a start of 1 in that direction, to leading order
-            The constant direction comes last, where there is one. NaN where the iteration does not converge.
+        noise, tasks, start : (n_rates, n_directions)
+            To leading order. The constant direction comes last, where there is one. NaN where the iteration does not
+            converge.
         """
         i = 1j * _STEP
         sources = Sources(*(i * np.eye(3)[k] for k in range(3)))
@@ -98,7 +101,7 @@ class Pencil:
         fields = _Fields.build(self, rates, sources)
         G = [np.linalg.inv(L + 0.5 * np.eye(L.shape[-1])) for L in fields.rows]
         means = list(G)
-        old = np.zeros(())
+        old: Matrix = np.zeros(())
         for _ in range(_MAX_ITERATIONS):
             g, P, constant = self._directions(fields, G, means)
             new = [self._block(fields, i, P) for i in range(len(G))]
@@ -115,14 +118,14 @@ class Pencil:
         """Return g_j, sum_j s_j P_j, and the fields of the constant feature with the mean rows."""
         energy = self._energy(fields, G, means)
         L = fields.directions - self.s[:, None, None] * energy[..., None, :, :]
-        P, g = self._joined(L, fields.penalties[:, None, None])
+        P, g = self._joined(L, fields.penalties)
         total = np.einsum("j,...jab->...ab", self.s * self.counts, P)
         if self.constant is None:
             return g, total, _Constant(())
-        return self._with_constant(fields, G, g, total)
+        return self._with_constant(fields, g, total)
 
     def _energy(self, fields: _Fields, G: list[Matrix], means: list[Matrix]) -> Matrix:
-        total = 0
+        total: Any = 0.0
         for n, C, D, own, mean in zip(self.sizes, fields.C, fields.D, G, means, strict=True):
             average = own if self.constant is None else ((n - 1) * own + mean) / n
             total = total + n * (C @ average @ D)
@@ -140,7 +143,7 @@ class Pencil:
         inverse: Matrix = np.linalg.inv(fields.rows[i] - fields.D[i] @ P @ fields.C[i])
         return inverse
 
-    def _with_constant(self, fields: _Fields, G: list[Matrix], g: Matrix, total: Matrix) -> tuple[Matrix, Matrix, _Constant]:
+    def _with_constant(self, fields: _Fields, g: Matrix, total: Matrix) -> tuple[Matrix, Matrix, _Constant]:
         """Invert the constant direction together with the mean row of every block (equation 26.2)."""
         assert self.constant is not None
         c = np.sqrt(self.constant[0])
@@ -155,7 +158,7 @@ class Pencil:
             whole[..., part, part] = fields.rows[i] - fields.D[i] @ total @ fields.C[i]
             whole[..., :n_fields, part] = np.sqrt(n) * c * fields.C[i]
             whole[..., part, :n_fields] = np.sqrt(n) * c * fields.D[i]
-        inverse, g_constant = self._joined(whole, fields.penalties[:, None])
+        inverse, g_constant = self._joined(whole, fields.constant_penalties)
         rows = tuple(inverse[..., ends[i] : ends[i + 1], ends[i] : ends[i + 1]] for i in range(len(sizes)))
         return np.concatenate([g, g_constant[..., None]], axis=-1), total, _Constant(rows)
 
@@ -185,13 +188,16 @@ class _Fields:
     C: list[Matrix]
     D: list[Matrix]
     penalties: Matrix
+    constant_penalties: Matrix
 
     @classmethod
     def build(cls, pencil: Pencil, rates: FloatArray, sources: Sources) -> _Fields:
         blocks = range(len(pencil.sizes))
         names = ["x", "u", "spread", *(f"{kind}{i}" for i in blocks for kind in ("d", "e", "h", "v"))]
         p = {name: k for k, name in enumerate(names)}
-        own = [["c", "k", "T", "w", *(f"f{j}" for j, e in enumerate(pencil.episodes) if i in e.support)] for i in blocks]
+        own = [
+            ["c", "k", "T", "w", *(f"f{j}" for j, e in enumerate(pencil.episodes) if i in e.support)] for i in blocks
+        ]
         r = [{name: k for k, name in enumerate(fields)} for fields in own]
         lead = (len(sources.noise), len(rates))
         L0 = np.zeros((*lead, len(p), len(p)), dtype=complex)
@@ -239,7 +245,7 @@ class _Fields:
                 rows[i][..., r[i]["T"], r[i]["k"]] = 0
         directions = np.repeat(L0[..., None, :, :], len(pencil.s), axis=-3)
         directions[..., p["spread"], p["u"]] = -sources.tasks[:, None, None] * pencil.tau2
-        constant = L0.copy()
-        if pencil.constant is not None:
-            constant[..., p["spread"], p["u"]] = -sources.tasks[:, None] * pencil.constant[1]
-        return cls(directions, constant, rows, C, D, pencil.penalty + sources.start)
+        constant, (_, tau2, start2) = L0.copy(), pencil.constant or (0.0, 0.0, 0.0)
+        constant[..., p["spread"], p["u"]] = -sources.tasks[:, None] * tau2
+        penalties = pencil.penalty + sources.start[:, None, None] * pencil.start2
+        return cls(directions, constant, rows, C, D, penalties, pencil.penalty + sources.start[:, None] * start2)
