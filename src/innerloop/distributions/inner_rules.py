@@ -17,8 +17,8 @@ from innerloop._base.checks import FloatArray
 
 InnerRuleName = Literal["gradient", "implicit"]
 
-# Filters are scaled by the largest, down to exp of minus this.
-_MOST_DECAY = 200.0
+# Responses are scaled by the largest, down to exp of minus this.
+_MOST_DECAY = 100.0
 
 
 class QueryRows(NamedTuple):
@@ -31,6 +31,14 @@ class QueryRows(NamedTuple):
     B: FloatArray
     D: FloatArray
     E: FloatArray
+
+
+class Response(NamedTuple):
+    """A(s) / scale and (1 - A(s)) / s / scale, with the logarithm of the scale."""
+
+    kept: FloatArray
+    step: FloatArray
+    log_scale: FloatArray
 
 
 class Filters(NamedTuple):
@@ -64,8 +72,13 @@ class InnerRule(ABC):
         return self.degree or 1
 
     @abstractmethod
+    def response(self, rates: FloatArray, nodes: FloatArray) -> Response:
+        """Return A and (1 - A) / s at rates (...,) on eigenvalues (nodes,): (..., nodes), with scales (..., 1)."""
+
     def filters(self, rates: FloatArray, nodes: FloatArray) -> Filters:
-        """Return the filters at rates (...,) on eigenvalues (nodes,): (..., nodes), with scales (..., 1)."""
+        """Return A^2 and F at rates (...,) on eigenvalues (nodes,): (..., nodes), with scales (..., 1)."""
+        kept, step, log_scale = self.response(rates, nodes)
+        return Filters(kept**2, nodes * step**2, 2 * log_scale)
 
     @abstractmethod
     def coefficients(self, rates: FloatArray) -> FloatArray:
@@ -103,8 +116,8 @@ class GradientSteps(InnerRule):
         """K."""
         return self.n_steps
 
-    def filters(self, rates: FloatArray, nodes: FloatArray) -> Filters:
-        """Return A(s)^2 and F(s), scaled by the largest A^2."""
+    def response(self, rates: FloatArray, nodes: FloatArray) -> Response:
+        """Return A and (1 - A) / s, scaled by the largest A."""
         K, rates = self.n_steps, np.asarray(rates)[..., None]
         shrink = 1 - rates * nodes
         largest = np.abs(shrink).max(axis=-1, keepdims=True)
@@ -113,7 +126,7 @@ class GradientSteps(InnerRule):
         total = np.zeros_like(ratio)
         for j in range(K - 1, -1, -1):
             total = total * ratio + largest ** float(j - K)
-        return Filters(ratio ** (2 * K), nodes * (rates * total) ** 2, 2 * K * np.log(largest))
+        return Response(ratio**K, rates * total, K * np.log(largest))
 
     def coefficients(self, rates: FloatArray) -> FloatArray:
         """Return the binomial coefficients of (1 - a s)^K by power of s."""
@@ -148,16 +161,16 @@ class GradientFlow(InnerRule):
     def degree(self) -> None:
         """No polynomial."""
 
-    def filters(self, rates: FloatArray, nodes: FloatArray) -> Filters:
-        """Return A(s)^2 and F(s), scaled by the largest A^2."""
+    def response(self, rates: FloatArray, nodes: FloatArray) -> Response:
+        """Return A and (1 - A) / s, scaled by the largest A."""
         times = np.asarray(rates)[..., None]
         exponent = -times * nodes
-        log_scale = np.maximum(2 * exponent.max(axis=-1, keepdims=True), -_MOST_DECAY)
-        half = np.exp(-log_scale / 2)
-        difference = np.where(exponent < 1, half * np.expm1(np.minimum(exponent, 1.0)), 0.0)
-        difference = np.where(exponent < 1, difference, np.exp(exponent - log_scale / 2) - half)
-        safe = np.where(nodes > 0, nodes, 1.0)
-        return Filters(np.exp(2 * exponent - log_scale), difference**2 / safe, log_scale)
+        log_scale = np.maximum(exponent.max(axis=-1, keepdims=True), -_MOST_DECAY)
+        unit = np.exp(-log_scale)
+        small = unit * np.expm1(np.minimum(exponent, 1.0))
+        difference = np.where(exponent < 1, small, np.exp(exponent - log_scale) - unit)
+        step = np.where(nodes > 0, -difference / np.where(nodes > 0, nodes, 1.0), times * unit)
+        return Response(np.exp(exponent - log_scale), step, log_scale)
 
     def coefficients(self, rates: FloatArray) -> FloatArray:
         """Return the times."""
@@ -187,11 +200,11 @@ class ImplicitRule(InnerRule):
     def degree(self) -> None:
         """No polynomial."""
 
-    def filters(self, rates: FloatArray, nodes: FloatArray) -> Filters:
-        """Return A(s)^2 and F(s), of scale 1."""
+    def response(self, rates: FloatArray, nodes: FloatArray) -> Response:
+        """Return A and (1 - A) / s, of scale 1."""
         rates = np.asarray(rates)[..., None]
         kept = 1 / (1 + rates * nodes)
-        return Filters(kept**2, nodes * (rates * kept) ** 2, np.zeros(kept[..., :1].shape))
+        return Response(kept, rates * kept, np.zeros(kept[..., :1].shape))
 
     def coefficients(self, rates: FloatArray) -> FloatArray:
         """Return the rates."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from innerloop._base.checks import FloatArray
 from innerloop.distributions import Design, MixedLinearRegression
 from innerloop.theory.deterministic import Parts, isotropic_parts
-from innerloop.theory.one_task import LOWEST, root
+from innerloop.theory.free_sum import FreeTask, sum_of_free
 from innerloop.theory.pencil import Episode, Pencil
 from innerloop.theory.spectrum import wishart_spectrum
 
@@ -72,7 +70,7 @@ class ScoredError:
             kept, _, log_scale = design.rule.filters(np.array(own), spectrum.nodes)
             h = n * spectrum.nodes * kept
             tasks.append(
-                _Free(
+                FreeTask(
                     group.n_tasks,
                     h,
                     h * kept,
@@ -81,7 +79,7 @@ class ScoredError:
                     float(log_scale[0]) + 2 * np.log(abs(factor)),
                 )
             )
-        return _sum_of_free(tasks, design.l2 * design.n_query_rows, p)
+        return sum_of_free(tasks, design.l2 * design.n_query_rows, p)
 
     def _pencil(self) -> Pencil:
         dist, design, p = self._dist, self._design, self._dist.n_features
@@ -125,59 +123,3 @@ def _as_train(rate: float, n: int, p: int) -> tuple[float, float]:
     if abs(factor) * _FAR < abs(step):
         factor = abs(step) / _FAR
     return step / factor, factor
-
-
-class _Free(NamedTuple):
-    """Tasks of one size: H and the covariance of the error as functions on the spectrum, scaled by A^2's scale."""
-
-    n_tasks: int
-    h: FloatArray
-    noise: FloatArray
-    tasks: FloatArray
-    weights: FloatArray
-    log_scale: float
-
-    def resolvent(self, theta: float) -> float:
-        return float(self.weights @ (1 / (self.h + theta)))
-
-    def theta(self, g: float) -> float:
-        """Return the theta at which the resolvent is g; 1 / g bounds it."""
-        return root(lambda theta: g - self.resolvent(theta), 1 / g)
-
-
-def _sum_of_free(tasks: list[_Free], penalty: float, p: int) -> Parts:
-    """Return the parts from the resolvents of the tasks (equation 25.3)."""
-    largest = max(task.log_scale for task in tasks)
-    tasks = [
-        task._replace(
-            h=task.h * np.exp(task.log_scale - largest),
-            noise=task.noise * np.exp(2 * (task.log_scale - largest)),
-            tasks=task.tasks * np.exp(2 * (task.log_scale - largest)),
-        )
-        for task in tasks
-    ]
-    penalty, m = penalty * float(np.exp(-largest)), sum(task.n_tasks for task in tasks)
-    if len(tasks) == 1:
-        task = tasks[0]
-
-        def excess(theta: float) -> float:
-            return m * theta - (m - 1) / task.resolvent(theta) - penalty
-
-        theta = root(excess, float(m * task.h.max() + penalty + LOWEST))
-        g, thetas = task.resolvent(theta), [theta]
-    else:
-
-        def short(inverse: float) -> float:
-            return sum(task.n_tasks * task.theta(1 / inverse) for task in tasks) - (m - 1) * inverse - penalty
-
-        inverse = root(short, float(sum(task.n_tasks * task.h.max() for task in tasks) + penalty))
-        g, thetas = 1 / inverse, [task.theta(1 / inverse) for task in tasks]
-    total = noise = spread = 0.0
-    for task, theta in zip(tasks, thetas, strict=True):
-        square = (task.h + theta) ** -2.0
-        slope = float(task.weights @ square)
-        total += task.n_tasks / slope
-        noise += task.n_tasks * float(task.weights @ (task.noise * square)) / slope
-        spread += task.n_tasks * float(task.weights @ (task.tasks * square)) / slope
-    remaining = total - (m - 1) / g**2
-    return Parts(p * noise / remaining, p * spread / remaining, penalty**2 / remaining)
