@@ -32,7 +32,16 @@ if TYPE_CHECKING:
     from innerloop.evaluation.other_packages import compare
     from innerloop.exact.kernel import KernelObjective, KernelPath, ReluKernel
     from innerloop.simulation import estimate_loss
-    from innerloop.theory import RateOptimum, choose_method, expected_loss, optimal_rates
+    from innerloop.theory import (
+        RateOptimum,
+        ReferenceLosses,
+        chance_of_improvement,
+        choose_method,
+        expected_loss,
+        loss_interval,
+        optimal_rates,
+        reference_losses,
+    )
 
 __version__ = "0.1.0"
 
@@ -50,6 +59,7 @@ __all__ = [
     "QuadraticRegression",
     "RandomFeatures",
     "RateOptimum",
+    "ReferenceLosses",
     "ReluKernel",
     "ResampledTasks",
     "Sinusoid",
@@ -57,12 +67,15 @@ __all__ = [
     "TaskSet",
     "advise",
     "calibrate",
+    "chance_of_improvement",
     "choose_method",
     "compare",
     "estimate_loss",
     "expected_loss",
     "load_model",
+    "loss_interval",
     "optimal_rates",
+    "reference_losses",
     "save_model",
     "solve",
     "solve_path",
@@ -78,18 +91,22 @@ _ON_FIRST_USE = {
     "QuadraticRegression": "innerloop.distributions",
     "RandomFeatures": "innerloop.distributions",
     "RateOptimum": "innerloop.theory",
+    "ReferenceLosses": "innerloop.theory",
     "ReluKernel": "innerloop.exact.kernel",
     "ResampledTasks": "innerloop.distributions",
     "Sinusoid": "innerloop.distributions",
     "TaskDistribution": "innerloop.distributions",
     "advise": "innerloop.evaluation.advice",
     "calibrate": "innerloop.evaluation.calibrated_model",
+    "chance_of_improvement": "innerloop.theory",
     "choose_method": "innerloop.theory",
     "compare": "innerloop.evaluation.other_packages",
     "estimate_loss": "innerloop.simulation",
     "expected_loss": "innerloop.theory",
     "load_model": "innerloop.estimators.storage",
+    "loss_interval": "innerloop.theory",
     "optimal_rates": "innerloop.theory",
+    "reference_losses": "innerloop.theory",
     "save_model": "innerloop.estimators.storage",
 }
 

@@ -14,14 +14,15 @@ from innerloop._base.checks import FloatArray, as_number, as_rate
 from innerloop.distributions import Design, MixedLinearRegression
 from innerloop.theory.adapting import AdaptedLoss
 from innerloop.theory.expected import TrainingError
+from innerloop.theory.one_task import LOWEST, OneTask, root
 from innerloop.theory.spectrum import wishart_spectrum
 
-_N_NODES = 64
-_MAX_ITERATIONS, _TOLERANCE = 4000, 1e-10
+_N_NODES = 48
+_MAX_NEWTON, _TOLERANCE, _DIFFERENCE = 12, 1e-8, 1e-7
 # Points on a small circle, from which the first cumulants follow; its radius in units of 1 / (2 E S / p).
 _N_CIRCLE, _RADIUS = 8, 0.05
 # The characteristic function is followed up to so many standard deviations of 1 / S.
-_N_FREQUENCIES, _REACH = 241, 12.0
+_N_FREQUENCIES, _REACH = 121, 8.0
 
 Complex = NDArray[Any]
 
@@ -219,41 +220,93 @@ class _Law:
         return first, -2 * second, 8 * third
 
     def observable(self, tau: Complex) -> Complex:
-        """Return tr tau c Sigma (1 + tau c Sigma)^-1 at points (n_tau,), NaN where the iteration does not converge."""
-        tau = np.asarray(tau, dtype=complex)
+        """Return tr tau c Sigma (1 + tau c Sigma)^-1 along a path of points (n_tau,) that starts near 0."""
+        x, old, values, last = self._at_zero(), None, np.empty(len(tau), dtype=complex), 0j
+        before = last
+        for i, point in enumerate(tau):
+            guess = x if old is None else x + (x - old) * ((point - last) / (last - before))
+            old, before, last = (x, last, point) if i else (None, last, point)
+            x = self._newton(guess, point)
+            values[i] = self._observable_at(x, point)
+        return values
+
+    def _observable_at(self, x: Complex, tau: complex) -> complex:
+        r = len(self.signs)
+        theta, kappa = self._split(x[None])[0]
+        G = self.groups[0].update(np.array([tau]), theta, kappa, self.scored, self.n_features)[1][0]
+        return complex(-self.n_features * (np.diag(G)[r:] @ self.signs))
+
+    def _at_zero(self) -> Complex:
+        """Return the unknowns near tau = 0, where the rates decouple into the scalars of sections 12 and 14."""
+        r, parts, upper = len(self.signs), [], self._upper
+        scalars = [self._scalars(j) for j in range(r)]
+        for i, _ in enumerate(self.groups):
+            thetas, kappas = (np.diag([scalar[i][which] for scalar in scalars]) for which in (0, 1))
+            zero = np.zeros((r, r))
+            parts.append(np.block([[zero, thetas], [thetas, -np.diag(self.signs)]])[upper])
+            parts.append(np.block([[zero, kappas], [kappas, zero]])[upper])
+        x: Complex = np.concatenate(parts).astype(complex)
+        return self._newton(x, 0j)
+
+    def _scalars(self, j: int) -> list[tuple[float, float]]:
+        """Return (theta, theta k) of every group at rate j."""
+        m, p = sum(group.n_tasks for group in self.groups), self.n_features
+        tasks = [OneTask(group.n_query, group.alpha[:, j] ** 2, group.weights) for group in self.groups]
+        if self.scored == 0:
+            shares = [1 - task.n_query / p for task in tasks]
+            gamma_ = self.penalty[j] / (sum(g.n_tasks * s for g, s in zip(self.groups, shares, strict=True)) - (m - 1))
+            return [(gamma_ * s, gamma_ * s * task.largest) for task, s in zip(tasks, shares, strict=True)]
+
+        def excess(gamma_: float) -> float:
+            used = (g.n_tasks * t.dimension(t.solve(gamma_)) for g, t in zip(self.groups, tasks, strict=True))
+            return p - sum(used) - float(self.penalty[j]) / gamma_
+
+        gamma_ = root(excess, 1 / LOWEST)
+        ks = [task.solve(gamma_) for task in tasks]
+        return [(float(task.theta(k)), float(task.theta(k) * k)) for task, k in zip(tasks, ks, strict=True)]
+
+    @property
+    def _upper(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        return np.triu_indices(2 * len(self.signs))
+
+    def _split(self, x: Complex) -> list[tuple[Complex, Complex]]:
+        """Return Theta and kappa (n, 2r, 2r) of every group from unknowns (n, n_unknowns)."""
+        size, (rows, columns) = 2 * len(self.signs), self._upper
+        matrices = np.zeros((len(x), 2 * len(self.groups), size, size), dtype=complex)
+        matrices[..., rows, columns] = matrices[..., columns, rows] = x.reshape(len(x), 2 * len(self.groups), -1)
+        return [(matrices[:, 2 * i], matrices[:, 2 * i + 1]) for i in range(len(self.groups))]
+
+    def _residual(self, x: Complex, tau: complex) -> Complex:
+        """Return what the equations lack (n, n_unknowns) at unknowns (n, n_unknowns)."""
         r, m = len(self.signs), sum(group.n_tasks for group in self.groups)
         target = np.zeros((2 * r, 2 * r))
         target[:r, r:] = target[r:, :r] = np.diag(self.penalty)
         target[r:, r:] = -np.diag(self.signs)
-        shape = (len(tau), 2 * r, 2 * r)
-        swap = np.zeros((2 * r, 2 * r))
-        swap[:r, r:] = swap[r:, :r] = np.eye(r)
-        n_rows = float(sum(group.n_tasks * group.n_query for group in self.groups))
-        thetas = [np.broadcast_to(n_rows * swap + target, shape).astype(complex) for _ in self.groups]
-        kappas = [np.broadcast_to(0.5 * swap, shape).astype(complex) for _ in self.groups]
-        G = np.zeros(shape, dtype=complex)
-        for _ in range(_MAX_ITERATIONS):
-            old, resolvents = G, []
-            for i, group in enumerate(self.groups):
-                kappas[i], resolvent = group.update(tau, thetas[i], kappas[i], self.scored, self.n_features)
-                resolvents.append(resolvent)
-            weights = [group.n_tasks / m for group in self.groups]
-            G = sum((w * own for w, own in zip(weights, resolvents, strict=True)), np.zeros(shape, dtype=complex))
-            inverse = np.linalg.inv(G)
-            rest = sum((g.n_tasks * theta for g, theta in zip(self.groups, thetas, strict=True)), np.zeros(shape))
-            change = (target + (m - 1) * inverse - rest) / m
-            # All tasks share G: each theta moves by the common change and by what its own resolvent is off.
-            thetas = [
-                theta + 0.5 * (change + np.linalg.inv(G) - np.linalg.inv(own))
-                if len(self.groups) > 1
-                else theta + 0.5 * change
-                for theta, own in zip(thetas, resolvents, strict=True)
-            ]
-            if np.abs(G - old).max() < _TOLERANCE * np.abs(G).max():
+        parts, taus = self._split(x), np.full(len(x), tau)
+        found = [
+            group.update(taus, theta, kappa, self.scored, self.n_features)
+            for group, (theta, kappa) in zip(self.groups, parts, strict=True)
+        ]
+        inverse = [np.linalg.inv(resolvent) for _, resolvent in found]
+        total = sum((g.n_tasks * theta for g, (theta, _) in zip(self.groups, parts, strict=True)), -target)
+        changes = []
+        for i, ((_, kappa), (moved, _)) in enumerate(zip(parts, found, strict=True)):
+            changes.append(total - (m - 1) * inverse[0] if i == 0 else inverse[i] - inverse[0])
+            changes.append(kappa - moved)
+        return np.concatenate([change[:, *self._upper] for change in changes], axis=1)
+
+    def _newton(self, x: Complex, tau: complex) -> Complex:
+        """Return the root near x, or NaN."""
+        for _ in range(_MAX_NEWTON):
+            step = _DIFFERENCE * (1 + np.abs(x))
+            values = self._residual(np.concatenate([x[None], x + np.diag(step)]), tau)
+            if not np.isfinite(values).all():
                 break
-        settled = np.abs(G - old).max(axis=(1, 2)) < 1e-6 * np.abs(G).max(axis=(1, 2))
-        diagonal = G[:, np.arange(r, 2 * r), np.arange(r, 2 * r)]
-        return np.where(settled, -self.n_features * diagonal @ self.signs, np.nan)
+            change = np.linalg.lstsq((values[1:] - values[0]).T / step, values[0], rcond=1e-14)[0]
+            x = x - change
+            if np.abs(change).max() < _TOLERANCE * np.abs(x).max():
+                return x
+        return np.full_like(x, np.nan)
 
 
 class _Tasks(NamedTuple):
@@ -265,7 +318,7 @@ class _Tasks(NamedTuple):
     weights: FloatArray
 
     def update(self, tau: Complex, theta: Complex, kappa: Complex, scored: float, p: int) -> tuple[Complex, Complex]:
-        """Return the next kappa (27.3) and the resolvent at theta (27.4)."""
+        """Return the kappa (27.3) and the resolvent (27.4) that Theta and kappa make: (n, 2r, 2r) each."""
         r = self.noise.shape[0]
         both = self.alpha[:, :, None] * self.alpha[:, None, :]
         inverse = np.linalg.inv(theta)
@@ -278,4 +331,4 @@ class _Tasks(NamedTuple):
         trace = np.einsum("s,tsab->tab", self.weights, shrunk @ metric)
         moved = self.n_query * np.linalg.inv(own + trace)
         through = np.einsum("s,tsab->tab", self.weights, both * (kappa[:, None] @ shrunk)) / p
-        return 0.5 * (kappa + moved), inverse - inverse @ through @ inverse
+        return moved, inverse - inverse @ through @ inverse
