@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 # that depend neither on the size of blocks nor on the workers.
 _FIRST_LOOK, _GROWTH = 32, 1.5
 _QUANTILES = (0.05, 0.95)
+# With fewer rows more or less than features the variance of tr (B'B)^-1 is infinite.
+_LEAST_GAP = 4
 _TEST_TASKS, _TEST_ROWS = 100, 50
 
 
@@ -52,6 +54,7 @@ def estimate_loss(
     rel_error: float | None = None,
     executor: Executor | None = None,
     block_size: int | None = None,
+    keep_runs: bool = False,
 ) -> xr.Dataset:
     r"""Estimate the expected test loss by simulation: HALF the mean squared error on new tasks, label noise included.
 
@@ -96,13 +99,18 @@ def estimate_loss(
         Any `concurrent.futures.Executor` to run on instead of `n_jobs` processes: a Dask client's `get_executor()`.
     block_size
         Runs that are computed and stored together. It changes no result.
+    keep_runs
+        Whether to return the losses of every run too, as ``runs`` over (run, inner_lr, adapt_lr): with sampled scoring
+        how often one rate beats another can be counted.
 
     Returns
     -------
     xarray.Dataset
         Over (inner_lr, adapt_lr): ``loss`` and its ``stderr``; ``difference`` to the loss at the baseline rate, from
-        the same draws, and its ``difference_stderr``; ``median``, ``low`` and ``high`` (5 and 95 %) of the runs, which
-        near N = p say more than the mean. Attributes: n_runs, seed, scoring, baseline, and the plan as JSON.
+        the same draws, and its ``difference_stderr``; with sampled scoring ``median``, ``low`` and ``high`` (5 and 95 %)
+        of the runs, which near N = p say more than the mean. With exact scoring these are ``expected_median``,
+        ``expected_low`` and ``expected_high``: of what is expected given the features, which varies far less than the
+        loss of a training set; see `loss_interval` for that. Attributes: n_runs, seed, scoring, baseline, and the plan as JSON.
 
     Raises
     ------
@@ -150,7 +158,24 @@ def estimate_loss(
             stacklevel=2,
         )
     n_rates = np.size(inner_lr)
-    return _dataset(losses[:target], plan, n_rates, float(baseline))
+    _warn_of_heavy_tails(dist, design)
+    estimate = _dataset(losses[:target], plan, n_rates, float(baseline))
+    if keep_runs:
+        estimate["runs"] = (("run", "inner_lr", "adapt_lr"), losses[:target, :, :][:, :n_rates])
+    return estimate
+
+
+def _warn_of_heavy_tails(dist: TaskDistribution | TaskSet, design: Design) -> None:
+    """Say where the variance of a run's loss is infinite (docs/theory.md, 18)."""
+    if not isinstance(dist, MixedLinearRegression) or design.l2 > 0:
+        return
+    gap = abs(design.n_query_rows - dist.n_features)
+    if gap < _LEAST_GAP:
+        warnings.warn(
+            f"{design.n_query_rows} query rows and {dist.n_features} features without a penalty: the loss of a run has "
+            f"{'no mean' if gap < 2 else 'an infinite variance'}, so that standard errors are too small; compare medians.",
+            stacklevel=3,
+        )
 
 
 def compute_block(plan: Plan, block_size: int, block: int) -> Arrays:
@@ -279,16 +304,16 @@ def _dataset(losses: FloatArray, plan: Plan, n_rates: int, baseline: float) -> x
     compared = int(np.flatnonzero(plan.inner_lrs == baseline)[0])
     differences = (losses - losses[:, compared : compared + 1])[:, :n_rates]
     losses = losses[:, :n_rates]
-    root = np.sqrt(len(losses))
+    root, prefix = np.sqrt(len(losses)), "expected_" if plan.scoring == "exact" else ""
     low, median, high = np.quantile(losses, (_QUANTILES[0], 0.5, _QUANTILES[1]), axis=0)
     values = {
         "loss": losses.mean(axis=0),
         "stderr": losses.std(axis=0, ddof=1) / root,
         "difference": differences.mean(axis=0),
         "difference_stderr": differences.std(axis=0, ddof=1) / root,
-        "median": median,
-        "low": low,
-        "high": high,
+        f"{prefix}median": median,
+        f"{prefix}low": low,
+        f"{prefix}high": high,
     }
     dims = ("inner_lr", "adapt_lr")
     attributes: dict[str, Any] = {

@@ -57,6 +57,8 @@ class RateOptimum:
     l2
         The penalty: that of the design, or the best with ``l2="best"``; `loss_no_inner` and `loss_tied` then have the
         best penalty of their own. Infinite where not to train at all is best.
+    overshoots
+        Whether steps at the best rate overshoot in the steepest directions of a support (inner_lr s > 2).
     method, trust
         How the losses are computed, and how far they can be trusted.
     """
@@ -74,6 +76,7 @@ class RateOptimum:
     loss_minus_infinity: float
     loss_plus_infinity: float
     l2: float
+    overshoots: bool
     method: str
     trust: str
 
@@ -148,6 +151,7 @@ def optimal_rates(
         loss_minus_infinity=limits[0],
         loss_plus_infinity=limits[1],
         l2=float(penalty),
+        overshoots=design.rule.can_vanish and inner * search.steepest > 2,
         method=search.choice.name,
         trust=search.choice.trust,
     )
@@ -167,6 +171,12 @@ class _Search:
 
     def _training_error(self, l2: float) -> TrainingError:
         return TrainingError(self._dist, replace(self._design, l2=l2), self._init, self._method)
+
+    @property
+    def steepest(self) -> float:
+        """Return the largest eigenvalue of M to be expected."""
+        n = min(fold.support.size for group in self._design.groups for fold in self._design.episodes(group))
+        return float(self._dist.eigenvalues.max()) * (1 + np.sqrt(self._dist.n_features / n)) ** 2
 
     def penalties(self) -> FloatArray:
         """Return candidate penalties."""
