@@ -102,9 +102,7 @@ def _variances(path: Path) -> FloatArray:
     except ValueError as error:
         raise ValueError(f"`--covariance` must hold numbers, one a line or a square matrix: {path}: {error}.") from None
     if values.ndim == 2 and values.shape[0] == values.shape[1]:
-        return np.linalg.eigvalsh(values)[::-1]
+        return np.asarray(np.linalg.eigvalsh(values)[::-1], dtype=np.float64)
     if values.ndim != 1:
-        raise ValueError(
-            f"`--covariance` must hold one number a line or a square matrix, got {values.shape} in {path}."
-        )
+        raise ValueError(f"`--covariance` must hold one number a line or a square matrix, got shape {values.shape}.")
     return values

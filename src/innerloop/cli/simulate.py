@@ -194,8 +194,9 @@ def _disagreement(estimate: xr.Dataset, predicted: FloatArray) -> str:
         return ""
     i, j = np.unravel_index(int(wrong.argmax()), wrong.shape)
     return (
-        f"Theory and simulation differ by up to {100 * wrong.max():.2g} % ({sigmas[i, j]:.0f} standard errors, at inner_lr = "
-        f"{float(estimate.inner_lr[i]):.4g}, adapt_lr = {float(estimate.adapt_lr[j]):.4g}): trust the simulation."
+        f"Theory and simulation differ by up to {100 * wrong.max():.2g} % ({sigmas[i, j]:.0f} standard errors), at "
+        f"inner_lr = {float(estimate.inner_lr[i]):.4g}, adapt_lr = {float(estimate.adapt_lr[j]):.4g}: trust the "
+        "simulation."
     )
 
 

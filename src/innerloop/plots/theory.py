@@ -72,11 +72,8 @@ def plot_loss_curve(curve: LossCurve, ax: Axes | None = None) -> Axes:
             ax.axhline(curve.references.bayes, color=GREY, lw=1, ls="-.", label="Bayes-optimal")
     ax.axvline(0, color=GREY, lw=0.6)
     other = "adapt_lr" if curve.varied == "inner_lr" else "inner_lr"
-    ax.set(
-        xlabel=_LABELS[curve.varied],
-        ylabel="expected test loss (half MSE)",
-        title=f"at {other} = {curve.fixed:.3g}" if np.isfinite(curve.fixed) else f"for {other} far from zero",
-    )
+    fixed = f"= {curve.fixed:.3g}" if np.isfinite(curve.fixed) else "far from zero"
+    ax.set(xlabel=_LABELS[curve.varied], ylabel="expected test loss (half MSE)", title=f"at {other} {fixed}")
     ax.legend(fontsize=8)
     return ax
 
@@ -106,8 +103,7 @@ def plot_best_rate(curve: BestRateCurve, ax: Axes | None = None) -> Axes:
     ax.axvline(1, color=GREY, lw=0.8, ls=":")
     ax.axvline(curve.this_ratio, color=ORANGE, lw=1, label="this design")
     ax.axhline(0, color=GREY, lw=0.6)
-    ax.set(
-        xscale="log", xlabel="N/p (by the number of tasks)", ylabel="best inner_lr", title="The best rate to train with"
-    )
+    ax.set(xscale="log", xlabel="N/p (by the number of tasks)", ylabel="best inner_lr")
+    ax.set_title("The best rate to train with")
     ax.legend(fontsize=8)
     return ax

@@ -107,10 +107,11 @@ def estimate_loss(
     -------
     xarray.Dataset
         Over (inner_lr, adapt_lr): ``loss`` and its ``stderr``; ``difference`` to the loss at the baseline rate, from
-        the same draws, and its ``difference_stderr``; with sampled scoring ``median``, ``low`` and ``high`` (5 and 95 %)
-        of the runs, which near N = p say more than the mean. With exact scoring these are ``expected_median``,
-        ``expected_low`` and ``expected_high``: of what is expected given the features, which varies far less than the
-        loss of a training set; see `loss_interval` for that. Attributes: n_runs, seed, scoring, baseline, and the plan as JSON.
+        the same draws, and its ``difference_stderr``; with sampled scoring ``median``, ``low`` and ``high`` (5 and
+        95 %) of the runs, which near N = p say more than the mean. With exact scoring these are ``expected_median``,
+        ``expected_low`` and ``expected_high``, of what is expected given the features: it varies far less than the loss
+        of a training set, for which see `loss_interval`. Attributes: n_runs, seed, scoring, baseline, and the plan as
+        JSON.
 
     Raises
     ------
@@ -173,7 +174,7 @@ def _warn_of_heavy_tails(dist: TaskDistribution | TaskSet, design: Design) -> No
     if gap < _LEAST_GAP:
         warnings.warn(
             f"{design.n_query_rows} query rows and {dist.n_features} features without a penalty: the loss of a run has "
-            f"{'no mean' if gap < 2 else 'an infinite variance'}, so that standard errors are too small; compare medians.",
+            f"{'no mean' if gap < 2 else 'an infinite variance'}: standard errors are too small; compare medians.",
             stacklevel=3,
         )
 

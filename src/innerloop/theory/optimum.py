@@ -176,7 +176,7 @@ class _Search:
     def steepest(self) -> float:
         """Return the largest eigenvalue of M to be expected."""
         n = min(fold.support.size for group in self._design.groups for fold in self._design.episodes(group))
-        return float(self._dist.eigenvalues.max()) * (1 + np.sqrt(self._dist.n_features / n)) ** 2
+        return float(self._dist.eigenvalues.max() * (1 + np.sqrt(self._dist.n_features / n)) ** 2)
 
     def penalties(self) -> FloatArray:
         """Return candidate penalties."""
@@ -239,7 +239,12 @@ class _Search:
         """Return d loss / d inner_lr at zero: exactly where equation 17.1 or 17.2 holds, by differences otherwise."""
         dist, design = self._dist, self._design
         p, n_rows, rate = dist.n_features, design.n_query_rows, np.array(adapt_lr)
-        exact = dist.fourth_moment == GAUSSIAN_FOURTH_MOMENT and l2 == 0 and abs(p - n_rows) > 1
+        exact = (
+            dist.fourth_moment == GAUSSIAN_FOURTH_MOMENT
+            and design.protocol == "split"
+            and l2 == 0
+            and abs(p - n_rows) > 1
+        )
         steps = design.rule.first_order
         if exact and n_rows > p:
             return steps * self._exact_slope(rate)
