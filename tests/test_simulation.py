@@ -242,7 +242,7 @@ def test_the_result_is_made_of_the_runs():
     np.testing.assert_array_equal(found.stderr, standard_error(runs[:, :2]))
     np.testing.assert_array_equal(found.difference, (runs[:, :2] - runs[:, 2:]).mean(axis=0))
     np.testing.assert_array_equal(found.difference_stderr, standard_error(runs[:, :2] - runs[:, 2:]))
-    np.testing.assert_array_equal(found["median"], np.median(runs[:, :2], axis=0))
+    np.testing.assert_array_equal(found["expected_median"], np.median(runs[:, :2], axis=0))
     assert found.loss.dims == ("inner_lr", "adapt_lr")
     assert found.inner_lr.values.tolist() == [0.2, -0.4]
     assert {name: found.attrs[name] for name in ("n_runs", "seed", "scoring", "baseline")} == {

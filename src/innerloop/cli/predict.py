@@ -34,7 +34,7 @@ def predict(
 
     A group with labelled rows in the table adapts on these alone, also if it was seen in training. Groups seen in
     training need no labelled rows; other groups are predicted with the meta-parameters. Writes CSV: the group, the row
-    of the table (counted from 1), the prediction, its basis ("adapted", "seen" or "meta"); with `level` an interval too.
+    of the table (counted from 1), the prediction, its basis ("adapted", "seen" or "meta"); with `level` an interval.
 
     Parameters
     ----------
