@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from innerloop._base.checks import FloatArray, IntArray, as_count, as_matrix, as_targets
+from innerloop._base.checks import FloatArray, IntArray, as_count, as_matrix, as_positions, as_targets
 from innerloop._base.ragged import ragged_ranges, row_starts
 from innerloop.data.episodes import Episodes
 from innerloop.data.ids import as_labels, whole_numbers
@@ -44,7 +44,8 @@ class TaskSet:
     starts : (n_tasks + 1,)
         Task i holds the rows ``starts[i]:starts[i + 1]``.
     ids : (n_tasks,)
-        Task ids, sorted: whole numbers where all of them are, else other numbers, or text.
+        Task ids: whole numbers where all of them are, else other numbers, or text. `from_arrays` and `from_table` sort
+        them; `select` keeps the order in which it is asked.
     feature_names
         Names of the columns of X, where they have names.
     """
@@ -177,12 +178,19 @@ class TaskSet:
         return np.repeat(np.arange(len(self)), self.sizes)
 
     def select(self, tasks: ArrayLike) -> TaskSet:
-        """Return the tasks at these positions (whole numbers, or one bool per task)."""
-        positions = np.asarray(tasks)
-        if positions.dtype == bool and positions.shape == self.ids.shape:
-            chosen = np.flatnonzero(positions)
-        else:
-            chosen = np.unique(np.arange(len(self))[positions if positions.size else np.arange(0)])
+        """Return some of the tasks.
+
+        Parameters
+        ----------
+        tasks
+            Positions (order and repeats are kept, negative ones count from the end), or one bool per task: as numpy.
+
+        Raises
+        ------
+        TypeError, ValueError, IndexError
+            If `tasks` is neither, holds too few or too many bools, or a position that is not there.
+        """
+        chosen = as_positions(tasks, "tasks", len(self))
         sizes = self.sizes[chosen]
         rows = ragged_ranges(self.starts[chosen], sizes)
         return TaskSet(self.X[rows], self.y[rows], row_starts(sizes), self.ids[chosen], self.feature_names)
