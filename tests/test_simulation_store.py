@@ -362,13 +362,54 @@ def test_tables_are_told_apart_by_their_numbers(tmp_path):
         il.estimate_loss(other, design, **RATES, **own, n_runs=2, store=tmp_path)
 
 
+def users_tasks(noise):
+    """Return what a user has who edits a number within `draw_task` and runs the script again."""
+
+    @dataclass(frozen=True)
+    class Mine(il.TaskDistribution):
+        n_features: int = 1
+
+        def draw_task(self, n_rows, rng):
+            X = rng.standard_normal((n_rows, 1))
+            return X, noise * rng.standard_normal(n_rows)
+
+    return Mine()
+
+
+@dataclass(frozen=True)
+class SameFields(il.TaskDistribution):
+    n_features: int = 1
+
+    def draw_task(self, n_rows, rng):
+        X = rng.standard_normal((n_rows, 1))
+        return X, X[:, 0]
+
+
+@dataclass(frozen=True)
+class OtherName(SameFields):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(users_tasks(0.1), users_tasks(5.0)), (SameFields(), OtherName())], ids=["edited", "renamed"]
+)
+def test_a_store_tells_tasks_from_others_by_their_code(first, second, tmp_path):
+    sizes = {"n_runs": 2, "n_test_tasks": 2, "n_test_rows": 2, "store": tmp_path}
+    il.estimate_loss(first, il.Design(2, 3, 2, 3), 0.0, 0.0, **sizes)
+    with pytest.raises(ValueError, match="another plan"):
+        il.estimate_loss(second, il.Design(2, 3, 2, 3), 0.0, 0.0, **sizes)
+
+
 def test_what_cannot_be_told_apart_is_not_stored(tmp_path):
     class Squares:
+        def __init__(self):
+            self.lock = threading.Lock()
+
         def __call__(self, x):
             return x**2
 
     dist = il.Sinusoid(features=Squares())
-    with pytest.raises(TypeError, match=r"a store needs a `dist\.features` that can be told from others, got <"):
+    with pytest.raises(TypeError, match=r"a store needs a `dist\.features\.lock` that can be told from others, got <"):
         il.estimate_loss(dist, il.Design(2, 3, 2, 3), 0.0, 0.0, 2, store=tmp_path, n_test_tasks=2)
     assert il.estimate_loss(dist, il.Design(2, 3, 2, 3), 0.0, 0.0, 2, n_test_tasks=2).plan == ""
 

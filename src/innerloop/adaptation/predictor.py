@@ -86,7 +86,7 @@ class Predictor:
         at_once = max(1, _MOST_NUMBERS // X.shape[1] ** 2)
         used = np.unique(task_of_row)
         place = np.full(len(known), -1)
-        for block in row_blocks(known.take(used)):
+        for block in row_blocks(known.select(used)):
             members = used[block.members]
             place[members] = np.arange(len(members))
             rows = np.flatnonzero(place[task_of_row] >= 0)

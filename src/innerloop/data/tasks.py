@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from innerloop._base.checks import FloatArray, IntArray, as_count, as_matrix, as_targets
+from innerloop._base.checks import FloatArray, IntArray, as_count, as_matrix, as_positions, as_targets
 from innerloop._base.ragged import ragged_ranges, row_starts
 from innerloop.data.episodes import Episodes
 from innerloop.data.ids import as_labels, whole_numbers
@@ -44,7 +44,8 @@ class TaskSet:
     starts : (n_tasks + 1,)
         Task i holds the rows ``starts[i]:starts[i + 1]``.
     ids : (n_tasks,)
-        Task ids, sorted: whole numbers where all of them are, else other numbers, or text.
+        Task ids: whole numbers where all of them are, else other numbers, or text. `from_arrays` and `from_table` sort
+        them; `select` keeps the order in which it is asked.
     feature_names
         Names of the columns of X, where they have names.
     reduced_from : (n_tasks,) or None
@@ -186,20 +187,23 @@ class TaskSet:
         return np.repeat(np.arange(len(self)), self.sizes)
 
     def select(self, tasks: ArrayLike) -> TaskSet:
-        """Return the tasks at these positions (whole numbers, or one bool per task)."""
-        positions = np.asarray(tasks)
-        if positions.dtype == bool and positions.shape == self.ids.shape:
-            chosen = np.flatnonzero(positions)
-        else:
-            chosen = np.unique(np.arange(len(self))[positions if positions.size else np.arange(0)])
-        return self.take(chosen)
+        """Return some of the tasks.
 
-    def take(self, positions: IntArray) -> TaskSet:
-        """Return the tasks at these positions, in this order, a task as often as it is named."""
-        sizes = self.sizes[positions]
-        rows = ragged_ranges(self.starts[positions], sizes)
-        original = None if self.reduced_from is None else self.reduced_from[positions]
-        return TaskSet(self.X[rows], self.y[rows], row_starts(sizes), self.ids[positions], self.feature_names, original)
+        Parameters
+        ----------
+        tasks
+            Positions (order and repeats are kept, negative ones count from the end), or one bool per task: as numpy.
+
+        Raises
+        ------
+        TypeError, ValueError, IndexError
+            If `tasks` is neither, holds too few or too many bools, or a position that is not there.
+        """
+        chosen = as_positions(tasks, "tasks", len(self))
+        sizes = self.sizes[chosen]
+        rows = ragged_ranges(self.starts[chosen], sizes)
+        original = None if self.reduced_from is None else self.reduced_from[chosen]
+        return TaskSet(self.X[rows], self.y[rows], row_starts(sizes), self.ids[chosen], self.feature_names, original)
 
     def split(self, n_support: int | None = None, n_query: int | None = None, seed: int = 0) -> Episodes:
         """Draw one episode per task: support rows to adapt on, and other rows to score.

@@ -27,11 +27,11 @@ def episodes_by_size(
     As `TaskSet.deal` does it, every row is a query row once. Of many or long tasks a random part is used.
     """
     chosen = np.sort(stream(seed, Stream.CURVE_TASKS).permutation(len(tasks))[:_MOST_TASKS])
-    short = _shortened(tasks.take(chosen), seed)
+    short = _shortened(tasks.select(chosen), seed)
     for n in support_sizes:
         longer = np.flatnonzero(short.sizes > n)
         if len(longer):
-            part = short.take(longer)
+            part = short.select(longer)
             yield n, chosen[longer], part.deal(n, seed) if n else part.hold_out(0, np.arange(part.n_rows))
 
 

@@ -213,7 +213,7 @@ def calibrate(
 
         def resample(i: int) -> _Estimates:
             drawn = stream(seed, Stream.BOOTSTRAP, i).integers(len(tasks), size=n_drawn)
-            return _Estimates.of(scaled.take(drawn), fit_intercept, seed, estimated.effects)
+            return _Estimates.of(scaled.select(drawn), fit_intercept, seed, estimated.effects)
 
         resampled = []
         for estimates in pool.map(resample, range(n_resamples)):

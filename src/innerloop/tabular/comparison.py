@@ -156,7 +156,7 @@ def split_tasks(
 ) -> dict[int, list[list[Episodes]]]:
     """Return the `trials` of a `Comparison`, for every number of rows that some task exceeds."""
     scored = np.sort(stream(seed, Stream.SCORED_TASKS).permutation(len(tasks))[:_MOST_SCORED_TASKS])
-    tasks, fold, n_folds = tasks.take(scored), fold[scored], int(fold.max()) + 1
+    tasks, fold, n_folds = tasks.select(scored), fold[scored], int(fold.max()) + 1
     trials: dict[int, list[list[Episodes]]] = {n: [] for n in support_sizes if (tasks.sizes > n).any()}
     most_query = int(np.clip(_MOST_NUMBERS // (len(tasks) * tasks.n_features), *_SCORED_ROWS))
     for split in range(min(-(-_EPISODES // len(tasks)), _MOST_SPLITS)):

@@ -137,7 +137,7 @@ class FittedTable:
             order = np.argsort(ids, kind="stable")
             coef = np.concatenate((self.known_coef[kept], coef))[order]
             intercept = np.concatenate((self.known_intercept[kept], intercept))[order]
-            rows = replace(_joined(self.known.take(kept), rows), ids=ids).take(order)
+            rows = replace(_joined(self.known.select(kept), rows), ids=ids).select(order)
         return replace(self, known=rows, known_coef=coef, known_intercept=intercept)
 
     def _accuracy(self, X: FloatArray, place: IntArray) -> tuple[IntArray, FloatArray]:

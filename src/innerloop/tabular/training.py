@@ -229,7 +229,7 @@ class TrainedTable:
             calibration=self.choice.calibration,
             single_target=training.tasks.y.ndim == 1,
             selection=self._selection(),
-            known=self.rows.take(np.arange(0)),
+            known=self.rows.select(np.arange(0)),
             known_coef=np.empty((0, n_targets, len(training.scaling.kept))),
             known_intercept=np.empty((0, n_targets)),
         )
