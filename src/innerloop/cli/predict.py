@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from innerloop._base.checks import FloatArray
+from innerloop._base.checks import FloatArray, IntArray
 from innerloop._base.files import check_file, write_whole
 from innerloop.cli._output import messages
-from innerloop.data.ids import alike, places
+from innerloop.data.ids import distinct_ids, places
 from innerloop.data.table_files import missing, numbers, read_table
 from innerloop.estimators import MetaRegressor
 from innerloop.estimators.storage import load_details, load_model
@@ -61,8 +61,9 @@ def predict(
     frame = read_table(table, names["group"], delimiter)
     missing(frame, names["features"], table)
     X = pd.DataFrame(numbers(frame, names["features"], table, delimiter), columns=names["features"])
-    ids = frame[names["group"]].to_numpy(dtype=str)
-    groups, _ = alike(ids, regressor.groups_)
+    ids = frame[names["group"]].to_numpy()
+    distinct, task = distinct_ids(ids, names["group"], len(ids))
+    seen = places(distinct, regressor.groups_)[task] >= 0
     labelled, y = np.zeros(len(frame), dtype=bool), np.empty(0)
     if names["target"] in frame.columns:
         labelled = frame[names["target"]].notna().to_numpy()
@@ -74,12 +75,12 @@ def predict(
             f"every row of {table} has a value of {names['target']!r}, so none is left to predict; empty those "
             "cells, or leave the column out."
         )
-    if len(regressor.groups_) and not labelled.any() and (places(groups, regressor.groups_) < 0).all():
+    if len(regressor.groups_) and not labelled.any() and not seen.any():
         messages.print(
             f"No group of {table} was seen in training and none has labelled rows: all are predicted alike.",
             markup=False,
         )
-    found = _predict_unlabelled(regressor, X, y, groups, labelled, level)
+    found = _predict_unlabelled(regressor, X, y, (distinct, task), labelled, level)
     found.insert(0, "group", ids[~labelled])
     content = found.to_csv(index=False)
     if out is None:
@@ -94,17 +95,21 @@ def _predict_unlabelled(
     regressor: MetaRegressor,
     X: pd.DataFrame,
     y: FloatArray,
-    groups: NDArray[Any],
+    ids: tuple[NDArray[Any], IntArray],
     labelled: NDArray[np.bool_],
     level: float | None,
 ) -> pd.DataFrame:
-    """Return row, prediction and its ground for the rows without targets; `y` is that of the labelled."""
-    seen = places(groups, regressor.groups_) >= 0
+    """Return row, prediction and its ground for the rows without targets.
+
+    `y` is that of the labelled, `ids` holds distinct ids and the position of each row's among them.
+    """
+    distinct, task = ids
+    groups, seen = distinct[task], places(distinct, regressor.groups_)[task] >= 0
     if labelled.any():
         regressor = regressor.adapt(X[labelled], y, groups=groups[labelled])
     rows = ~labelled
     based_on = np.where(seen[rows], "seen", "meta")
-    based_on = np.where(np.isin(groups[rows], groups[labelled]), "adapted", based_on)
+    based_on = np.where(np.isin(task[rows], task[labelled]), "adapted", based_on)
     columns = {
         "row": np.flatnonzero(rows) + 1,
         "prediction": regressor.predict(X[rows], groups=groups[rows]),

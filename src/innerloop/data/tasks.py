@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from innerloop._base.checks import FloatArray, IntArray, as_count, as_matrix, as_targets
 from innerloop._base.ragged import ragged_ranges, row_starts
 from innerloop.data.episodes import Episodes
-from innerloop.data.ids import as_labels, whole_numbers
+from innerloop.data.ids import distinct_ids
 from innerloop.data.shuffle import shuffled_order
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class TaskSet:
     starts : (n_tasks + 1,)
         Task i holds the rows ``starts[i]:starts[i + 1]``.
     ids : (n_tasks,)
-        Task ids, sorted: whole numbers where all of them are, else other numbers, or text.
+        Task ids, sorted: whole numbers where all of them are, else text.
     feature_names
         Names of the columns of X, where they have names.
     """
@@ -72,8 +72,8 @@ class TaskSet:
         y : (n_rows,) or (n_rows, n_targets)
             Targets, any numeric dtype.
         groups : (n_rows,)
-            Task id of each row, all numbers or all text. Whole numbers are the same ids as numbers and as text: 12,
-            12.0 and "12".
+            Task id of each row: numbers, text or dates. Whole numbers are the same ids as numbers and as text: 12,
+            12.0 and "12"; `innerloop.data.ids` says the rule.
         feature_names
             Names for messages and reports.
 
@@ -89,8 +89,7 @@ class TaskSet:
         if names is not None and len(names) != matrix.shape[1]:
             raise ValueError(f"`feature_names` must name {matrix.shape[1]} features, got {len(names)}.")
         targets = as_targets(y, "y", len(matrix))
-        labels = whole_numbers(as_labels(groups, "groups", len(matrix)))
-        ids, task = np.unique(labels, return_inverse=True)
+        ids, task = distinct_ids(groups, "groups", len(matrix))
         order = np.argsort(task, kind="stable")
         sizes = np.bincount(task, minlength=len(ids))
         return cls(matrix[order], targets[order], row_starts(sizes), ids, names)

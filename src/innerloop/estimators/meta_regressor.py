@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from dataclasses import replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -17,7 +16,7 @@ from innerloop._base.checks import FloatArray, IntArray
 from innerloop._base.progress import progress
 from innerloop.adaptation.rules import Adaptation, GradientSteps, NoAdaptation
 from innerloop.data.frames import take_groups
-from innerloop.data.ids import alike, as_labels, places
+from innerloop.data.ids import comparable, distinct_ids, places
 from innerloop.data.tasks import TaskSet
 from innerloop.tabular.fitted_table import from_state, to_state
 from innerloop.tabular.intervals import as_level
@@ -302,7 +301,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         X = validate_data(self, X, reset=False, dtype=np.float64)
         if groups is None:
             return X, np.full(len(X), -1)
-        return X, places(as_labels(groups, "groups", len(X)), self.groups_)
+        ids, task = distinct_ids(groups, "groups", len(X))
+        return X, places(ids, self.groups_)[task]
 
     def _predict(self, X: FloatArray, place: IntArray) -> FloatArray:
         coef, intercept = np.atleast_2d(self.coef_), np.atleast_1d(self.intercept_)
@@ -340,9 +340,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64, reset=False)
         if groups is None:
             raise ValueError("`groups` must say which task each row belongs to, got None.")
-        labels, _ = alike(as_labels(groups, "groups", len(X)), self.groups_)
-        ids, task = np.unique(labels, return_inverse=True)
-        tasks = replace(TaskSet.from_arrays(X, y, task), ids=ids)
+        tasks = TaskSet.from_arrays(X, y, groups)
         if tasks.y.shape[1:] != (() if self._single_target else (len(np.atleast_1d(self.intercept_)),)):
             raise ValueError(f"`y` must have the targets seen in fit, got shape {tasks.y.shape}.")
         adapted = copy.copy(self)
@@ -383,7 +381,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         coef, intercept = self._original(self._rule().adapt(self._theta, tasks))
         ids = tasks.ids
         if known is not None and len(known.groups_):
-            ids, known_ids = alike(ids, known.groups_)
+            ids, known_ids = comparable(ids, known.groups_)
             kept = np.flatnonzero(~np.isin(known_ids, ids))
             ids = np.concatenate((known_ids[kept], ids))
             coef = np.concatenate((known.group_coef_[kept], coef))
