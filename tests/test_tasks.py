@@ -96,12 +96,7 @@ def test_a_whole_number_is_the_same_id_among_fractions():
 GOOD = {"X": np.ones((4, 2)), "y": np.ones(4), "groups": ["a", "a", "b", "b"]}
 BAD_ARRAYS = [
     ({"X": np.ones(4)}, ValueError, r"`X` must be 2-dimensional .* reshape\(-1, 1\)"),
-    (
-        {"X": np.ones((4, 0))},
-        ValueError,
-        r"`X` must have at least one row and one feature, got shape \(4, 0\)",
-    ),
-    ({"X": np.ones((0, 2)), "y": [], "groups": []}, ValueError, r"at least one row .* got shape \(0, 2\)"),
+    ({"X": np.ones((0, 2)), "y": [], "groups": []}, ValueError, r"at least one row, got shape \(0, 2\)"),
     ({"X": [["a", "b"]] * 4}, TypeError, "`X` must hold numbers only"),
     ({"X": np.full((4, 2), 1j)}, TypeError, "`X` must hold real numbers"),
     (

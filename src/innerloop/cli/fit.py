@@ -14,7 +14,7 @@ from innerloop._base.checks import as_count
 from innerloop._base.files import check_file, write_whole
 from innerloop._base.progress import progress
 from innerloop.cli._output import console, need_matplotlib, pictures_of, report_of, show
-from innerloop.cli._tables import check_sizes, read_tasks
+from innerloop.cli._tables import check_sizes, print_size, read_tasks
 from innerloop.estimators import MetaRegressor
 from innerloop.estimators.storage import check_writable, save_model
 from innerloop.evaluation import Evaluation, evaluate, n_ticks
@@ -122,9 +122,9 @@ def fit(
         need_matplotlib("--report")
     if min_rows is not None:
         as_count(min_rows, "min_rows")
-    tasks, left_out = read_tasks(table, group, target, features, drop, delimiter, min_rows)
-    least = n_support or (1 if n_query is None else tasks.default_support())
-    check_sizes(tasks, table, least, n_query or 1)
+    read = read_tasks(table, group, target, features, drop, delimiter, min_rows)
+    tasks = read.tasks
+    check_sizes(tasks, table, n_support, n_query)
     with progress("Comparing rates", n_ticks(settings, len(tasks)) + settings.n_folds) as tick:
         training = MetaTraining.prepare(tasks, settings, tick)
         evaluation = evaluate(training, tasks, tick)
@@ -134,12 +134,11 @@ def fit(
         page = report_of(model, training, evaluation, tasks, title=table.name, target=target, group=group)
         write_whole(report, page)
     if out is not None:
-        save_model(model, out, {"group": group, "target": target, "features": tasks.feature_names}, pictures)
+        save_model(model, out, read.details(group), pictures)
     if json_:
         print(json.dumps(as_json(model, evaluation), indent=1))
         return
-    size = f"{len(tasks)} tasks, {tasks.n_rows} rows, {tasks.n_features} features{left_out}"
-    console.print(f"{table}: {size}", soft_wrap=True, markup=False)
+    print_size(table, read)
     show(model, evaluation)
     if out is not None:
         saved = f"\nSaved the model to {out}" + (f", the picture to {out / PICTURE}" if pictures else "")

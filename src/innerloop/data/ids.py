@@ -11,7 +11,7 @@ One rule, whatever holds the ids (an array, any frame, a list, CSV, Parquet) and
   ``"2024-05-01 12:00:00"`` otherwise.
 
 What is not exact is refused: floats too large to tell whole numbers apart (from 2**53 on), missing ids, empty text,
-text with NUL characters (numpy drops them) and text of more than `LONGEST` characters, such as an unclosed quote leaves.
+text with NUL characters (numpy drops them) and text of more than `LONGEST` characters, which an unclosed quote leaves.
 """
 
 from __future__ import annotations
@@ -36,15 +36,17 @@ _WHOLE = re.compile(r"(0|-?[1-9][0-9]*)(\.0)?")
 _INT64 = np.iinfo(np.int64)
 
 
-def distinct_ids(value: Any, name: str, n_rows: int) -> tuple[NDArray[Any], IntArray]:
+def distinct_ids(
+    value: Any, name: str, n_rows: int, place: Callable[[int], str] = "row {}".format
+) -> tuple[NDArray[Any], IntArray]:
     """Return the distinct ids in `value`, and the position among them of each row's id.
 
     Parameters
     ----------
     value : (n_rows,)
         Task ids: an array, series or list.
-    name
-        What messages call it.
+    name, place
+        What messages call it, and its row i.
     n_rows
         How many there must be.
 
@@ -64,7 +66,7 @@ def distinct_ids(value: Any, name: str, n_rows: int) -> tuple[NDArray[Any], IntA
         raise ValueError(f"`{name}` must hold one task id per row ({n_rows}), got shape {labels.shape}.")
     if missing.any():
         row = int(np.argmax(missing))
-        raise ValueError(f"`{name}` has a missing task id at row {row}; drop the row or name its task.")
+        raise ValueError(f"`{name}` has a missing task id at {place(row)}; drop the row or name its task.")
     if _fits_int64(labels):
         ids, position = np.unique(labels.astype(np.int64), return_inverse=True)
         return ids, position
@@ -76,15 +78,15 @@ def distinct_ids(value: Any, name: str, n_rows: int) -> tuple[NDArray[Any], IntA
                 texts.append(id_text(distinct))
             except (TypeError, ValueError) as error:
                 row = int(np.argmax(position == i))
-                raise type(error)(f"`{name}` has a task id at row {row} that {error}") from None
+                raise type(error)(f"`{name}` has a task id at {place(row)} that {error}") from None
     # Sorted as Python objects: one long text would make every copy of an array of text as wide.
     numbers = _whole_numbers(texts)
     keys: list[Any] = texts if numbers is None else numbers
     ordered = sorted(set(keys))
     if keys is texts and len(ordered) < len(values):
         _refuse_two_forms(values, name)
-    place = {key: i for i, key in enumerate(ordered)}
-    equal = np.fromiter(map(place.__getitem__, keys), dtype=np.intp, count=len(keys))
+    rank = {key: i for i, key in enumerate(ordered)}
+    equal = np.fromiter(map(rank.__getitem__, keys), dtype=np.intp, count=len(keys))
     return np.array(ordered, dtype=np.str_ if keys is texts else np.int64), equal[position]
 
 
