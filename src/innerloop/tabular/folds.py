@@ -76,7 +76,7 @@ class TaskFolds:
         n_tasks = len(tasks)
         fold = stream(settings.seed, Stream.TASK_FOLDS).permutation(np.arange(n_tasks) % min(settings.n_folds, n_tasks))
         parts = [shown.select(fold == f) for f in range(fold.max() + 1)]
-        return cls(tasks, fold, shown, [MetaObjective.from_tasks(part, settings.n_steps) for part in parts])
+        return cls(tasks, fold, shown, [MetaObjective.from_episodes(part, settings.n_steps) for part in parts])
 
     def rest(self) -> Iterator[MetaObjective]:
         """Yield the objective of all other folds (where there are none, of all tasks), fold by fold."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
@@ -21,7 +20,7 @@ from innerloop.data.scaling import Scaling
 from innerloop.data.tasks import TaskSet
 from innerloop.exact.meta_sgd import RateObjective, solve_meta_sgd
 from innerloop.exact.objective import MetaObjective
-from innerloop.exact.solve import IllConditionedWarning, solve_path
+from innerloop.exact.solve import solve_unwarned
 from innerloop.tabular.adaptation_choice import LADDER, Choice, Comparison, Kind
 from innerloop.tabular.folds import TaskFolds, cross_validate, folds_as_tasks
 from innerloop.tabular.known_rows import KnownRows
@@ -94,7 +93,7 @@ class MetaTraining:
                 folds = TaskFolds.of(scaled, shown, settings)
                 objective = reduce(add, folds.objectives)
             else:
-                objective = MetaObjective.from_tasks(shown, settings.n_steps)
+                objective = MetaObjective.from_episodes(shown, settings.n_steps)
                 settings = settings.of_one_task()
                 parts = folds_as_tasks(scaled, settings.seed)
                 episodes = parts.deal(n_support, settings.seed)
@@ -207,12 +206,6 @@ def _predictor(objective: MetaObjective, rates: Rates, n_steps: int) -> Predicto
 
 
 def _coef(objective: MetaObjective, rates: Rates) -> FloatArray:
-    path = _solve_quietly(objective, np.array([rates.inner_lr]), np.array([rates.l2]))
-    return path.reshape(objective.n_features, -1)
-
-
-def _solve_quietly(objective: MetaObjective, inner_lrs: FloatArray, l2: FloatArray) -> FloatArray:
-    """Return coefficients on the path: collinear columns are usual here, and harmless for prediction."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", IllConditionedWarning)
-        return solve_path(objective, inner_lrs, l2=l2).coef
+    # Collinear columns are usual here, and harmless for prediction.
+    path = solve_unwarned(objective, [rates.inner_lr], l2=rates.l2)
+    return path.coef.reshape(objective.n_features, -1)
