@@ -400,7 +400,7 @@ BAD_CELLS = [
 @pytest.mark.parametrize(("content", "message"), BAD_CELLS)
 def test_cells_that_are_no_numbers_are_named_by_line_and_column(tmp_path, content, message):
     table = read_table(put(tmp_path, "a.csv", content), "id")
-    code = NumberCode("x", "number", 0.0, True, False), NumberCode("y", "number", 0.0, True, False)
+    code = NumberCode("x", "number", 0.0, True, False, False), NumberCode("y", "number", 0.0, True, False, False)
     with pytest.raises(ValueError, match=rf"a\.csv.? {message}"):
         ColumnMap(code).read(table.frame, table.name, table.place)
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from pathlib import Path
+from typing import Any
 
-import psutil
+import numpy as np
+from numpy.typing import NDArray
 
 # Limit and use of a container's memory, where the kernel says them.
 _CGROUP = Path("/sys/fs/cgroup")
@@ -12,6 +16,8 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 def available_memory() -> int:
     """Return how many bytes can be had without swapping, within the container's limit."""
+    import psutil
+
     available = int(psutil.virtual_memory().available)
     try:
         limit = int((_CGROUP / "memory.max").read_text())
@@ -44,3 +50,16 @@ def check_memory(n_bytes: int, what: str, remedy: str) -> None:
             f"{what} takes about {n_bytes / 2**30:.3g} GiB of memory, and {max(available, 0) / 2**30:.3g} GiB are "
             f"available; {remedy}."
         )
+
+
+def read_arrays(content: bytes, name: str) -> dict[str, NDArray[Any]]:
+    """Return the arrays of an npz archive, without pickle, or refuse one that does not fit in memory.
+
+    A few kilobytes of archive can hold gigabytes of zeros.
+    """
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        check_memory(
+            sum(member.file_size for member in archive.infolist()), f"reading {name}", "it is damaged or hostile"
+        )
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return {key: arrays[key] for key in arrays.files}

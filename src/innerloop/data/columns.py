@@ -58,6 +58,14 @@ class Column:
         """Which rows have no value."""
         return self.values < 0 if self.kind == "category" else np.isnan(self.values)
 
+    @property
+    def content(self) -> tuple[bool, bytes]:
+        """What is the same for columns that tell the same: categories that differ in the names of levels, too."""
+        if self.kind != "category":
+            return False, self.values.tobytes()
+        _, first, position = np.unique(self.values, return_index=True, return_inverse=True)
+        return True, first[position].tobytes()
+
     def take(self, rows: Any) -> Column:
         """Return some rows."""
         return Column(self.name, self.kind, self.values[rows], self.levels)
@@ -357,6 +365,7 @@ class NumberCode:
     """How a column of numbers, or of dates in days, is encoded.
 
     Missing values are set to the median; where `indicator` holds, a further column is 1 for them and 0 otherwise.
+    `filled`: whether some of the rows of `fit` were missing.
     """
 
     name: str
@@ -364,6 +373,7 @@ class NumberCode:
     median: float
     varies: bool
     indicator: bool
+    filled: bool
 
     @classmethod
     def fit(cls, column: Column, counts: Counts) -> tuple[Self, list[str]]:
@@ -385,7 +395,7 @@ class NumberCode:
             notes.append(f"{column.name!r} is missing in {n} rows: set to the median {median:g}{beside}")
         if column.kind == "date" and varies:
             notes.append(f"{column.name!r} is a date: in days")
-        return cls(column.name, column.kind, median, varies, indicator), notes
+        return cls(column.name, column.kind, median, varies, indicator, len(present) < len(column.values)), notes
 
     @property
     def names(self) -> list[str]:
@@ -527,9 +537,9 @@ class ColumnMap:
             Position of each row's task.
         """
         counts, codes, notes = Counts(task), [], list(columns.notes)
-        seen: dict[bytes, str] = {}
+        seen: dict[tuple[bool, bytes], str] = {}
         for column in columns.columns:
-            if (other := seen.setdefault(column.values.tobytes(), column.name)) != column.name:
+            if (other := seen.setdefault(column.content, column.name)) != column.name:
                 notes.append(f"{column.name!r} repeats {other!r}: left out")
                 continue
             fit = CategoryCode.fit if column.kind == "category" else NumberCode.fit
@@ -542,6 +552,11 @@ class ColumnMap:
     def feature_names(self) -> tuple[str, ...]:
         """Names of the columns of the matrix."""
         return tuple(name for code in self.codes for name in code.names)
+
+    @property
+    def estimates(self) -> bool:
+        """Whether anything but the columns in use depends on the rows of `fit`."""
+        return any(not isinstance(code, NumberCode) or code.filled for code in self.codes)
 
     @property
     def inputs(self) -> tuple[str, ...]:

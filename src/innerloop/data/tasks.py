@@ -51,7 +51,7 @@ class TaskSet:
     feature_names
         Names of the columns of X, where they have names.
     columns
-        What X was encoded from, where that was a table.
+        What X was encoded from, where that took estimates that other rows would change.
     column_map
         How it was encoded.
     """
@@ -160,7 +160,9 @@ class TaskSet:
         """
         order = np.argsort(task, kind="stable")
         starts = row_starts(np.bincount(task, minlength=len(ids)))
-        return cls(np.empty((len(y), 0)), y[order], starts, ids, (), columns.take(order)).fit_columns()
+        tasks = cls(np.empty((len(y), 0)), y[order], starts, ids, (), columns.take(order)).fit_columns()
+        assert tasks.column_map is not None
+        return tasks if tasks.column_map.estimates else replace(tasks, columns=None)
 
     def fit_columns(self) -> TaskSet:
         """Return the same tasks with the map from columns to features estimated on their rows.
