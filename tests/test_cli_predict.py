@@ -208,6 +208,7 @@ def test_out_that_cannot_be_written_is_named_itself(model, table, tmp_path, plac
     assert ".tmp" not in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_whole_numbers_name_the_same_tasks_in_files_and_in_arrays(tmp_path, ending):
     frame = small_table().drop(columns=["same", "sum"])

@@ -231,6 +231,7 @@ def test_a_file_in_the_place_of_a_folder_is_left_alone(table, tmp_path, below):
     assert (tmp_path / "file").read_text() == "words"
 
 
+@pytest.mark.slow
 def test_a_folder_that_may_not_be_made_is_named(table, tmp_path, monkeypatch):
     def forbidden(path, *_, **__):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
@@ -243,6 +244,7 @@ def no_space(*_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [0, 1, 2, 3], ids=lambda n: f"after {n} files")
 def test_a_full_disk_leaves_no_model_and_no_scraps(table, tmp_path, monkeypatch, before):
     synced = iter([None] * before)
@@ -256,6 +258,7 @@ def test_a_full_disk_leaves_no_model_and_no_scraps(table, tmp_path, monkeypatch,
         load_model(tmp_path / "model")
 
 
+@pytest.mark.slow
 def test_after_a_full_disk_the_same_command_works(table, tmp_path):
     command = ("fit", table, *QUICK, "--out", tmp_path / "model")
     with pytest.MonkeyPatch.context() as patch:
@@ -266,6 +269,7 @@ def test_after_a_full_disk_the_same_command_works(table, tmp_path):
     assert load_model(tmp_path / "model")
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_earlier_model(table, tmp_path, monkeypatch):
     out = tmp_path / "model"
     assert innerloop("fit", table, *QUICK, "--out", out).code == 0

@@ -129,6 +129,7 @@ def test_gradients_of_reptile(kind, n_steps, by_task):
     assert_same(found, mean([reference.reptile_gradient(module, params, [rates] * n_steps, t) for t in tasks(batch)]))
 
 
+@pytest.mark.slow
 @BOTH_WAYS
 @STEPS
 @KINDS

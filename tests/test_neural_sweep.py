@@ -69,6 +69,7 @@ LANES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "source", "algorithm", "n_steps"), LANES.values(), ids=LANES)
 def test_each_lane_is_a_training_of_its_own(make, source, algorithm, n_steps):
     design = il.Design(4, 5, 4, n_steps=n_steps)

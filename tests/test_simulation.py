@@ -176,6 +176,7 @@ SAMPLED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLED)
 def test_sampled_runs_have_the_mean_of_exact_ones(name):
     dist, design = SAMPLED[name]
@@ -203,6 +204,7 @@ MEASURED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "scoring", "n_runs"), [
     ("figure 2", "exact", 1000), ("figure 2", "sampled", 60), ("figure 2, given the features", "exact", 3000),
     ("figure 3", "exact", 300), ("figure 3", "sampled", 60),
@@ -213,6 +215,7 @@ def test_the_figures_of_the_paper_come_out(name, scoring, n_runs):
     assert within(found.loss[:, 0], losses, found.stderr[:, 0], errors)
 
 
+@pytest.mark.slow
 def test_paired_differences_see_what_single_losses_cannot():
     found = il.estimate_loss(*FIGURE_3, [-0.03], 0.2, n_runs=600)
     assert within(found.difference.item(), -3.75e-4, found.difference_stderr.item(), 0.41e-4)
@@ -253,6 +256,7 @@ def test_one_rate_is_a_grid_of_one():
     assert found.difference.item() == found.difference_stderr.item() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scoring", "rel_error"), [("exact", 0.003), ("sampled", 0.02)])
 def test_rel_error_stops_after_the_same_runs_whatever_the_blocks(scoring, rel_error):
     options = {"rel_error": rel_error, "scoring": scoring, "n_test_tasks": 20}

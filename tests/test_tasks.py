@@ -227,6 +227,7 @@ def test_the_sign_of_zero_does_not_matter():
     assert contents(tasks, tasks.split(2, 2)) == contents(same, same.split(2, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("constant", [False, True], ids=["distinct rows", "few distinct rows"])
 def test_every_row_is_equally_often_in_the_support(constant):
     n_rows, n_support, n_seeds = 12, 5, 3000
@@ -324,6 +325,7 @@ def test_select_of_no_tasks_is_empty():
     assert len(tasks_of(sizes=LARGE).select([])) == 0
 
 
+@pytest.mark.slow
 def test_one_seed_picks_rows_of_all_ranks_from_different_tables():
     rng = np.random.default_rng(0)
     ranks = []
@@ -335,6 +337,7 @@ def test_one_seed_picks_rows_of_all_ranks_from_different_tables():
     assert np.abs(counts - 4000 / 6).max() < 4 * np.sqrt(4000 * 5 / 36)
 
 
+@pytest.mark.slow
 def test_pooled_interpolation_of_split_tables_has_its_exact_expected_error():
     dist = il.MixedLinearRegression(n_features=30, noise_std=1.0, task_std=0.5)
     errors = []

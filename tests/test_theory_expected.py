@@ -60,6 +60,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", SETTINGS)
 def test_against_monte_carlo(name):
@@ -152,6 +153,7 @@ def test_leading_order_is_the_limit():
     assert error == pytest.approx(il.expected_loss(dist, many, 0.4, 0.0, method="leading-order") - 0.625, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_task_parts_without_inner_loop_are_exact():
     p, rng = 8, np.random.default_rng(0)

@@ -49,10 +49,8 @@ class TableTasks:
     notes: tuple[str, ...]
 
     def details(self, group: str) -> dict[str, Any]:
-        """Return what a model folder must know to read another table: plain values."""
-        assert self.tasks.column_map is not None
-        columns = self.tasks.column_map.to_state()
-        return {"group": group, "target": self.target.to_state(), "columns": columns}
+        """Return what a model folder must know to read another table, beside the model: plain values."""
+        return {"group": group, "target": self.target.to_state()}
 
 
 def print_size(table: Path, read: TableTasks) -> None:

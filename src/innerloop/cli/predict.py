@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from innerloop._base.checks import FloatArray, IntArray
 from innerloop._base.files import check_file, write_whole
 from innerloop.cli._output import messages
-from innerloop.data.columns import ColumnMap
 from innerloop.data.frames import as_frame
 from innerloop.data.ids import places
 from innerloop.data.table_files import read_table
@@ -57,13 +56,15 @@ def predict(
     if out is not None:
         check_file(out, "--out")
     regressor, names = load_model(model), load_details(model)
-    if not {"group", "target", "columns"} <= set(names):
+    columns = regressor.columns_
+    if columns is None or not {"group", "target"} <= set(names):
         raise ValueError(f"{model} was not made by `innerloop fit`; it does not say which columns to read.")
     if out is not None and out.exists() and out.samefile(table):
         raise ValueError(f"--out names the table itself, {table}; name another file.")
     file = read_table(table, names["group"], delimiter)
-    columns, target = ColumnMap.from_state(names["columns"]), TargetCode.from_state(names["target"])
-    X = pd.DataFrame(columns.transform(columns.read(file.frame, file.name, file.place)), columns=columns.feature_names)
+    columns.read(file.frame, file.name, file.place)  # whose messages name lines
+    target = TargetCode.from_state(names["target"])
+    X = file.frame[list(columns.inputs)]
     distinct, task = read_ids(as_frame(file.frame, file.name), names["group"], file.name, file.place)
     seen = places(distinct, regressor.groups_)[task] >= 0
     y = target.read(file.frame, file.name, file.place)

@@ -384,12 +384,8 @@ class NumberCode:
         median = float(np.median(present)) if len(present) else 0.0
         notes = []
         if not varies:
-            value = (
-                f"{present[0]:g} in every row" if len(present) == len(column.values) else "constant where it is known"
-            )
-            notes.append(
-                f"{column.name!r} is {value}: left out" if len(present) else f"{column.name!r} is empty: left out"
-            )
+            known = f"{present[0]:g} wherever it is known" if len(present) else "empty"
+            notes.append(f"{column.name!r} is {known}: left out")
         if len(present) and (n := len(column.values) - len(present)):
             beside = ", with a column that says where" if indicator else ""
             notes.append(f"{column.name!r} is missing in {n} rows: set to the median {median:g}{beside}")

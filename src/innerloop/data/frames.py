@@ -54,24 +54,25 @@ def missing_column(column: str, columns: Sequence[str], name: str) -> str:
     return f"{name} has no column {column!r}; {hint}"
 
 
+def is_frame(value: Any) -> bool:
+    """Return whether a value is a data frame in memory."""
+    return isinstance(nw.from_native(value, eager_only=True, pass_through=True), nw.DataFrame)
+
+
 def take_groups(group: str | None, X: Any, groups: Any, required: bool = True) -> tuple[Any, Any]:
     """Return X without the column `group` of task ids, and the task ids."""
     if group is None:
         return X, groups
-    import narwhals as nw
-
-    frame = nw.from_native(X, eager_only=True, pass_through=True)
-    if not isinstance(frame, nw.DataFrame):
+    if not is_frame(X):
         if groups is None and required:
             raise ValueError(
                 f"`group` names the column {group!r}, but X is not a data frame; pass a frame, or the task ids as "
                 "groups=..."
             )
         return X, groups
+    frame, group = as_frame(X, "`X`"), str(group)
     if group not in frame.columns:
         if groups is None and required:
-            from innerloop.data.frames import missing_column
-
             raise ValueError(missing_column(group, frame.columns, "`X`"))
         if groups is None:
             warnings.warn(
@@ -82,5 +83,5 @@ def take_groups(group: str | None, X: Any, groups: Any, required: bool = True) -
             )
         return X, groups
     if groups is None:
-        groups = frame[group].to_numpy()
+        groups = frame.get_column(group).to_numpy()
     return frame.drop(group).to_native(), groups

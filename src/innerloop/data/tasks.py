@@ -50,6 +50,9 @@ class TaskSet:
         Task ids, sorted: whole numbers where all of them are, else text.
     feature_names
         Names of the columns of X, where they have names.
+    reduced_from : (n_tasks,) or None
+        Number of rows that each task had before `innerloop.data.row_blocks.reduced` replaced them by fewer; None: the
+        rows are the task's own.
     columns
         What X was encoded from, where that took estimates that other rows would change.
     column_map
@@ -61,6 +64,7 @@ class TaskSet:
     starts: IntArray = field(repr=False)
     ids: NDArray[Any]
     feature_names: tuple[str, ...] | None = field(default=None, repr=False)
+    reduced_from: IntArray | None = field(default=None, repr=False)
     columns: Columns | None = field(default=None, repr=False)
     column_map: ColumnMap | None = field(default=None, repr=False)
 
@@ -160,7 +164,7 @@ class TaskSet:
         """
         order = np.argsort(task, kind="stable")
         starts = row_starts(np.bincount(task, minlength=len(ids)))
-        tasks = cls(np.empty((len(y), 0)), y[order], starts, ids, (), columns.take(order)).fit_columns()
+        tasks = cls(np.empty((len(y), 0)), y[order], starts, ids, (), columns=columns.take(order)).fit_columns()
         assert tasks.column_map is not None
         return tasks if tasks.column_map.estimates else replace(tasks, columns=None)
 
@@ -212,6 +216,11 @@ class TaskSet:
         return np.diff(self.starts)
 
     @property
+    def original_sizes(self) -> IntArray:
+        """Number of rows that each task's rows stand for; `sizes` unless the tasks were reduced: (n_tasks,)."""
+        return self.sizes if self.reduced_from is None else self.reduced_from
+
+    @property
     def task_of_row(self) -> IntArray:
         """Index of the task of each row: (n_rows,)."""
         return np.repeat(np.arange(len(self)), self.sizes)
@@ -223,11 +232,16 @@ class TaskSet:
             chosen = np.flatnonzero(positions)
         else:
             chosen = np.unique(np.arange(len(self))[positions if positions.size else np.arange(0)])
-        sizes = self.sizes[chosen]
-        rows = ragged_ranges(self.starts[chosen], sizes)
+        return self.take(chosen)
+
+    def take(self, positions: IntArray) -> TaskSet:
+        """Return the tasks at these positions, in this order, a task as often as it is named."""
+        sizes = self.sizes[positions]
+        rows = ragged_ranges(self.starts[positions], sizes)
+        original = None if self.reduced_from is None else self.reduced_from[positions]
         columns = None if self.columns is None else self.columns.take(rows)
-        starts, ids = row_starts(sizes), self.ids[chosen]
-        return TaskSet(self.X[rows], self.y[rows], starts, ids, self.feature_names, columns, self.column_map)
+        starts, ids = row_starts(sizes), self.ids[positions]
+        return TaskSet(self.X[rows], self.y[rows], starts, ids, self.feature_names, original, columns, self.column_map)
 
     def split(self, n_support: int | None = None, n_query: int | None = None, seed: int = 0) -> Episodes:
         """Draw one episode per task: support rows to adapt on, and other rows to score.
@@ -268,6 +282,36 @@ class TaskSet:
             (order[ragged_ranges(self.starts[:-1], support)], support),
             (order[ragged_ranges(self.starts[:-1] + support, query)], query),
             np.arange(len(self)),
+        )
+
+    def hold_out(self, n_support: int, order: IntArray, most_query: int | None = None) -> Episodes:
+        """Return one episode of every task that has more than `n_support` rows.
+
+        Parameters
+        ----------
+        n_support
+            The first rows of a task that are support, from 0.
+        order : (n_rows,)
+            Of the rows, task by task; see `shuffled`.
+        most_query
+            Query rows of a task, at most: those that follow. None: all the others.
+
+        Returns
+        -------
+        Episodes
+            Whose `task` are positions among these tasks.
+        """
+        chosen = np.flatnonzero(self.sizes > n_support)
+        first, n_query = self.starts[chosen], self.sizes[chosen] - n_support
+        if most_query is not None:
+            n_query = np.minimum(n_query, most_query)
+        support = np.full(len(chosen), n_support)
+        return Episodes.from_rows(
+            self.X,
+            self.y,
+            (order[ragged_ranges(first, support)], support),
+            (order[ragged_ranges(first + n_support, n_query)], n_query),
+            chosen,
         )
 
     def deal(self, n_support: int | None = None, seed: int = 0) -> Episodes:
