@@ -152,7 +152,6 @@ def test_missing_group_column_is_named(model, tmp_path):
     ("column", "cell", "words"),
     [
         ("a", "high", "the text 'high' in column 'a', line 6"),
-        ("a", "", "a missing value in column 'a', line 6"),
         ("a", "inf", "an infinite value (inf) in column 'a', line 6"),
         ("y", "high", "the text 'high' in column 'y', line 6"),
         ("y", "-inf", "an infinite value (-inf) in column 'y', line 6"),

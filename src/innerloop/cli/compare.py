@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from innerloop.cli._output import console, messages, print_table
-from innerloop.cli._tables import check_sizes, read_tasks
+from innerloop.cli._tables import check_sizes, print_size, read_tasks
 from innerloop.cli.fit import Names
 from innerloop.evaluation.other_packages import Contender, best_of
 from innerloop.evaluation.other_packages import compare as compare_packages
@@ -65,8 +65,9 @@ def compare(
     """
     if not time_limit > 0:
         raise ValueError(f"`--time-limit` must be positive, got {time_limit}.")
-    tasks, left_out = read_tasks(table, group, target, features, drop, delimiter, min_rows)
-    check_sizes(tasks, table, 1, 1)
+    read = read_tasks(table, group, target, features, drop, delimiter, min_rows)
+    tasks = read.tasks
+    check_sizes(tasks, table)
 
     def announce(name: str) -> None:
         if messages.is_terminal:
@@ -77,8 +78,8 @@ def compare(
         plain = [{k: v if v == v else None for k, v in asdict(contender).items()} for contender in contenders]
         print(json.dumps({"contenders": plain, "verdict": best_of(contenders)}, indent=1))
         return
-    size = f"{len(tasks)} groups, {tasks.n_rows} rows, {tasks.n_features} features{left_out}"
-    console.print(f"{table}: {size}; {n_adapt} rows of an unseen group to adapt on\n", soft_wrap=True, markup=False)
+    print_size(table, read)
+    console.print(f"{n_adapt} rows of an unseen group to adapt on\n", soft_wrap=True, markup=False)
     print_table(_table(contenders))
     console.print(f"\n[bold]{best_of(contenders)}[/bold]", soft_wrap=not console.is_terminal)
 

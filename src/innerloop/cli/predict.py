@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from innerloop._base.checks import FloatArray
+from innerloop._base.checks import FloatArray, IntArray
 from innerloop._base.files import check_file, write_whole
 from innerloop.cli._output import messages
-from innerloop.data.ids import alike, places
-from innerloop.data.table_files import missing, numbers, read_table
+from innerloop.data.frames import as_frame
+from innerloop.data.ids import places
+from innerloop.data.table_files import read_table
+from innerloop.data.task_table import TargetCode, read_ids
 from innerloop.estimators import MetaRegressor
 from innerloop.estimators.storage import load_details, load_model
 from innerloop.tabular.intervals import as_level
@@ -54,34 +56,32 @@ def predict(
     if out is not None:
         check_file(out, "--out")
     regressor, names = load_model(model), load_details(model)
-    if not {"group", "target", "features"} <= set(names):
+    columns = regressor.columns_
+    if columns is None or not {"group", "target"} <= set(names):
         raise ValueError(f"{model} was not made by `innerloop fit`; it does not say which columns to read.")
     if out is not None and out.exists() and out.samefile(table):
         raise ValueError(f"--out names the table itself, {table}; name another file.")
-    frame = read_table(table, names["group"], delimiter)
-    missing(frame, names["features"], table)
-    X = pd.DataFrame(numbers(frame, names["features"], table, delimiter), columns=names["features"])
-    ids = frame[names["group"]].to_numpy(dtype=str)
-    groups, _ = alike(ids, regressor.groups_)
-    labelled, y = np.zeros(len(frame), dtype=bool), np.empty(0)
-    if names["target"] in frame.columns:
-        labelled = frame[names["target"]].notna().to_numpy()
-        # Numbers are read from the whole column, so that a bad cell is named by its place in the file.
-        column = frame[names["target"]].astype(object).where(labelled, 0.0)
-        y = numbers(frame.assign(**{names["target"]: column}), [names["target"]], table, delimiter)[labelled, 0]
+    file = read_table(table, names["group"], delimiter)
+    columns.read(file.frame, file.name, file.place)  # whose messages name lines
+    target = TargetCode.from_state(names["target"])
+    X = file.frame[list(columns.inputs)]
+    distinct, task = read_ids(as_frame(file.frame, file.name), names["group"], file.name, file.place)
+    seen = places(distinct, regressor.groups_)[task] >= 0
+    y = target.read(file.frame, file.name, file.place)
+    labelled = ~np.isnan(y)
     if labelled.all():
         raise ValueError(
-            f"every row of {table} has a value of {names['target']!r}, so there is no row to predict; empty "
-            "those cells, or leave the column out."
+            f"every row of {table} has a value of {target.name!r}, so none is left to predict; empty those "
+            "cells, or leave the column out."
         )
-    if len(regressor.groups_) and not labelled.any() and (places(groups, regressor.groups_) < 0).all():
+    if len(regressor.groups_) and not labelled.any() and not seen.any():
         messages.print(
             f"No group of {table} was seen in training and none has labelled rows: all rows are predicted with the "
             "meta-parameters.",
             markup=False,
         )
-    predictions = _predict_unlabelled(regressor, X, y, groups, labelled, level)
-    predictions.insert(0, "group", ids[~labelled])
+    predictions = _predict_unlabelled(regressor, X, y, (distinct, task), labelled, level)
+    predictions.insert(0, "group", file.frame[names["group"]][~labelled].to_numpy())
     content = predictions.to_csv(index=False)
     if out is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
@@ -95,17 +95,21 @@ def _predict_unlabelled(
     regressor: MetaRegressor,
     X: pd.DataFrame,
     y: FloatArray,
-    groups: NDArray[Any],
+    ids: tuple[NDArray[Any], IntArray],
     labelled: NDArray[np.bool_],
     level: float | None,
 ) -> pd.DataFrame:
-    """Return row, prediction and its basis for the rows without targets; `y` has the targets of the labelled rows."""
-    seen = places(groups, regressor.groups_) >= 0
+    """Return row, prediction and its basis for the rows without targets.
+
+    `y` is NaN for the unlabelled, `ids` holds distinct ids and the position of each row's among them.
+    """
+    distinct, task = ids
+    groups, seen = distinct[task], places(distinct, regressor.groups_)[task] >= 0
     if labelled.any():
-        regressor = regressor.adapt(X[labelled], y, groups=groups[labelled])
+        regressor = regressor.adapt(X[labelled], y[labelled], groups=groups[labelled])
     rows = ~labelled
     based_on = np.where(seen[rows], "seen", "meta")
-    based_on = np.where(np.isin(groups[rows], groups[labelled]), "adapted", based_on)
+    based_on = np.where(np.isin(task[rows], task[labelled]), "adapted", based_on)
     columns = {
         "row": np.flatnonzero(rows) + 1,
         "prediction": regressor.predict(X[rows], groups=groups[rows]),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -14,11 +13,12 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from innerloop._base.checks import FloatArray, IntArray
+from innerloop._base.checks import FloatArray, IntArray, as_targets
 from innerloop._base.progress import progress
+from innerloop.data.columns import ColumnMap, Columns
 from innerloop.data.episodes import Episodes
-from innerloop.data.frames import take_groups
-from innerloop.data.ids import alike, as_labels
+from innerloop.data.frames import is_frame, take_groups
+from innerloop.data.ids import distinct_ids
 from innerloop.data.tasks import TaskSet
 from innerloop.tabular.fitted_table import FittedTable
 from innerloop.tabular.intervals import as_level
@@ -98,6 +98,9 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         Held-out mean squared error over the grid of ``inner_lr``, ``l2`` and ``adapt_lr``: ``mse``, ``mse_se``,
         the paired ``difference`` to inner_lr = 0 at its best adapt_lr and l2, and ``difference_se``; in units
         as above. None where nothing was chosen.
+    columns_ : ColumnMap or None
+        How the columns of a data frame became features: `coef_` belongs to ``columns_.feature_names``, and
+        ``columns_.notes`` says what was done. None where X was an array.
     n_features_in_ : int
     feature_names_in_ : (n_features,), where X had string column names
 
@@ -130,6 +133,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
     adapt_lr_: Any
     l2_: float
     cv_results_: dict[str, NDArray[Any]] | None
+    columns_: ColumnMap | None
     _table: FittedTable
     _group: str | None  # the parameter at the time of fitting
 
@@ -175,7 +179,9 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         Parameters
         ----------
         X : (n_rows, n_features) array or data frame
-            With `group` set, a frame that holds that column too.
+            With `group` set, a frame that holds that column too. Columns of a frame may be of any kind: categories
+            become columns of 0 and 1, dates days, missing values the median with a column that says where; see
+            `columns_`.
         y : (n_rows,) or (n_rows, n_targets)
         groups : (n_rows,), default=None
             Task id of each row. None, without `group`: all rows are one task.
@@ -191,7 +197,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         """
         settings = read_settings(self.get_params())
         X, groups = take_groups(self.group, X, groups)
-        X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64)
+        if not is_frame(X):
+            X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64)
         if groups is None:
             warnings.warn(
                 "neither `groups` nor `group` is given: all rows count as one task and there is no inner loop. "
@@ -201,7 +208,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
                 UserWarning,
                 stacklevel=2,
             )
-        tasks = TaskSet.from_arrays(X, y, np.zeros(len(X), dtype=int) if groups is None else groups)
+        tasks = self._tasks(X, y, np.zeros(len(X), dtype=int) if groups is None else groups)
         with progress("Meta-training", settings.n_folds, shown=bool(self.verbose)) as tick:
             training = MetaTraining.prepare(tasks, settings, tick)
         self._group = self.group
@@ -274,12 +281,11 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         """
         check_is_fitted(self)
         X, groups = take_groups(self._group, X, groups)
-        X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64, reset=False)
         if groups is None:
             raise ValueError("`groups` must say which task each row belongs to, got None.")
-        labels, _ = alike(as_labels(groups, "groups", len(X)), self.groups_)
-        ids, task = np.unique(labels, return_inverse=True)
-        tasks = replace(TaskSet.from_arrays(X, y, task), ids=ids)
+        if self.columns_ is None:
+            X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64, reset=False)
+        tasks = TaskSet.from_arrays(self._features(X), y, groups)
         if tasks.y.shape[1:] != np.shape(self.intercept_):
             raise ValueError(f"`y` must have the targets seen in fit, got shape {tasks.y.shape}.")
         adapted = copy.copy(self)
@@ -301,15 +307,41 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         """Return checked rows, and the position of each one's group among the known: -1 for none."""
         check_is_fitted(self)
         X, groups = take_groups(self._group, X, groups, required=False)
-        X = validate_data(self, X, reset=False, dtype=np.float64)
+        X = self._features(X)
         if groups is None:
             return X, np.full(len(X), -1)
-        return X, self._table.places(as_labels(groups, "groups", len(X)))
+        ids, task = distinct_ids(groups, "groups", len(X))
+        return X, self._table.places(ids)[task]
+
+    def _tasks(self, X: Any, y: Any, groups: Any) -> TaskSet:
+        """Return the tasks to fit, of an array or of a frame with columns of any kind."""
+        if not is_frame(X):
+            return TaskSet.from_arrays(X, y, groups)
+        validate_data(self, X, skip_check_array=True)  # keeps the names of columns
+        ids, task = distinct_ids(groups, "groups", len(X))
+        columns = Columns.read(X, task, name="`X`")
+        if columns.notes:
+            warnings.warn(f"{'; '.join(columns.notes)}.", UserWarning, stacklevel=3)
+        return TaskSet.from_columns(columns, as_targets(y, "y", len(X)), ids, task)
+
+    def _features(self, X: Any) -> FloatArray:
+        """Return the matrix of features of an array or a frame like that of `fit`."""
+        columns = self.columns_
+        if columns is None:
+            return np.asarray(validate_data(self, X, reset=False, dtype=np.float64))
+        if is_frame(X):
+            validate_data(self, X, reset=False, skip_check_array=True)
+        else:
+            import pandas as pd
+
+            rows = validate_data(self, X, reset=False, dtype=None, ensure_all_finite=False)
+            X = pd.DataFrame(rows, columns=getattr(self, "feature_names_in_", None))
+        return columns.transform(columns.read(X))
 
     def _set_table(self, table: FittedTable) -> None:
         """Set the fitted attributes, which are views of a fitted table."""
         selection = table.selection
-        self._table = table
+        self._table, self.columns_ = table, table.columns
         self.adaptation_, self.n_support_ = selection.adaptation, selection.n_support
         self.inner_lr_, self.adapt_lr_, self.l2_ = selection.rates
         self.inner_lr_se_, self.adapt_lr_se_ = selection.inner_lr_se, selection.adapt_lr_se
@@ -337,7 +369,7 @@ def fitted_regressor(
         Names of the columns of X, where they have names.
     """
     model = MetaRegressor(**parameters)
-    model.n_features_in_ = len(table.scaling.kept)
+    model.n_features_in_ = len(table.scaling.kept) if feature_names is None else len(feature_names)
     if feature_names is not None:
         model.feature_names_in_ = np.array(feature_names, dtype=object)
     model._group = model.group
@@ -356,7 +388,6 @@ def predict_episodes(model: MetaRegressor, episodes: Episodes) -> FloatArray:
         With at least one support row each.
     """
     task, support, query = np.arange(len(episodes)), episodes.support_rows, episodes.query_rows
-    adapted = model.adapt(episodes.X[support], episodes.y[support], groups=np.repeat(task, episodes.n_support))
-    predictions = adapted.predict(episodes.X[query], groups=np.repeat(task, episodes.n_query))
-    assert isinstance(predictions, np.ndarray)
-    return predictions
+    tasks = TaskSet.from_arrays(episodes.X[support], episodes.y[support], np.repeat(task, episodes.n_support))
+    adapted = model._table.adapt(tasks)
+    return adapted.predict(episodes.X[query], adapted.places(task)[np.repeat(task, episodes.n_query)])

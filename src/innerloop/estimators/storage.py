@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from innerloop._base.memory import read_arrays
 from innerloop._base.sealed_folder import MANIFEST, SealedFolder
 from innerloop.estimators.meta_regressor import MetaRegressor, fitted_regressor
 from innerloop.tabular.fitted_table import FittedTable
@@ -113,8 +114,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         parts = _MODEL.read(folder, manifest)
         description = json.loads(parts["model"])
-        with np.load(io.BytesIO(parts["arrays"]), allow_pickle=False) as archive:
-            return description, {name: archive[name] for name in archive.files}
+        return description, read_arrays(parts["arrays"], str(folder))
     except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{folder} is damaged ({error}); fit the model again or restore the folder.") from error
 

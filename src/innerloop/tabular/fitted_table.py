@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from innerloop._base.checks import FloatArray, IntArray
 from innerloop.adaptation.predictor import Predictor, unseen_variance
-from innerloop.data.ids import alike, places
+from innerloop.data.columns import ColumnMap
+from innerloop.data.ids import comparable, places
 from innerloop.data.row_blocks import reduced
 from innerloop.data.scaling import Scaling
 from innerloop.data.tasks import TaskSet
@@ -80,6 +81,8 @@ class FittedTable:
     known_coef : (n_groups, n_targets, n_features)
         Their coefficients, in the units of the data.
     known_intercept : (n_groups, n_targets)
+    columns
+        From the columns of a table to X; None where X came as numbers.
     """
 
     scaling: Scaling
@@ -92,14 +95,15 @@ class FittedTable:
     known: TaskSet
     known_coef: FloatArray
     known_intercept: FloatArray
+    columns: ColumnMap | None = None
 
     def meta_parameters(self) -> tuple[FloatArray, FloatArray]:
         """Return coefficients (n_targets, n_features) and intercepts (n_targets,) of groups that are not known."""
         return original_units(self.scaling, self.predictor.unseen)
 
-    def places(self, groups: NDArray[Any]) -> IntArray:
-        """Return the positions of groups among the known; -1 for none."""
-        return places(groups, self.known.ids)
+    def places(self, ids: NDArray[Any]) -> IntArray:
+        """Return the positions of groups, given by `distinct_ids`, among the known; -1 for none."""
+        return places(ids, self.known.ids)
 
     def predict(self, X: FloatArray, place: IntArray) -> FloatArray:
         """Return predictions: known groups by their coefficients, others by the meta-parameters."""
@@ -131,7 +135,7 @@ class FittedTable:
         theta = self.predictor.rule.adapt(self.predictor.coef, tasks)
         coef, intercept = original_units(self.scaling, theta.reshape(len(tasks), *self.predictor.coef.shape))
         if len(self.known):
-            ids, known_ids = alike(tasks.ids, self.known.ids)
+            ids, known_ids = comparable(tasks.ids, self.known.ids)
             kept = np.flatnonzero(~np.isin(known_ids, ids))
             ids = np.concatenate((known_ids[kept], ids))
             order = np.argsort(ids, kind="stable")
@@ -162,6 +166,7 @@ class FittedTable:
             "rule": type(rule).__name__,
             "single_target": self.single_target,
             "intercept": self.scaling.intercept,
+            "columns": None if self.columns is None else self.columns.to_state(),
         }
         parts: dict[str, Mapping[str, Any]] = {
             "scaling": {name: value for name, value in vars(self.scaling).items() if name != "intercept"},
@@ -207,6 +212,7 @@ class FittedTable:
             known=TaskSet(**parts["known"]),
             known_coef=parts["groups"]["coef"],
             known_intercept=parts["groups"]["intercept"],
+            columns=None if scalars["columns"] is None else ColumnMap.from_state(scalars["columns"]),
         )
 
 

@@ -14,6 +14,7 @@ from innerloop._base.checks import FloatArray
 from innerloop._base.threads import one_thread
 from innerloop.adaptation.predictor import Predictor
 from innerloop.adaptation.random_effects import RandomEffects, Structure, estimate_effects, update_mean, variance_sample
+from innerloop.data.columns import ColumnMap
 from innerloop.data.row_blocks import reduced
 from innerloop.data.scaling import Scaling
 from innerloop.data.tasks import TaskSet
@@ -59,6 +60,8 @@ class MetaTraining:
         In scaled units.
     folds
         Folds of tasks for cross-validation.
+    columns
+        By which the features of the tasks were encoded.
     """
 
     settings: Settings
@@ -68,6 +71,7 @@ class MetaTraining:
     held_out: HeldOut | None
     tasks: TaskSet
     folds: TaskFolds
+    columns: ColumnMap | None
 
     @classmethod
     def prepare(
@@ -112,7 +116,7 @@ class MetaTraining:
                 episodes = parts.deal(n_support, settings.seed)
                 folds = TaskFolds.of(parts, episodes, settings)
             held_out = cross_validate(folds, episodes, settings, tick) if settings.asks_for_choice() else None
-            return cls(settings, scaling, n_support, objective, held_out, scaled, folds)
+            return cls(settings, scaling, n_support, objective, held_out, scaled, folds, tasks.column_map)
 
     def gradient_rates(self) -> Rates:
         """Return the rates of gradient steps: those that are given, or the choice by held-out loss."""
@@ -232,6 +236,7 @@ class TrainedTable:
             known=self.rows.select(np.arange(0)),
             known_coef=np.empty((0, n_targets, len(training.scaling.kept))),
             known_intercept=np.empty((0, n_targets)),
+            columns=training.columns,
         )
         return table.remember(training.tasks, self.rows) if remember else table
 
