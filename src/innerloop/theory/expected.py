@@ -36,10 +36,13 @@ class MethodChoice:
         "leading-order" or "deterministic-equivalent".
     trust
         How far it can be trusted, in a sentence.
+    accuracy
+        The relative error of the loss that 97 % of like designs stayed within in simulations; NaN where no loss exists.
     """
 
     name: str
     trust: str
+    accuracy: float = np.nan
 
 
 def expected_loss(

@@ -144,7 +144,7 @@ class Pencil:
         return inverse
 
     def _with_constant(self, fields: _Fields, g: Matrix, total: Matrix) -> tuple[Matrix, Matrix, _Constant]:
-        """Invert the constant direction together with the mean row of every block (equation 26.2)."""
+        """Invert the constant direction together with the mean row of every block (equation 28.1)."""
         assert self.constant is not None
         c = np.sqrt(self.constant[0])
         L0 = fields.constant
