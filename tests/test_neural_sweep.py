@@ -208,8 +208,3 @@ def test_a_store_tells_tasks_from_others_by_all_their_numbers(tmp_path, make):
     sweep(tanh_net, make(1.0), DESIGN, [0.1], [0.0], **counts)
     with pytest.raises(ValueError, match="holds the blocks of another plan"):
         sweep(tanh_net, make(2.0), DESIGN, [0.1], [0.0], **counts)
-
-
-def test_frozen_parameters_are_refused():
-    with pytest.raises(ValueError, match=r"`module` has frozen parameters \('0.weight'"):
-        MetaTrainer(tanh_net().requires_grad_(False), SinusoidTasks(0), DESIGN, 0.1)

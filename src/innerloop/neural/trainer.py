@@ -19,7 +19,7 @@ from innerloop.neural.meta_gradient import by_task as by_task_of
 from innerloop.neural.meta_gradient import gradients_of, query_losses, query_predictions
 from innerloop.neural.rates import Rate, Tensors, check_finite_rates, check_rate, leaves, rebuild, resolve
 from innerloop.neural.sources import TEST, TRAINING, EpisodeSampler, Stage, Tasks, as_source
-from innerloop.neural.task_model import Loss, TaskModel, check_learnable
+from innerloop.neural.task_model import Loss, TaskModel, learnable
 from innerloop.neural.training import Training
 
 TASKS_AT_ONCE = 100
@@ -91,10 +91,9 @@ class MetaTrainer:
         check_rate(inner_lr, "inner_lr")
         self.module, self.design, self.training, self.callbacks = module, design, training, callbacks
         self.inner_lr, self.adapt_lr, self.learn_inner_lr = inner_lr, adapt_lr, learn_inner_lr
-        check_learnable(module)
         self.params: Tensors = {
             name: parameter.detach().to(training.device, training.dtype, copy=True).requires_grad_()
-            for name, parameter in module.named_parameters()
+            for name, parameter in learnable(module).items()
         }
         first = next(iter(self.params.values()))
         self.device, self.dtype = first.device, first.dtype
@@ -108,11 +107,10 @@ class MetaTrainer:
         self._adapt_rates()
         self.optimiser = training.optimiser(self.learned)
         self.scheduler = None if training.scheduler is None else training.scheduler(self.optimiser)
+        self.iteration = 0
+        self.model.inspect(self.params, self._batch())
         gradients = compiled(gradients_of(self._losses)) if training.compile else gradients_of(self._losses)
         self._gradients = by_task_of(gradients) if self.model.is_by_task(self.device) else gradients
-        self.iteration = 0
-        batch = self._batch()
-        self.model.inspect(self.params, batch.X_support[0])
         self._rank, self._n_processes = _rank_and_size()
         if design.n_tasks < self._n_processes:
             raise ValueError(
@@ -227,7 +225,7 @@ class MetaTrainer:
     def update_module(self) -> nn.Module:
         """Copy the learned parameters into the module, and return it."""
         with torch.no_grad():
-            for name, parameter in self.module.named_parameters():
+            for name, parameter in learnable(self.module).items():
                 parameter.copy_(self.params[name])
         return self.module
 
