@@ -28,6 +28,7 @@ from innerloop.neural import (
     Training,
     accuracy,
 )
+from innerloop.neural.training import Adam
 from test_neural_gradients import Fixed
 
 
@@ -320,6 +321,37 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
         trainer(inner_lr={"0": 0.1, "2": 0.1}).load(tmp_path)
     with pytest.raises(ValueError, match="optimiser Adam, this training has SGD"):
         trainer(optimiser=lambda tensors: torch.optim.SGD(tensors, 0.1)).load(tmp_path)
+
+
+def rectified(prediction, y):
+    return (prediction - y).abs().mean()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tasks": SinusoidTasks(1)}, "seed 0 there, 1 asked for"),
+        ({"design": il.Design(4, 5, 5, n_steps=3)}, "n_steps 1 there, 3 asked for"),
+        ({"design": il.Design(9, 2, 5)}, "design .* asked for"),
+        ({"training": Training(algorithm=MAML(first_order=True))}, "first_order False there, True asked for"),
+        ({"training": Training(optimiser=Adam(1e-5))}, "lr 0.001 there, 1e-05 asked for"),
+        ({"training": Training(loss=rectified)}, "loss .* asked for"),
+        (
+            {"module": nn.Sequential(nn.Linear(1, 8), nn.ReLU(), nn.Linear(8, 1))},
+            r"1 Tanh\(\) there, ReLU\(\) asked for",
+        ),
+    ],
+)
+def test_a_checkpoint_of_another_training_is_refused_by_name(tmp_path, changes, words):
+    same = {
+        "module": nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1)),
+        "tasks": SinusoidTasks(0),
+        "design": il.Design(4, 5, 5),
+    }
+    MetaTrainer(**same, inner_lr=0.01).save(tmp_path)
+    MetaTrainer(**same, inner_lr=0.01, adapt_lr=0.5).load(tmp_path)
+    with pytest.raises(ValueError, match=rf"checkpoint of another training \(({words})\); give the same"):
+        MetaTrainer(**{**same, **changes}, inner_lr=0.01).load(tmp_path)
 
 
 def test_a_folder_of_something_else_is_not_overwritten(tmp_path):

@@ -78,6 +78,22 @@ def fingerprint(value: Any, name: str) -> Any:
     return _Fingerprints().of(value, name)
 
 
+def difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Return the first entry in which two records of fingerprints differ, as text."""
+    for name in [*wanted, *stored]:
+        old, new = stored.get(name), wanted.get(name)
+        if old != new:
+            if isinstance(old, dict) and isinstance(new, dict):
+                return difference(old, new)
+            return f"{name} {_short(old)} there, {_short(new)} asked for"
+    return "no difference"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 class _Fingerprints:
     """The fingerprint of one value, in which code that is used again is recorded by the number of its first use."""
 
@@ -350,5 +366,10 @@ def _syntax(node: Any) -> str:
 
 
 def _compiled(code: CodeType) -> str:
-    constants = [_compiled(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    constants = [_compiled(c) if isinstance(c, CodeType) else _constant(c) for c in code.co_consts]
     return repr((code.co_code, constants, code.co_names))
+
+
+def _constant(value: Any) -> str:
+    # The order of a set of text differs from process to process.
+    return repr(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)

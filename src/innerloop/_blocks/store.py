@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from innerloop._base.files import write_whole
 from innerloop._base.memory import read_arrays
+from innerloop._blocks.fingerprint import difference
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -170,7 +171,7 @@ class BlockStore:
             )
         if stored["plan"] != plan:
             raise ValueError(
-                f"{self._folder} holds the blocks of another plan ({_difference(stored['plan'], plan)}); name another "
+                f"{self._folder} holds the blocks of another plan ({difference(stored['plan'], plan)}); name another "
                 "folder, or delete this one."
             )
         return int(stored["block_size"])
@@ -196,19 +197,3 @@ def _seal(content: bytes) -> bytes:
 
 def _plan_digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """Return the first entry in which two plans differ, as text."""
-    for name in [*wanted, *stored]:
-        old, new = stored.get(name), wanted.get(name)
-        if old != new:
-            if isinstance(old, dict) and isinstance(new, dict):
-                return _difference(old, new)
-            return f"{name} {_short(old)} there, {_short(new)} asked for"
-    return "no difference"
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

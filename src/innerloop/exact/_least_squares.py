@@ -11,6 +11,8 @@ from innerloop.exact._refine import refine
 
 # Above this condition number a triangular factor is not trusted to have full rank without its singular values.
 CLEAR_RANK = 1e12
+# Relative to the largest, and times the size of the matrix, what rounding leaves of a zero.
+ROUNDING = 8 * float(np.finfo(float).eps)
 # Solutions whose relative error may exceed this are refined.
 _REFINE_ABOVE = 1e-9
 
@@ -43,6 +45,17 @@ def least_squares(B: FloatArray, g: FloatArray, ridge: float) -> tuple[FloatArra
     return unit[:, None] * z, p, 1 / rcond
 
 
+def residual_above_rounding(A: FloatArray, z: FloatArray, g: FloatArray) -> FloatArray:
+    """Return g - A z, or zeros where it is no larger than what rounding A, z and g to doubles may leave.
+
+    At rates whose steps enlarge residuals by many orders of magnitude, what rounding leaves is large in the units of
+    the targets. It says nothing of the minimum.
+    """
+    residual = g - A @ z
+    rounding = max(A.shape) * ROUNDING * np.linalg.norm(np.abs(A) @ np.abs(z) + np.abs(g))
+    return residual if np.linalg.norm(residual) > rounding else np.zeros_like(residual)
+
+
 def _shortest_solution(A: FloatArray, g: FloatArray, unit: FloatArray) -> tuple[FloatArray, int, float]:
     """Return the shortest minimiser d of |g - A (d / unit)|, the rank of A and its condition within it.
 
@@ -50,7 +63,7 @@ def _shortest_solution(A: FloatArray, g: FloatArray, unit: FloatArray) -> tuple[
     span of W / unit = Q T, and is Q T'^-1 S^-1 P'g.
     """
     P, s, Wt = np.linalg.svd(A, full_matrices=False)
-    rank = int((s > s.max(initial=0.0) * max(A.shape) * 8 * np.finfo(float).eps).sum())
+    rank = int((s > s.max(initial=0.0) * max(A.shape) * ROUNDING).sum())
     if rank == 0:
         return np.zeros((A.shape[1], g.shape[1])), 0, 1.0
     z = (P[:, :rank].T @ g) / s[:rank, None]

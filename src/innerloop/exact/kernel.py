@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, final
 
 import numpy as np
@@ -18,7 +19,7 @@ from innerloop._base.checks import FloatArray, IntArray, as_count, as_floats, as
 from innerloop._base.ragged import row_starts
 from innerloop.data.episodes import Episodes, check_episodes
 from innerloop.data.tasks import TaskSet, as_episodes
-from innerloop.exact._least_squares import CLEAR_RANK
+from innerloop.exact._least_squares import ROUNDING, least_squares, residual_above_rounding
 from innerloop.exact.objective import step_coefficients
 from innerloop.exact.solutions import POOR_CONDITION
 
@@ -26,6 +27,9 @@ from innerloop.exact.solutions import POOR_CONDITION
 Kernel = Callable[[FloatArray, FloatArray], FloatArray]
 Function = Callable[[FloatArray], FloatArray]
 Runs = Episodes | Sequence[Episodes]
+
+# Up to this condition number of W(a) K W(a)' about 10 of 16 digits are correct by the fastest way.
+_CLEAR = 1e6
 
 
 @final
@@ -121,8 +125,9 @@ class KernelObjective:
 
     Notes
     -----
-    docs/theory.md, section "Kernels". Make one with `from_episodes` or `from_tasks`. Condition numbers are those of
-    `MetaObjective` squared: where features can be formed and are fewer than the rows, that is the better choice.
+    docs/theory.md, section "Kernels". Make one with `from_episodes` or `from_tasks`. A kernel has
+    features only by their squares: those that are smaller than others by 1e-7 or more are below its rounding and not
+    seen. Where features can be formed and are fewer than the rows, `MetaObjective` is the better choice.
     """
 
     gram: FloatArray = field(repr=False)
@@ -239,20 +244,61 @@ class KernelObjective:
         )
         return KernelPath(inner_lrs, l2, coef, loss, rank, condition, self)
 
+    @cached_property
+    def _factored(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Features of the rows by which the kernel is their product, K(Z, Z) = L L'.
+
+        Solving with W(a) L, not with its square W(a) K W(a)', keeps the digits that steps which nearly cancel cost.
+
+        Returns
+        -------
+        columns : (..., K + 1, n_query_rows, n_rows)
+            ``W_j L``, with columns of zeros for directions that rounding hides.
+        to_rows : (..., n_rows, n_rows)
+            ``L (L'L)^+``, which turns a function in these features into coefficients of rows.
+        condition : (...)
+            Of K(Z, Z), with those of the directions left out that may not be there at all.
+        """
+        s, V = np.linalg.eigh(self.kernel(self.rows.X, self.rows.X))
+        kept = s > s[..., -1:] * s.shape[-1] * ROUNDING
+        root = np.sqrt(np.where(kept, s, 0.0))[..., None, :]
+        L, to_rows = V * root, np.where(kept[..., None, :], V / np.where(root > 0, root, 1.0), 0.0)
+        columns = np.empty((*self.targets.shape[:-1], s.shape[-1]))
+        for (t, v, q), P in zip(self.rows.tasks(), self.weights, strict=True):
+            columns[..., 0, q, :] = L[..., v, :]
+            for j in range(1, self.n_steps + 1):
+                columns[..., j, q, :] = P[j - 1] @ L[..., t, :]
+        seen = np.where(s > s[..., -1:] * s.shape[-1] * ROUNDING / 4, s, np.inf).min(axis=-1)
+        return columns, to_rows, np.where(np.isfinite(seen), s[..., -1] / seen, 1.0)
+
     def _minimise_at(self, rate: float, l2: float) -> tuple[FloatArray, FloatArray, IntArray, FloatArray]:
         """Return the coefficients of all rows (..., n_rows, k), and the loss, rank and condition of each run (...)."""
         G, g, scale = self.at(rate)
         c, ridge = step_coefficients(rate, self.n_steps)[0], g.shape[-2] * l2 / scale**2
-        dual, coef = np.empty_like(g), np.empty_like(self.rows.y)
+        dual, misfit, coef = np.zeros_like(g), np.empty_like(g), np.empty_like(self.rows.y)
         rank, condition = np.empty(g.shape[:-2], dtype=np.intp), np.empty(g.shape[:-2])
+        poor = []
         for run in np.ndindex(g.shape[:-2]):
-            dual[run], rank[run], condition[run] = _least_norm(G[run], g[run], ridge)
+            solved = _by_cholesky(G[run], g[run], ridge)
+            if solved is None:
+                poor.append(run)
+                continue
+            dual[run], condition[run] = solved
+            rank[run] = len(G[run])
+            misfit[run] = residual_above_rounding(G[run], dual[run], g[run])
         for (t, v, q), P in zip(self.rows.tasks(), self.weights, strict=True):
             coef[..., v, :] = c[0] * dual[..., q, :]
             coef[..., t, :] = sum(
                 c[j] * np.swapaxes(P[j - 1], -1, -2) @ dual[..., q, :] for j in range(1, self.n_steps + 1)
             )
-        loss: FloatArray = np.square(scale * (g - G @ dual)).mean(axis=(-1, -2)) / 2
+        for run in poor:
+            columns, to_rows, of_kernel = (part[run] for part in self._factored)
+            B = np.einsum("j,jnr->nr", c, columns)
+            d, n_independent, of_steps = least_squares(B, g[run], np.sqrt(ridge))
+            coef[run], misfit[run] = to_rows @ d, residual_above_rounding(B, d, g[run])
+            rank[run] = g.shape[-2] if ridge > 0 else n_independent
+            condition[run] = max(of_steps, float(of_kernel))
+        loss: FloatArray = np.square(scale * misfit).mean(axis=(-1, -2)) / 2
         return coef, loss, rank, condition
 
 
@@ -271,11 +317,12 @@ class KernelPath:
     coef : (*inner_lr.shape, ..., n_rows, n_targets)
         Coefficients of the training rows: task by task, support before query; axes before them are runs.
     loss : (*inner_lr.shape, ...)
-        Meta-training loss, without the penalty.
+        Meta-training loss, without the penalty; 0 where it is no more than what rounding leaves.
     rank : (*inner_lr.shape, ...)
         Rank of the matrix ``W(a) K W(a)'`` that was inverted: how many query rows are independent, all with l2 > 0.
     condition : (*inner_lr.shape, ...)
-        Its condition number, the penalty included; about the square of that of `MetaPath`.
+        Condition number of what was solved, the penalty included: of that matrix; or, where that is poor, the larger of
+        those of K(Z, Z) and of W(a) L with K(Z, Z) = L L'. Predictions have about 16 less its number of digits.
     objective
         What was minimised.
     """
@@ -404,19 +451,15 @@ def _weights(cross: FloatArray, gram: FloatArray, n_steps: int) -> list[FloatArr
     return weights
 
 
-def _least_norm(G: FloatArray, g: FloatArray, ridge: float) -> tuple[FloatArray, int, float]:
-    """Return (G + ridge)^+ g for a G that is positive semidefinite but for rounding; the rank, and the condition."""
+def _by_cholesky(G: FloatArray, g: FloatArray, ridge: float) -> tuple[FloatArray, float] | None:
+    """Return (G + ridge)^-1 g and the condition number; None where that costs too many digits."""
     A = G + ridge * np.eye(len(G))
     factor, status = lapack.dpotrf(A)
     if status == 0:
         rcond = lapack.dpocon(factor, np.linalg.norm(A, 1))[0]
-        if rcond * CLEAR_RANK > 1:
-            return lapack.dpotrs(factor, g)[0], len(A), float(1 / rcond)
-    s, V = np.linalg.eigh(A)
-    kept = s > s[-1] * len(s) * 8 * np.finfo(float).eps
-    if not kept.any():
-        return np.zeros_like(g), 0, 1.0
-    return (V[:, kept] / s[kept]) @ (V[:, kept].T @ g), int(kept.sum()), float(s[-1] / s[kept][0])
+        if rcond * _CLEAR > 1:
+            return lapack.dpotrs(factor, g)[0], float(1 / rcond)
+    return None
 
 
 def _values(function: Function | None, X: FloatArray, shape: tuple[int, ...]) -> FloatArray:

@@ -21,12 +21,13 @@ from innerloop._base.threads import one_thread
 from innerloop.data.episodes import EpisodeBlock, Episodes, check_episodes
 from innerloop.data.tasks import TaskSet, as_episodes
 from innerloop.exact._factor import Factor, full_block, reduce_rows
-from innerloop.exact._least_squares import least_squares
+from innerloop.exact._least_squares import least_squares, residual_above_rounding
 from innerloop.exact.solutions import MetaPath, Status
 
 # From so many problems on, small ones are solved on one thread.
 _MANY = 4
-# Query rows count as fitted exactly where their residual is at most this fraction of that at `init`.
+# Where columns depend on each other, query rows count as fitted exactly if this fraction of the residual at `init`, or
+# less, is left of it.
 _EXACT_FIT = 1e-10
 
 
@@ -238,13 +239,16 @@ class MetaObjective:
         ridge = np.sqrt(self.weight * l2) / scale
         residual = g - B @ init
         step, rank, condition = least_squares(B, residual, ridge)
-        misfit = float(np.linalg.norm(residual - B @ step))
+        misfit = float(np.linalg.norm(residual_above_rounding(B, step, residual)))
+        status: Status = "unique"
+        if l2 > 0:
+            rank = self.n_features
+        elif rank < self.n_features:
+            fitted = misfit <= _EXACT_FIT * np.linalg.norm(residual)
+            status, misfit = ("nearest", 0.0) if fitted else ("deficient", misfit)
         with np.errstate(over="ignore"):
             error = scale * misfit if misfit > 0 else 0.0
             loss = float(np.square(error) / (2 * self.weight * self.n_targets))
-        status: Status = "unique"
-        if rank < self.n_features:
-            status = "nearest" if misfit <= _EXACT_FIT * np.linalg.norm(residual) else "deficient"
         return _Minimum(init + step, loss, rank, condition, status)
 
 

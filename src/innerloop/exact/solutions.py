@@ -29,13 +29,14 @@ class MetaSolution:
     coef : (n_features,) or (n_features, n_targets)
         Meta-parameters.
     loss
-        Meta-training loss there: half the mean squared query error, without the penalty.
+        Meta-training loss there: half the mean squared query error, without the penalty; 0 where the error is no more
+        than what rounding leaves of an exact fit.
     rank
         Rank of B at this rate, with columns scaled to unit length; n_features where l2 > 0.
     condition
         Condition number (1-norm estimate) of that scaled matrix, ridge rows included.
     status
-        "unique": B has full column rank. "nearest": it has not (fewer query rows than features, say), all
+        "unique": B has full column rank, or l2 > 0. "nearest": it has not (fewer query rows than features, say), all
         query rows are fitted exactly, and of all such solutions this one is nearest to `init`. "deficient":
         columns of B depend on each other; of all minimisers this one is nearest to `init`.
     """

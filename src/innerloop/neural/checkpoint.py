@@ -17,8 +17,9 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from innerloop._base.sealed_folder import MANIFEST, SealedFolder
+from innerloop._blocks.fingerprint import difference
 
-_CHECKPOINT = SealedFolder("innerloop-checkpoint", 1, {"tensors": ".safetensors", "state": ".json"})
+_CHECKPOINT = SealedFolder("innerloop-checkpoint", 2, {"tensors": ".safetensors", "state": ".json"})
 
 
 def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
@@ -38,7 +39,7 @@ def load_checkpoint(folder: Path, like: Mapping[str, Any], device: torch.device)
     FileNotFoundError
         If there is no checkpoint.
     ValueError
-        If it is damaged, or is one of another module, inner rate, optimiser or scheduler.
+        If it is damaged, or is one of another module, inner rate, optimiser, scheduler or training.
     """
     state = _read(folder, device)
     for kind, what in (("params", "parameter"), ("rate_tensors", "inner rate")):
@@ -47,6 +48,12 @@ def load_checkpoint(folder: Path, like: Mapping[str, Any], device: torch.device)
         saved, given = state[f"{kind}_kind"], like[f"{kind}_kind"]
         if saved != given:
             raise ValueError(f"{folder} was made with the {kind} {saved}, this training has {given}; use the same.")
+    saved, given = json.loads(state["identity"]), json.loads(like["identity"])
+    if saved != given:
+        raise ValueError(
+            f"{folder} is a checkpoint of another training ({difference(saved, given)}); give the same. To go on from "
+            "its weights in another way, load it as it was, `update_module`, and train that module."
+        )
     return state
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, final
@@ -11,6 +12,7 @@ from torch import Tensor, distributed, nn
 
 from innerloop._base.checks import as_count
 from innerloop._base.progress import progress as progress_bar
+from innerloop._blocks.fingerprint import fingerprint
 from innerloop.distributions import Design
 from innerloop.neural.batch import TaskBatch
 from innerloop.neural.checkpoint import load_checkpoint, save_checkpoint
@@ -235,14 +237,15 @@ class MetaTrainer:
             save_checkpoint(Path(folder), self._state())
 
     def load(self, folder: str | Path) -> None:
-        """Resume from a checkpoint of the same module and the same kind of optimiser.
+        """Resume from a checkpoint of the same training.
 
         Raises
         ------
         FileNotFoundError
             If there is no checkpoint.
         ValueError
-            If it is damaged, or is one of another module.
+            If it is damaged, or was made with another module, other tasks or sizes, another algorithm, loss, optimiser,
+            scheduler or inner rate.
         """
         state = load_checkpoint(Path(folder), self._state(), self.device)
         if not self.learn_inner_lr:
@@ -276,9 +279,30 @@ class MetaTrainer:
             "optimiser_kind": type(self.optimiser).__name__,
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
             "scheduler_kind": type(self.scheduler).__name__,
+            "identity": json.dumps(self._identity()),
             "iteration": self.iteration,
             "random": torch.get_rng_state(),
         }
+
+    def _identity(self) -> dict[str, Any]:
+        """Return what the next iterations depend on beside the state; parts that cannot be described by their type."""
+        parts = {
+            "code of the layers": list(dict.fromkeys(type(part) for part in self.module.modules())),
+            "tasks": self.sampler.source,
+            "design": self.design.groups,
+            "n_steps": self.design.n_steps,
+            "dtype": str(self.dtype),
+            "learn_inner_lr": self.learn_inner_lr,
+            **{name: getattr(self.training, name) for name in ("algorithm", "loss", "optimiser", "scheduler")},
+        }
+        layers = {name: str(part) for name, part in self.module.named_modules() if not [*part.children()]}
+        identity: dict[str, Any] = {"layers": layers}
+        for name, part in parts.items():
+            try:
+                identity[name] = fingerprint(part, name)
+            except TypeError:
+                identity[name] = type(part).__qualname__
+        return identity
 
     def _batch(self) -> TaskBatch:
         return self.sampler.draw(TRAINING, self.design.n_tasks, self.iteration).to(self.device, self.dtype)
