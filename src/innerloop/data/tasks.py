@@ -47,6 +47,9 @@ class TaskSet:
         Task ids, sorted: whole numbers where all of them are, else other numbers, or text.
     feature_names
         Names of the columns of X, where they have names.
+    reduced_from : (n_tasks,) or None
+        Number of rows that each task had before `innerloop.data.row_blocks.reduced` replaced them by fewer; None: the
+        rows are the task's own.
     """
 
     X: FloatArray = field(repr=False)
@@ -54,6 +57,7 @@ class TaskSet:
     starts: IntArray = field(repr=False)
     ids: NDArray[Any]
     feature_names: tuple[str, ...] | None = field(default=None, repr=False)
+    reduced_from: IntArray | None = field(default=None, repr=False)
 
     @classmethod
     def from_arrays(
@@ -172,6 +176,11 @@ class TaskSet:
         return np.diff(self.starts)
 
     @property
+    def original_sizes(self) -> IntArray:
+        """Number of rows that each task's rows stand for; `sizes` unless the tasks were reduced: (n_tasks,)."""
+        return self.sizes if self.reduced_from is None else self.reduced_from
+
+    @property
     def task_of_row(self) -> IntArray:
         """Index of the task of each row: (n_rows,)."""
         return np.repeat(np.arange(len(self)), self.sizes)
@@ -183,9 +192,16 @@ class TaskSet:
             chosen = np.flatnonzero(positions)
         else:
             chosen = np.unique(np.arange(len(self))[positions if positions.size else np.arange(0)])
-        sizes = self.sizes[chosen]
-        rows = ragged_ranges(self.starts[chosen], sizes)
-        return TaskSet(self.X[rows], self.y[rows], row_starts(sizes), self.ids[chosen], self.feature_names)
+        return self.take(chosen)
+
+    def take(self, positions: IntArray) -> TaskSet:
+        """Return the tasks at these positions, in this order, a task as often as it is named."""
+        sizes = self.sizes[positions]
+        rows = ragged_ranges(self.starts[positions], sizes)
+        original = None if self.reduced_from is None else self.reduced_from[positions]
+        return TaskSet(
+            self.X[rows], self.y[rows], row_starts(sizes), self.ids[positions], self.feature_names, original
+        )
 
     def split(self, n_support: int | None = None, n_query: int | None = None, seed: int = 0) -> Episodes:
         """Draw one episode per task: support rows to adapt on, and other rows to score.
@@ -226,6 +242,36 @@ class TaskSet:
             (order[ragged_ranges(self.starts[:-1], support)], support),
             (order[ragged_ranges(self.starts[:-1] + support, query)], query),
             np.arange(len(self)),
+        )
+
+    def hold_out(self, n_support: int, order: IntArray, most_query: int | None = None) -> Episodes:
+        """Return one episode of every task that has more than `n_support` rows.
+
+        Parameters
+        ----------
+        n_support
+            The first rows of a task that are support, from 0.
+        order : (n_rows,)
+            Of the rows, task by task; see `shuffled`.
+        most_query
+            Query rows of a task, at most: those that follow. None: all the others.
+
+        Returns
+        -------
+        Episodes
+            Whose `task` are positions among these tasks.
+        """
+        chosen = np.flatnonzero(self.sizes > n_support)
+        first, n_query = self.starts[chosen], self.sizes[chosen] - n_support
+        if most_query is not None:
+            n_query = np.minimum(n_query, most_query)
+        support = np.full(len(chosen), n_support)
+        return Episodes.from_rows(
+            self.X,
+            self.y,
+            (order[ragged_ranges(first, support)], support),
+            (order[ragged_ranges(first + n_support, n_query)], n_query),
+            chosen,
         )
 
     def deal(self, n_support: int | None = None, seed: int = 0) -> Episodes:

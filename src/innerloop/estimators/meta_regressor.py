@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Self
 
@@ -15,18 +16,15 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from innerloop._base.checks import FloatArray, IntArray
 from innerloop._base.progress import progress
-from innerloop.adaptation.rules import Adaptation, GradientSteps, NoAdaptation
+from innerloop.data.episodes import Episodes
 from innerloop.data.frames import take_groups
-from innerloop.data.ids import alike, as_labels, places
+from innerloop.data.ids import alike, as_labels
 from innerloop.data.tasks import TaskSet
-from innerloop.tabular.fitted_table import from_state, to_state
+from innerloop.tabular.fitted_table import FittedTable
 from innerloop.tabular.intervals import as_level
-from innerloop.tabular.known_rows import KnownRows
-from innerloop.tabular.settings import Settings, read_settings
+from innerloop.tabular.kinds import Adaptations
+from innerloop.tabular.settings import read_settings
 from innerloop.tabular.training import MetaTraining
-
-# Rows predicted at once; bounds the memory that gathers each row's own coefficients.
-_ROWS_AT_ONCE = 2**16
 
 
 class MetaRegressor(RegressorMixin, BaseEstimator):
@@ -122,13 +120,19 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
     (2,)
     """
 
+    coef_: FloatArray
+    intercept_: Any  # a number, or an array of them
     groups_: NDArray[Any]
     group_coef_: FloatArray
     group_intercept_: FloatArray
+    adaptation_: str
     adaptation_results_: dict[str, NDArray[Any]]
     inner_lr_: Any  # a number, or an array of them
     adapt_lr_: Any
-    _known: KnownRows
+    l2_: float
+    cv_results_: dict[str, NDArray[Any]] | None
+    _table: FittedTable
+    _group: str | None  # the parameter at the time of fitting
 
     # With metadata routing on, `groups` reaches the model as well as the splitter without further requests.
     __metadata_request__fit = {"groups": True}
@@ -139,7 +143,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         self,
         inner_lr: float | Literal["auto"] = "auto",
         adapt_lr: float | Literal["auto", "per-feature"] = "auto",
-        adaptation: Literal["auto", "none", "gradient", "ridge"] = "auto",
+        adaptation: Adaptations = "auto",
         l2: float | Literal["auto"] = "auto",
         group: str | None = None,
         random_state: Any = 0,
@@ -186,7 +190,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         ValueError, TypeError
             If a parameter or the data cannot be used; the message says why.
         """
-        settings = self.settings()
+        settings = read_settings(self.get_params())
         X, groups = take_groups(self.group, X, groups)
         X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64)
         if groups is None:
@@ -201,42 +205,9 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         tasks = TaskSet.from_arrays(X, y, np.zeros(len(X), dtype=int) if groups is None else groups)
         with progress("Meta-training", settings.n_folds, shown=bool(self.verbose)) as tick:
             training = MetaTraining.prepare(tasks, settings, tick)
-        self.fit_from(training, tasks, remember=groups is not None)
+        self._group = self.group
+        self._set_table(training.choose().table(remember=groups is not None))
         return self
-
-    def fit_from(self, training: MetaTraining, tasks: TaskSet, remember: bool = True) -> None:
-        """Set the fitted attributes from tasks made ready; `remember` the tasks as seen groups."""
-        settings, held_out = training.settings, training.held_out
-        predictor, rates = training.predictor, training.rates_in_use()
-        self.adaptation_ = training.adaptation
-        self.inner_lr_, self.adapt_lr_, self.l2_ = rates.inner_lr, rates.adapt_lr, rates.l2
-        if settings.per_feature and isinstance(predictor.rule, GradientSteps):
-            self.inner_lr_ = self.adapt_lr_ = predictor.rule.lr
-        self.n_support_ = training.n_support
-        self.inner_lr_se_, self.adapt_lr_se_, self.cv_results_ = np.nan, np.nan, None
-        if held_out is not None:
-            errors = held_out.standard_errors(settings.seed)
-            fixed = (settings.inner_lr, settings.adapt_lr)
-            self.inner_lr_se_, self.adapt_lr_se_ = (
-                error if rate is None else np.nan for error, rate in zip(errors, fixed, strict=True)
-            )
-            self.cv_results_ = held_out.table()
-        self.adaptation_results_ = training.choice.results
-        self._scaling, self._theta = training.scaling, predictor.coef
-        self._spread = training.spread
-        self._calibration = training.choice.calibration
-        self._single_target = tasks.y.ndim == 1
-        self.coef_, self.intercept_ = self._original(predictor.unseen)
-        if not hasattr(self, "n_features_in_"):
-            self.n_features_in_ = tasks.n_features
-            if tasks.feature_names is not None:
-                self.feature_names_in_ = np.array(tasks.feature_names, dtype=object)
-        known, rows, none = training.tasks, training.rows, np.arange(0)
-        self._remember(*((known, rows) if remember else (known.select(none), rows.take(none))))
-
-    def settings(self) -> Settings:
-        """Return the parameters, checked."""
-        return read_settings(self)
 
     def predict(
         self, X: Any, groups: ArrayLike | None = None, return_std: bool = False
@@ -258,11 +229,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         std : the same shape, where asked for
         """
         X, place = self._rows(X, groups)
-        prediction = self._predict(X, place)
-        if not return_std:
-            return prediction
-        n_rows, spread = self._accuracy(X, place)
-        return prediction, self._targets(spread * self._calibration.std_factor(n_rows))
+        prediction = self._table.predict(X, place)
+        return (prediction, self._table.std(X, place)) if return_std else prediction
 
     def predict_interval(
         self, X: Any, groups: ArrayLike | None = None, level: float = 0.9
@@ -290,37 +258,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         """
         level = as_level(level)
         X, place = self._rows(X, groups)
-        n_rows, spread = self._accuracy(X, place)
-        half = self._targets(spread * self._calibration.half_width(n_rows, level))
-        prediction = self._predict(X, place)
+        prediction, half = self._table.predict(X, place), self._table.half_width(X, place, level)
         return prediction - half, prediction + half
-
-    def _rows(self, X: Any, groups: ArrayLike | None) -> tuple[FloatArray, IntArray]:
-        """Return checked rows, and the place of each among the known groups: -1 for none."""
-        check_is_fitted(self)
-        X, groups = take_groups(self.group, X, groups, required=False)
-        X = validate_data(self, X, reset=False, dtype=np.float64)
-        if groups is None:
-            return X, np.full(len(X), -1)
-        return X, places(as_labels(groups, "groups", len(X)), self.groups_)
-
-    def _predict(self, X: FloatArray, place: IntArray) -> FloatArray:
-        coef, intercept = np.atleast_2d(self.coef_), np.atleast_1d(self.intercept_)
-        prediction = X @ coef.T + intercept
-        rows = np.flatnonzero(place >= 0)
-        group_coef = self.group_coef_.reshape(-1, *coef.shape)
-        group_intercept = self.group_intercept_.reshape(-1, *intercept.shape)
-        for part in np.array_split(rows, -(-len(rows) // _ROWS_AT_ONCE) or 1):
-            own = np.einsum("ij,ikj->ik", X[part], group_coef[place[part]])
-            prediction[part] = own + group_intercept[place[part]]
-        return self._targets(prediction)
-
-    def _accuracy(self, X: FloatArray, place: IntArray) -> tuple[IntArray, FloatArray]:
-        n_rows, std = self._spread.of_rows(self._rule(), self._theta, self._known, self._scaling.design(X), place)
-        return n_rows, std / self._scaling.y_rate
-
-    def _targets(self, values: FloatArray) -> FloatArray:
-        return np.asarray(values[:, 0] if self._single_target else values)
 
     def adapt(self, X: Any, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
         """Return a fitted estimator that also knows the groups of these rows; this one does not change.
@@ -336,18 +275,17 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         MetaRegressor
         """
         check_is_fitted(self)
-        X, groups = take_groups(self.group, X, groups)
+        X, groups = take_groups(self._group, X, groups)
         X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64, reset=False)
         if groups is None:
             raise ValueError("`groups` must say which task each row belongs to, got None.")
         labels, _ = alike(as_labels(groups, "groups", len(X)), self.groups_)
         ids, task = np.unique(labels, return_inverse=True)
         tasks = replace(TaskSet.from_arrays(X, y, task), ids=ids)
-        if tasks.y.shape[1:] != (() if self._single_target else (len(np.atleast_1d(self.intercept_)),)):
+        if tasks.y.shape[1:] != np.shape(self.intercept_):
             raise ValueError(f"`y` must have the targets seen in fit, got shape {tasks.y.shape}.")
         adapted = copy.copy(self)
-        scaled = self._scaling.tasks(tasks)
-        adapted._remember(scaled, KnownRows.of(scaled), self)
+        adapted._set_table(self._table.adapt(tasks))
         return adapted
 
     def score(
@@ -356,46 +294,71 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         """Return the coefficient of determination R2 of ``predict(X, groups)``."""
         return float(r2_score(y, self.predict(X, groups=groups), sample_weight=sample_weight))
 
-    def to_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        """Return all that a fitted estimator knows as plain values and arrays, for `from_state`."""
-        check_is_fitted(self)
-        return to_state(self)
-
-    @classmethod
-    def from_state(cls, scalars: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Self:
-        """Return the fitted estimator that `to_state` described."""
-        model = cls(**scalars["params"])
-        from_state(model, scalars, arrays)
-        return model
-
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
 
-    def _rule(self) -> Adaptation:
-        if self.adaptation_ == "ridge":
-            return self._spread.ridge()
-        return GradientSteps(self.adapt_lr_, self.n_steps) if self.adaptation_ == "gradient" else NoAdaptation()
+    def _rows(self, X: Any, groups: ArrayLike | None) -> tuple[FloatArray, IntArray]:
+        """Return checked rows, and the position of each one's group among the known: -1 for none."""
+        check_is_fitted(self)
+        X, groups = take_groups(self._group, X, groups, required=False)
+        X = validate_data(self, X, reset=False, dtype=np.float64)
+        if groups is None:
+            return X, np.full(len(X), -1)
+        return X, self._table.places(as_labels(groups, "groups", len(X)))
 
-    def _remember(self, tasks: TaskSet, rows: KnownRows, known: MetaRegressor | None = None) -> None:
-        """Keep the adapted coefficients of these tasks, in scaled units, beside those that `known` has of others."""
-        coef, intercept = self._original(self._rule().adapt(self._theta, tasks))
-        ids = tasks.ids
-        if known is not None and len(known.groups_):
-            ids, known_ids = alike(ids, known.groups_)
-            kept = np.flatnonzero(~np.isin(known_ids, ids))
-            ids = np.concatenate((known_ids[kept], ids))
-            coef = np.concatenate((known.group_coef_[kept], coef))
-            intercept = np.concatenate((known.group_intercept_[kept], intercept))
-            order = np.argsort(ids, kind="stable")
-            ids, coef, intercept = ids[order], coef[order], intercept[order]
-            rows = (known._known.take(kept) + rows).take(order)
-        self.groups_, self.group_coef_, self.group_intercept_, self._known = ids, coef, intercept, rows
+    def _set_table(self, table: FittedTable) -> None:
+        """Set the fitted attributes, which are views of a fitted table."""
+        selection = table.selection
+        self._table = table
+        self.adaptation_, self.n_support_ = selection.adaptation, selection.n_support
+        self.inner_lr_, self.adapt_lr_, self.l2_ = selection.rates
+        self.inner_lr_se_, self.adapt_lr_se_ = selection.inner_lr_se, selection.adapt_lr_se
+        self.cv_results_ = selection.cv_results or None
+        self.adaptation_results_ = selection.adaptation_results
+        target = 0 if table.single_target else slice(None)
+        coef, intercept = table.meta_parameters()
+        self.coef_, self.intercept_ = coef[target], intercept[target]
+        self.groups_ = table.known.ids
+        self.group_coef_, self.group_intercept_ = table.known_coef[:, target], table.known_intercept[:, target]
 
-    def _original(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return scikit-learn's coefficients and intercepts of scaled ones (..., n_columns, n_targets)."""
-        coef, intercept = self._scaling.original(theta)
-        if self._single_target:
-            return coef[..., 0], intercept[..., 0][()]
-        return np.ascontiguousarray(np.swapaxes(coef, -1, -2)), intercept
+
+def fitted_regressor(
+    parameters: Mapping[str, Any], table: FittedTable, feature_names: Sequence[str] | None = None
+) -> MetaRegressor:
+    """Return the estimator with these parameters that was fitted to a table.
+
+    Parameters
+    ----------
+    parameters
+        Of `MetaRegressor`.
+    table
+        What `fit` with these parameters gives.
+    feature_names
+        Names of the columns of X, where they have names.
+    """
+    model = MetaRegressor(**parameters)
+    model.n_features_in_ = len(table.scaling.kept)
+    if feature_names is not None:
+        model.feature_names_in_ = np.array(feature_names, dtype=object)
+    model._group = model.group
+    model._set_table(table)
+    return model
+
+
+def predict_episodes(model: MetaRegressor, episodes: Episodes) -> FloatArray:
+    """Return predictions of the query rows of new tasks, each after adaptation on its support rows.
+
+    Parameters
+    ----------
+    model
+        Fitted; X and y of the episodes are in the units of its data.
+    episodes
+        With at least one support row each.
+    """
+    task, support, query = np.arange(len(episodes)), episodes.support_rows, episodes.query_rows
+    adapted = model.adapt(episodes.X[support], episodes.y[support], groups=np.repeat(task, episodes.n_support))
+    predictions = adapted.predict(episodes.X[query], groups=np.repeat(task, episodes.n_query))
+    assert isinstance(predictions, np.ndarray)
+    return predictions
