@@ -1,16 +1,19 @@
-"""The picture of held-out loss: what it shows, and that it can be read."""
+"""Pictures of held-out and of simulated losses: what they show, and that they can be read."""
 
 from __future__ import annotations
 
 import sys
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
+import innerloop as il
 from cases import table
 from innerloop import MetaRegressor
-from innerloop.plots.held_out import as_png, plot_held_out
+from innerloop.plots.held_out import held_out_figure
+from innerloop.plots.style import as_png
 
 pytest.importorskip("matplotlib", reason="drawing needs matplotlib")
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -38,7 +41,7 @@ MODELS = {
 def drawn(request):
     """A model, its figure, rendered, and the axes: inner rate, adaptation rate, both."""
     model = MODELS[request.param]()
-    figure = plot_held_out(model, "A table")
+    figure = held_out_figure(model, "A table")
     FigureCanvasAgg(figure).draw()
     return model, figure, figure.axes[:3]
 
@@ -117,7 +120,7 @@ def test_tick_labels_do_not_overlap(drawn):
 
 def test_zero_and_both_signs_are_among_the_ticks_of_the_inner_rate():
     model = fitted()
-    figure = plot_held_out(model)
+    figure = held_out_figure(model, "A table")
     ticks = figure.axes[0].get_xticks()
     assert figure.axes[0].get_xscale() == "asinh"
     np.testing.assert_allclose(ticks, -ticks[::-1], atol=1e-15)
@@ -160,7 +163,7 @@ def test_legends_leave_the_recommended_rates_free(drawn):
 
 @pytest.mark.parametrize("name", ["free", "few query rows", "large"])
 def test_legends_lie_over_no_curve(name):
-    figure = plot_held_out(MODELS[name]())
+    figure = held_out_figure(MODELS[name](), "A table")
     FigureCanvasAgg(figure).draw()
     for ax in figure.axes[:2]:
         line = ax.get_lines()[0]
@@ -173,7 +176,7 @@ def test_legends_lie_over_no_curve(name):
 
 def test_the_map_shows_the_lowest_pair():
     model = fitted()
-    results, both = model.cv_results_, plot_held_out(model).axes[2]
+    results, both = model.cv_results_, held_out_figure(model, "A table").axes[2]
     low = np.argmin(results["mse"])
     assert marker(both, "lowest").get_xydata()[0] == pytest.approx([results["inner_lr"][low], results["adapt_lr"][low]])
 
@@ -190,7 +193,7 @@ def test_the_map_shows_the_lowest_pair():
 )
 def test_only_rates_that_were_compared_are_drawn(given, labels):
     model = fitted(**given)
-    figure = plot_held_out(model)
+    figure = held_out_figure(model, "A table")
     FigureCanvasAgg(figure).draw()
     assert [ax.get_xlabel() for ax in figure.axes] == labels
     x, y = marker(figure.axes[0], "recommended").get_xydata()[0]
@@ -201,13 +204,13 @@ def test_only_rates_that_were_compared_are_drawn(given, labels):
 @pytest.mark.parametrize("l2", ["auto", 0.0])
 def test_nothing_to_compare_is_refused(l2):
     with pytest.raises(ValueError, match="compared no rates"):
-        plot_held_out(fitted(inner_lr=0.1, adapt_lr=0.1, l2=l2))
+        il.plot_held_out(fitted(inner_lr=0.1, adapt_lr=0.1, l2=l2))
 
 
 @pytest.mark.parametrize("name", ["free", "two steps"])
 def test_the_same_model_gives_the_same_bytes(name):
     model = MODELS[name]()
-    first, second = (as_png(plot_held_out(model, "A table")) for _ in range(2))
+    first, second = (as_png(held_out_figure(model, "A table")) for _ in range(2))
     assert first.startswith(PNG_SIGNATURE)
     assert first == second
 
@@ -217,7 +220,7 @@ def test_drawing_leaves_pyplot_and_its_settings_alone():
     from matplotlib import pyplot as plt
 
     before, open_figures = dict(mpl.rcParams), plt.get_fignums()
-    as_png(plot_held_out(fitted()))
+    as_png(held_out_figure(fitted(), "A table"))
     assert dict(mpl.rcParams) == before
     assert plt.get_fignums() == open_figures
 
@@ -235,6 +238,154 @@ def test_without_matplotlib_there_is_a_sentence_instead_of_a_picture(monkeypatch
 def test_beside_a_ridge_the_rates_are_those_of_the_best_gradient_step():
     model = fitted(adaptation="auto")
     assert model.adaptation_ == "ridge"
-    texts = [text.get_text() for ax in plot_held_out(model).axes[:2] for text in ax.get_legend().get_texts()]
+    texts = [
+        text.get_text() for ax in held_out_figure(model, "A table").axes[:2] for text in ax.get_legend().get_texts()
+    ]
     assert any(text.startswith("best gradient step: ") for text in texts)
     assert not any("recommended" in text for text in texts)
+
+
+def axes():
+    from matplotlib.figure import Figure
+
+    return Figure(layout="constrained").subplots()
+
+
+LABELS = {
+    "inner_lr": ("inner_lr (meta-training)", "held-out MSE"),
+    "adapt_lr": ("adapt_lr (new task)", "held-out MSE"),
+    "both": ("inner_lr (meta-training)", "adapt_lr (new task)"),
+}
+
+
+@pytest.mark.parametrize("against", LABELS)
+def test_each_picture_is_drawn_on_the_axes_it_is_given(against):
+    ax = axes()
+    assert il.plot_held_out(fitted(), ax, against) is ax
+    assert (ax.get_xlabel(), ax.get_ylabel()) == LABELS[against]
+
+
+@pytest.mark.parametrize(
+    ("given", "against"), [({}, "both"), ({"inner_lr": -0.1}, "adapt_lr"), ({"adapt_lr": 0.2}, "inner_lr")], ids=str
+)
+def test_without_a_choice_all_that_was_compared_is_drawn(given, against):
+    ax = il.plot_held_out(fitted(**given), axes())
+    assert (ax.get_xlabel(), ax.get_ylabel()) == LABELS[against]
+
+
+def test_without_axes_a_new_pyplot_figure_is_drawn_on():
+    from matplotlib import pyplot as plt
+
+    before = set(plt.get_fignums())
+    ax = il.plot_held_out(fitted())
+    (new,) = set(plt.get_fignums()) - before
+    assert ax.figure.number == new
+    plt.close(ax.figure)
+
+
+@pytest.mark.parametrize(
+    ("given", "against", "message"),
+    [
+        ({}, "l2", "`against` must be 'inner_lr', 'adapt_lr', 'both' or None, got 'l2'."),
+        ({"inner_lr": 0.1}, "both", "`against` is 'both', but `model` compared several values of adapt_lr only."),
+        (
+            {"adapt_lr": 0.1},
+            "adapt_lr",
+            "`against` is 'adapt_lr', but `model` compared several values of inner_lr",
+        ),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_drawn_is_refused_before_anything_is_drawn(given, against, message):
+    ax = axes()
+    with pytest.raises(ValueError, match="^" + message):
+        il.plot_held_out(fitted(**given), ax, against)
+    assert not ax.has_data()
+
+
+def test_the_drawn_losses_are_the_lowest_over_the_penalties():
+    model = fitted(l2="auto")
+    results = model.cv_results_
+    assert len(np.unique(results["l2"])) > 1
+    lowest = {}
+    for inner, adapt, mse in zip(results["inner_lr"], results["adapt_lr"], results["mse"], strict=True):
+        lowest[inner] = min(mse, lowest.get(inner, np.inf))
+        lowest[inner, adapt] = min(mse, lowest.get((inner, adapt), np.inf))
+    x, y = il.plot_held_out(model, axes(), "inner_lr").get_lines()[0].get_data()
+    np.testing.assert_allclose(y, [lowest[rate] for rate in x])
+    x, y = il.plot_held_out(model, axes(), "adapt_lr").get_lines()[0].get_data()
+    np.testing.assert_allclose(y, [lowest[model.inner_lr_, rate] for rate in x])
+
+
+def test_without_matplotlib_drawing_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r"^Drawing needs matplotlib: pip install 'innerloop\[plot\]'\.$"):
+        il.plot_held_out(fitted())
+
+
+DIST, DESIGN = il.MixedLinearRegression(n_features=3), il.Design(n_tasks=5, n_support=6, n_query=6, n_adapt=4)
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    """Losses at six inner rates, not in order, and three adaptation rates."""
+    return il.estimate_loss(DIST, DESIGN, [0.0, -0.4, 0.1, 0.3, -0.1, 0.2], [0.1, 0.0, 0.3], n_runs=20)
+
+
+def series_of(ax):
+    """Return (x, y, standard error) of each series of dots."""
+    drawn = []
+    for dots in ax.containers:
+        line, _, (bars,) = dots
+        half = [(segment[1, 1] - segment[0, 1]) / 2 for segment in bars.get_segments()]
+        drawn.append((*line.get_data(), np.array(half)))
+    return drawn
+
+
+def test_dots_are_the_simulated_losses_and_bars_their_standard_errors(simulated):
+    ax = axes()
+    assert il.plot_simulation(simulated, ax) is ax
+    for (x, y, error), adapt_lr in zip(series_of(ax), [0.0, 0.1, 0.3], strict=True):
+        at = simulated.sel(inner_lr=x, adapt_lr=adapt_lr)
+        assert len(x) == 6
+        np.testing.assert_array_equal(y, at["loss"])
+        np.testing.assert_allclose(error, at["stderr"], rtol=1e-10)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("inner_lr (meta-training)", "test loss (half MSE)")
+    assert ax.get_title() == "Monte Carlo, 20 runs, ± 1 s.e."
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == [f"adapt_lr = {rate}" for rate in ("0", "0.1", "0.3")]
+
+
+def test_the_rate_with_more_values_is_drawn_against(simulated):
+    ax = il.plot_simulation(simulated.sel(inner_lr=[0.0, 0.1]), axes())
+    assert ax.get_xlabel() == "adapt_lr (new task)"
+    assert [len(x) for x, _, _ in series_of(ax)] == [3, 3]
+    ax = il.plot_simulation(simulated.sel(inner_lr=0.1), axes())  # without the dimension
+    ((x, y, _),) = series_of(ax)
+    np.testing.assert_array_equal(x, [0.0, 0.1, 0.3])
+    np.testing.assert_array_equal(y, simulated["loss"].sel(inner_lr=0.1, adapt_lr=x))
+
+
+@pytest.mark.parametrize("part", [{}, {"adapt_lr": 0.1}, {"inner_lr": 0.3}], ids=str)
+def test_the_line_is_the_theory(simulated, part):
+    theory = partial(il.expected_loss, DIST, DESIGN)
+    ax = il.plot_simulation(simulated.sel(part), axes(), theory)
+    lines = [line for line in ax.get_lines() if len(line.get_xdata()) > 100]
+    fixed = [[0.3], [0.1], [0.0, 0.1, 0.3]][("adapt_lr" in part) + 2 * (not part)]
+    for line, rate in zip(lines, fixed, strict=True):
+        x, y = line.get_data()
+        np.testing.assert_allclose(y, theory(rate, x) if "inner_lr" in part else theory(x, rate))
+
+
+def test_legends_of_simulations_lie_below_the_data_and_stay_short(simulated):
+    from matplotlib.figure import Figure
+
+    many = il.estimate_loss(DIST, DESIGN, np.linspace(-0.2, 0.2, 12), np.linspace(0, 0.3, 11), n_runs=2)
+    for result, n_named in ((simulated, 3), (many, 7)):
+        figure = Figure(figsize=(6.4, 5), layout="constrained")
+        ax = il.plot_simulation(result, figure.subplots())
+        FigureCanvasAgg(figure).draw()
+        legend = extent(ax.get_legend())
+        assert legend.y1 < ax.bbox.y0
+        assert legend.y0 >= 0
+        assert not legend.overlaps(extent(ax.xaxis.label))
+        assert len(ax.get_legend().get_texts()) == n_named

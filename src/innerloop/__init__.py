@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from innerloop.evaluation.calibrated_model import calibrate
     from innerloop.evaluation.other_packages import compare
     from innerloop.exact.kernel import KernelObjective, KernelPath, ReluKernel
+    from innerloop.plots.held_out import plot_held_out
+    from innerloop.plots.simulation import plot_simulation
+    from innerloop.plots.sweep import plot_sweep
+    from innerloop.plots.theory import plot_theory
     from innerloop.simulation import estimate_loss
     from innerloop.theory import RateOptimum, choose_method, expected_loss, optimal_rates
 
@@ -63,6 +67,10 @@ __all__ = [
     "expected_loss",
     "load_model",
     "optimal_rates",
+    "plot_held_out",
+    "plot_simulation",
+    "plot_sweep",
+    "plot_theory",
     "save_model",
     "solve",
     "solve_path",
@@ -90,6 +98,10 @@ _ON_FIRST_USE = {
     "expected_loss": "innerloop.theory",
     "load_model": "innerloop.estimators.storage",
     "optimal_rates": "innerloop.theory",
+    "plot_held_out": "innerloop.plots.held_out",
+    "plot_simulation": "innerloop.plots.simulation",
+    "plot_sweep": "innerloop.plots.sweep",
+    "plot_theory": "innerloop.plots.theory",
     "save_model": "innerloop.estimators.storage",
 }
 

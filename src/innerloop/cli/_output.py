@@ -14,7 +14,8 @@ from innerloop._base.progress import progress
 from innerloop.data.tasks import TaskSet
 from innerloop.estimators import MetaRegressor
 from innerloop.evaluation import Evaluation, Method
-from innerloop.plots.held_out import PICTURE, as_png, has_picture, plot_held_out
+from innerloop.plots.held_out import PICTURE, compared, held_out_figure
+from innerloop.plots.style import as_png
 from innerloop.tabular.training import MetaTraining
 
 console = Console(highlight=False)
@@ -91,10 +92,10 @@ def _cells(method: Method, first: bool) -> list[str]:
 
 def pictures_of(model: MetaRegressor, title: str) -> dict[str, bytes]:
     """Return the picture of held-out loss, where there is one to draw and matplotlib to draw it."""
-    if not has_picture(model):
+    if not compared(model):
         return {}
     try:
-        picture = as_png(plot_held_out(model, title))
+        picture = as_png(held_out_figure(model, title))
     except ImportError:
         messages.print("No picture: drawing needs matplotlib (pip install 'innerloop[plot]').", markup=False)
         return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,6 +22,7 @@ from innerloop.theory import expected_loss, optimal_rates
 
 if TYPE_CHECKING:
     import xarray as xr
+    from matplotlib.figure import Figure
 
 RateList = Annotated[list[float] | None, Parameter(consume_multiple=True, negative="")]
 _N_RATES = 21
@@ -97,9 +99,7 @@ def simulate(
     if out is not None:
         write_whole(out, bytes(estimate.to_netcdf(engine="scipy")))
     if plot is not None:
-        from innerloop.plots.simulation import plot_estimate
-
-        save_figure(plot_estimate(estimate, dist, design, init), plot)
+        save_figure(_figure(estimate, dist, design, init), plot)
     if json_:
         print(json.dumps(_as_json(estimate), indent=1))
         return
@@ -163,6 +163,18 @@ def _predicted(estimate: xr.Dataset, dist: MixedLinearRegression, design: Design
         return np.asarray(expected_loss(dist, design, *rates, init))
     except ValueError:  # not derived for this design
         return np.full(estimate["loss"].shape, np.nan)
+
+
+def _figure(estimate: xr.Dataset, dist: MixedLinearRegression, design: Design, init: FloatArray) -> Figure:
+    """Return the picture of the losses, with the theory where there is one for this design."""
+    from matplotlib.figure import Figure
+
+    from innerloop.plots.simulation import plot_simulation
+
+    derived = np.isfinite(_predicted(estimate, dist, design, init)).any()
+    figure = Figure(figsize=(7, 4.9), layout="constrained")
+    plot_simulation(estimate, figure.subplots(), partial(expected_loss, dist, design, init=init) if derived else None)
+    return figure
 
 
 def _verdict(best: xr.Dataset) -> str:

@@ -25,8 +25,7 @@ from innerloop.evaluation import (
 )
 from innerloop.evaluation.coverage import LEVELS, Coverage
 from innerloop.evaluation.rate_slices import Slice
-from innerloop.plots.held_out import rate_axis
-from innerloop.plots.style import BLUE, GREEN, GREY, ORANGE
+from innerloop.plots.style import BLUE, GREEN, GREY, ORANGE, rate_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
