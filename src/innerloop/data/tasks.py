@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -199,9 +199,12 @@ class TaskSet:
         sizes = self.sizes[positions]
         rows = ragged_ranges(self.starts[positions], sizes)
         original = None if self.reduced_from is None else self.reduced_from[positions]
-        return TaskSet(
-            self.X[rows], self.y[rows], row_starts(sizes), self.ids[positions], self.feature_names, original
-        )
+        return TaskSet(self.X[rows], self.y[rows], row_starts(sizes), self.ids[positions], self.feature_names, original)
+
+    def sorted_by(self, feature: int) -> TaskSet:
+        """Return the tasks with the rows of each in the order of a feature; equal rows keep theirs."""
+        order = np.lexsort((self.X[:, feature], self.task_of_row))
+        return replace(self, X=self.X[order], y=self.y[order])
 
     def split(self, n_support: int | None = None, n_query: int | None = None, seed: int = 0) -> Episodes:
         """Draw one episode per task: support rows to adapt on, and other rows to score.

@@ -23,7 +23,7 @@ from innerloop.data.tasks import TaskSet
 from innerloop.tabular.fitted_table import FittedTable
 from innerloop.tabular.intervals import as_level
 from innerloop.tabular.kinds import Adaptations
-from innerloop.tabular.settings import read_settings
+from innerloop.tabular.settings import Basis, read_settings
 from innerloop.tabular.training import MetaTraining
 
 
@@ -148,6 +148,9 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         group: str | None = None,
         random_state: Any = 0,
         *,
+        basis: Basis | Sequence[str | int] = "auto",
+        varying: Sequence[str | int] | None = None,
+        order: str | int | None = None,
         n_support: int | None = None,
         n_query: int | None = None,
         n_steps: int = 1,
@@ -162,6 +165,9 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         self.l2 = l2
         self.group = group
         self.random_state = random_state
+        self.basis = basis
+        self.varying = varying
+        self.order = order
         self.n_support = n_support
         self.n_query = n_query
         self.n_steps = n_steps
@@ -202,7 +208,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
                 UserWarning,
                 stacklevel=2,
             )
-        tasks = TaskSet.from_arrays(X, y, np.zeros(len(X), dtype=int) if groups is None else groups)
+        labels = np.zeros(len(X), dtype=int) if groups is None else groups
+        tasks = TaskSet.from_arrays(X, y, labels, getattr(self, "feature_names_in_", None))
         with progress("Meta-training", settings.n_folds, shown=bool(self.verbose)) as tick:
             training = MetaTraining.prepare(tasks, settings, tick)
         self._group = self.group
@@ -318,10 +325,11 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         self.cv_results_ = selection.cv_results or None
         self.adaptation_results_ = selection.adaptation_results
         target = 0 if table.single_target else slice(None)
-        coef, intercept = table.meta_parameters()
+        coef, intercept = table.population()
         self.coef_, self.intercept_ = coef[target], intercept[target]
         self.groups_ = table.known.ids
-        self.group_coef_, self.group_intercept_ = table.known_coef[:, target], table.known_intercept[:, target]
+        coef, intercept = table.group_coef()
+        self.group_coef_, self.group_intercept_ = coef[:, target], intercept[:, target]
 
 
 def fitted_regressor(

@@ -66,7 +66,9 @@ def _on_rates(model: Score, by_method: Mapping[Method, Score]) -> str:
 
 def _adapting(model: Score) -> str:
     assert model.rates is not None
-    return f"adapt with adapt_lr = {model.rates.adapt_lr:.3g}" if model.rates.adapt_lr else "do not adapt (adapt_lr = 0)"
+    return (
+        f"adapt with adapt_lr = {model.rates.adapt_lr:.3g}" if model.rates.adapt_lr else "do not adapt (adapt_lr = 0)"
+    )
 
 
 def _on_adaptation(model: Score, by_method: Mapping[Method, Score]) -> str:
