@@ -301,8 +301,9 @@ def _minimise(diagonal: _Search, structure: Structure, known: _Known | None) -> 
         full = FullRoots(p, columns, np.sqrt(variances[columns]))
         # The first step of a search is as long as the gradient, which suits parameters in units of a standard error.
         curvature = np.append(full.curvature(problem.curvature(variances)[columns]), half)
-        start = full.start(None if known is None else known.similar)
-        minimum = diagonal._replace(roots=full).run(start, minimum.precision, curvature)
+        similar = None if known is None else known.similar
+        tolerance = _TOLERANCE if similar is None else _NEAR_TOLERANCE
+        minimum = diagonal._replace(roots=full).run(full.start(similar), minimum.precision, curvature, tolerance)
         root = full.root(minimum.t)
     return root @ root.T, problem.penalty(minimum.precision)
 

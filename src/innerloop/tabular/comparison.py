@@ -82,6 +82,12 @@ class Estimates:
         """Return the model's estimates, for all columns."""
         return self._of_columns(model).in_columns(self._terms.columns(model), self.tasks.n_features)
 
+    def widened(self, tasks: TaskSet, terms: Terms) -> Estimates:
+        """Return estimates that keep those found, given the same tasks with the columns of curves too."""
+        wide = Estimates(tasks, terms, self._options)
+        wide._found |= self._found
+        return wide
+
     def _of_columns(self, model: Model) -> RandomEffects:
         if model not in self._found:
             columns = self._terms.columns(model)

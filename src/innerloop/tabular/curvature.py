@@ -12,6 +12,8 @@ from innerloop.data.curves import Curves
 from innerloop.data.row_blocks import row_blocks
 from innerloop.data.tasks import TaskSet
 
+# Statistics below this, in units of what chance explains, are no evidence of a curve.
+_MOST_BY_CHANCE = 3
 # Curves that are tried have together at most so many columns.
 _MOST_COLUMNS = 32
 
@@ -26,8 +28,8 @@ def varies_within(tasks: TaskSet) -> NDArray[np.bool_]:
 def evident(curves: Curves, tasks: TaskSet, effects: RandomEffects, intercept: bool) -> Curves:
     """Return the curves of which tasks show more than chance would; those most evident first, where they are many.
 
-    By statistics under the straight model: Wald's of the population's curve, above twice the number of its columns
-    (Akaike), or Rao's score of the variance between tasks of one of its columns, above 2 standard errors.
+    By statistics under the straight model: Wald's of the population's curve, above 3 times the number of its columns,
+    or Rao's score of the variance between tasks of one of its columns, above 3 standard errors.
 
     Parameters
     ----------
@@ -61,6 +63,6 @@ def evident(curves: Curves, tasks: TaskSet, effects: RandomEffects, intercept: b
 
 
 def _evidence(mean: FloatArray, mean_cov: FloatArray, score: FloatArray, columns: IntArray) -> float:
-    """Return the larger of both statistics, over what it must exceed."""
+    """Return the larger of both statistics, over what it must exceed; see `evident`."""
     wald = mean[columns] @ np.linalg.pinv(mean_cov[np.ix_(columns, columns)], hermitian=True) @ mean[columns]
-    return max(float(wald) / (2 * len(columns)), float(score[columns].max()) / 2)
+    return max(float(wald) / len(columns), float(score[columns].max())) / _MOST_BY_CHANCE

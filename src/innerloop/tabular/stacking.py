@@ -11,6 +11,8 @@ from innerloop._base.checks import FloatArray
 _PRIOR_TASKS = 3
 # Weight of the condition that weights sum to 1, as a row of the least-squares problem.
 _SUM = 1e4
+# Smaller weights only cost time.
+_LEAST_WEIGHT = 0.01
 _TINY = np.finfo(float).tiny
 
 
@@ -47,5 +49,5 @@ def stack(products: FloatArray) -> FloatArray:
     target = np.linalg.lstsq(root.T, np.full(n, penalty / n), rcond=None)[0]
     rows = np.concatenate((root, np.full((1, n), _SUM * root.max())))
     weight = nnls(rows, np.append(target, _SUM * root.max()))[0]
-    weight[weight < 1e-6] = 0.0
+    weight[weight < _LEAST_WEIGHT * weight.sum()] = 0.0
     return np.asarray(weight / weight.sum())

@@ -16,6 +16,7 @@ from innerloop._base.threads import one_thread
 from innerloop.adaptation.predictor import Mixture, Predictor
 from innerloop.adaptation.random_effects import RandomEffects, variance_sample
 from innerloop.adaptation.rules import GradientSteps
+from innerloop.adaptation.scale_mixture import differ_in_scale
 from innerloop.data.curves import Curves
 from innerloop.data.episodes import Episodes
 from innerloop.data.row_blocks import reduced
@@ -184,12 +185,12 @@ class MetaTraining:
         """Fit the candidates and weigh them by held-out tasks."""
         with one_thread(self.tasks.n_features):
             settings, options = self.settings, self._options()
-            straight = Terms(np.zeros(self.tasks.n_features, dtype=bool), self.varying, settings.fit_intercept)
-            similar = Estimates(variance_sample(self.tasks, settings.seed), straight, options)
-            curves = self._curves(similar)
-            tasks, terms = curves.tasks(self.tasks, settings.fit_intercept), _with_curves(straight, curves)
-            if len(curves):
-                similar = Estimates(variance_sample(tasks, settings.seed), terms, options, similar)
+            intercept = settings.fit_intercept
+            straight = Terms(np.zeros(self.tasks.n_features, dtype=bool), self.varying, intercept)
+            estimates = Estimates(variance_sample(self.tasks, settings.seed), straight, options)
+            curves = self._curves(estimates)
+            tasks, terms = curves.tasks(self.tasks, intercept), _with_curves(straight, curves)
+            similar = estimates.widened(curves.tasks(estimates.tasks, intercept), terms)
             rows = reduced(tasks)
             comparison, candidates = self._comparison(tasks, terms, similar)
             whole = TrainingPart(similar, options, rows, self._gradient_part())
@@ -223,14 +224,14 @@ class MetaTraining:
             parts.append(TrainingPart(Estimates(sample, terms, options, similar), options, gradient=gradient))
         comparison = Comparison(parts, trials)
         if self.gradient is None:
-            return comparison, self._ridges(terms)
+            return comparison, self._ridges(terms, similar)
         rates = self.gradient.rates()
         if not settings.per_feature:
             return comparison, [Gradient(rates, settings.n_steps)]
         held_out = [self.gradient.folds.episodes.select(fold == f) for f in range(len(parts))]
         return comparison, [FeatureGradient.tune(rates, parts, held_out)]
 
-    def _ridges(self, terms: Terms) -> list[Kind]:
+    def _ridges(self, terms: Terms, estimates: Estimates) -> list[Kind]:
         """Return random-effects ridges, from simple to rich, and the pooled ridge where it is to be compared."""
         settings, found = self.settings, list[Kind]()
         if settings.adaptation == "auto":
@@ -244,7 +245,8 @@ class MetaTraining:
                 structures.append(Model("diagonal", is_curved))
             if 1 < n_varying <= _MOST_CORRELATED:
                 structures.append(Model("full", is_curved))
-            found += [RandomEffectsRidge(model, has_scales=model == structures[-1]) for model in structures]
+            has_scales = differ_in_scale(estimates.tasks, estimates(structures[-1]))
+            found += [RandomEffectsRidge(model, has_scales and model == structures[-1]) for model in structures]
         return found
 
     def _gradient_part(self) -> tuple[Episodes, MetaObjective] | None:
