@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.done
 
-.PHONY: demo test lint types bench reproduce wheel clean
+.PHONY: demo test quick lint types bench reproduce wheel clean
 
 demo: $(READY)
 	$(BIN)/innerloop demo --out demo
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+quick: $(READY)
+	$(BIN)/python -m pytest -m "not slow"
 
 lint: $(READY)
 	$(BIN)/ruff check .

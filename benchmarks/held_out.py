@@ -19,6 +19,7 @@ import pandas as pd
 from solve_path import environment
 
 import innerloop as il
+from innerloop._base.standard_errors import mean_and_error
 
 N_ROWS = (0, 1, 2, 5, 10, 20)
 PENALTIES = np.logspace(-4, 3, 15)
@@ -202,16 +203,14 @@ def measure(table, methods: dict[str, Callable[[Table], Predict]], seeds: range,
             excess = np.array(errors[name][n]) - errors[best][n]
             result[name][n] = {
                 "mse": float(np.mean(errors[name][n])),
-                "excess": float(excess.mean()),
-                "excess_se": float(excess.std(ddof=1) / np.sqrt(len(excess))),
+                **dict(zip(("excess", "excess_se"), mean_and_error(excess), strict=True)),
                 **({"coverage": None} if not covered[name][n] else share(covered[name][n])),
             }
     return result
 
 
 def share(covered: list[float]) -> dict[str, float]:
-    error = np.std(covered, ddof=1) / np.sqrt(len(covered))
-    return {"coverage": float(np.mean(covered)), "coverage_se": float(error)}
+    return dict(zip(("coverage", "coverage_se"), mean_and_error(np.array(covered)), strict=True))
 
 
 def show(title: str, result: dict) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+import innerloop as il
+from innerloop._base.standard_errors import standard_errors
 from innerloop.papers.bernacchia2021 import fig5
 
 FAR = {
@@ -27,9 +29,9 @@ FIRST = 10_000  # seeds that Figure 5 does not have
 
 
 def measure(n_seeds: int = N_SEEDS) -> dict[str, Any]:
-    """Return differences and standard errors: far from zero for each choice, and near zero for c at other noises."""
-    far = {letter: against_zero(fig5.CHOICES[letter], rates, n_seeds) for letter, rates in FAR.items()}
-    c = fig5.CHOICES["c"]
+    """Return differences and standard errors: far from zero for each setting, and near zero for c at other noises."""
+    far = {letter: against_zero(fig5.SETTINGS[letter], rates, n_seeds) for letter, rates in FAR.items()}
+    c = fig5.SETTINGS["c"]
     noisy = {
         f"{noise:g}": against_zero(
             dataclasses.replace(c, dist=dataclasses.replace(c.dist, noise_std=noise)), NEAR, n_seeds
@@ -39,18 +41,18 @@ def measure(n_seeds: int = N_SEEDS) -> dict[str, Any]:
     return {"n_seeds": n_seeds, "far": far, "c_by_noise_std": noisy}
 
 
-def against_zero(choice: fig5.Choice, rates: list[float], n_seeds: int) -> dict[str, list[float]]:
+def against_zero(setting: fig5.Setting, rates: list[float], n_seeds: int) -> dict[str, list[float]]:
     """Return the paired differences to rate 0 and their standard errors."""
     losses = []
     for first in range(FIRST, FIRST + n_seeds, SEEDS_AT_ONCE):
-        runs = fig5.prepare(choice, range(first, first + SEEDS_AT_ONCE))
-        losses.append(runs.objective.solve([*rates, 0.0]).test_loss(runs.test, choice.adapt_lr))
+        runs = fig5.prepare(setting, range(first, first + SEEDS_AT_ONCE))
+        losses.append(il.solve_path(runs.objective, [*rates, 0.0]).test_loss(runs.test, setting.adapt_lr))
     gain = np.concatenate(losses, axis=1)
     gain = gain[:-1] - gain[-1]
     return {
         "inner_lr": rates,
         "difference": gain.mean(axis=1).tolist(),
-        "stderr": (gain.std(axis=1, ddof=1) / np.sqrt(n_seeds)).tolist(),
+        "stderr": standard_errors(gain.T).tolist(),
     }
 
 

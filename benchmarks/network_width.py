@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import innerloop as il
 from innerloop.papers.bernacchia2021 import fig5, network
 
 WIDTHS, RATES, N_SEEDS, SEEDS_AT_ONCE = [32, 128, 512, 2048], [-0.4, 0.0, 0.4], 8, 2
@@ -26,7 +27,7 @@ WIDTHS, RATES, N_SEEDS, SEEDS_AT_ONCE = [32, 128, 512, 2048], [-0.4, 0.0, 0.4], 
 def measure(
     widths: Sequence[int] = WIDTHS, n_seeds: int = N_SEEDS, letters: str = "abc", rates: Sequence[float] = RATES
 ) -> dict[str, Any]:
-    """Return the distance (n_widths, n_rates) for each choice of Figure 5."""
+    """Return the distance (n_widths, n_rates) for each setting of Figure 5."""
     return {
         "widths": list(widths),
         "inner_lr": list(rates),
@@ -37,18 +38,18 @@ def measure(
 
 def distance(letter: str, width: int, n_seeds: int, rates: Sequence[float]) -> list[float]:
     """Return the distance at each rate, over all seeds."""
-    choice, error, size = fig5.CHOICES[letter], np.zeros(len(rates)), np.zeros(len(rates))
+    setting, error, size = fig5.SETTINGS[letter], np.zeros(len(rates)), np.zeros(len(rates))
     for first in range(0, n_seeds, SEEDS_AT_ONCE):
-        runs = fig5.prepare(choice, range(first, first + SEEDS_AT_ONCE), width)
+        runs = fig5.prepare(setting, range(first, first + SEEDS_AT_ONCE), width)
         params, _ = fig5.train_networks(runs, np.array(rates))
-        path, tests = runs.objective.solve(rates), [list(run)[:10] for run in runs.test]
+        path, tests = il.solve_path(runs.objective, rates), [list(run)[:10] for run in runs.test]
         tasks = network.Tasks(*(part[:, :10] for part in fig5.as_tensors(runs.test, len(rates))))
-        adapt_lrs = torch.full((len(tasks.X_query),), choice.adapt_lr)
+        adapt_lrs = torch.full((len(tasks.X_query),), setting.adapt_lr)
         found = network.predict(params, tasks, adapt_lrs, fig5.BIAS_STD).double().numpy()
         found = found.reshape(SEEDS_AT_ONCE, len(rates), 10, -1)
         for i in range(10):
             X, y, V, _ = (np.stack(parts) for parts in zip(*(run[i] for run in tests), strict=True))
-            expected = path.adapt(V, X, y, choice.adapt_lr)
+            expected = path.adapt(V, X, y, setting.adapt_lr)
             error += np.square(found[:, :, i].swapaxes(0, 1) - expected).sum(axis=(1, 2))
             size += np.square(expected).sum(axis=(1, 2))
     return np.sqrt(error / size).tolist()

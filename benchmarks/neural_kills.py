@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from innerloop.neural import MetaTrainer, SinusoidTasks
+import innerloop as il
+from innerloop.neural import MetaTrainer
 
 N_ITERATIONS = 400
 
@@ -23,7 +24,7 @@ def train(folder: Path) -> MetaTrainer:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(1, 40), nn.ReLU(), nn.Dropout(0.1), nn.Linear(40, 1))
-    trainer = MetaTrainer(module, SinusoidTasks(0), 0.01, n_tasks=5, n_support=5, n_query=5, learn_inner_lr=True)
+    trainer = MetaTrainer(module, il.Sinusoid(), il.Design(5, 5, 5), 0.01, learn_inner_lr=True)
     if (folder / "manifest.json").exists():
         trainer.load(folder)
     print("ready", flush=True)

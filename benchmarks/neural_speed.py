@@ -28,12 +28,13 @@ from solve_path import environment
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from innerloop.neural import MAML, MetaTrainer, SinusoidTasks, TaskBatch, half_mse
+import innerloop as il
+from innerloop.neural import MetaTrainer, SinusoidTasks, Stage, TaskBatch, Training, half_mse
+from innerloop.neural.sources import EpisodeSampler
 from innerloop.neural.sweep import Lanes, Sweep
-from innerloop.neural.trainer import Adam
 
 N_RATES = 21
-SINUSOID = {"n_tasks": 25, "n_support": 10, "n_query": 10}
+SINUSOID = il.Design(n_tasks=25, n_support=10, n_query=10)
 BURST = 10
 N_CORES = os.cpu_count() or 1
 
@@ -117,8 +118,8 @@ class Fixed:
 
 
 def our_step(module: nn.Module, batch: TaskBatch, loss: Any, compile: bool) -> Callable[[], object]:
-    sizes = {"n_tasks": len(batch), "n_support": batch.X_support.shape[1], "n_query": batch.X_query.shape[1]}
-    trainer = MetaTrainer(module, Fixed(batch), 0.01, loss=loss, compile=compile, **sizes)
+    design = il.Design(len(batch), batch.X_support.shape[1], batch.X_query.shape[1])
+    trainer = MetaTrainer(module, Fixed(batch), design, 0.01, training=Training(loss=loss, compile=compile))
     return lambda: trainer.step(batch)
 
 
@@ -126,27 +127,17 @@ def our_rates(batch: TaskBatch, loss: Any, compile: bool) -> Callable[[], object
     """Return one step of all rates together."""
     settings = Sweep(
         make_module=mlp,
-        source=Fixed(batch),
+        sampler=EpisodeSampler(Fixed(batch), SINUSOID),
         inner_lrs=np.linspace(-0.05, 0.05, N_RATES),
         adapt_lrs=np.zeros(1),
         n_iterations=0,
-        **SINUSOID,
-        n_steps=1,
-        n_adapt_steps=1,
-        n_adapt=10,
         n_validation=1,
         n_test=1,
-        algorithm=MAML(),
-        loss=loss,
         metric=None,
-        optimiser=Adam(),
-        seed=0,
-        device=None,
-        dtype=None,
-        compile=compile,
+        training=Training(loss=loss, compile=compile),
     )
     lanes = Lanes(settings, range(1))
-    tasks = lanes.tasks(0, 0, len(batch))
+    tasks = lanes.tasks(Stage.TRAINING, 0, len(batch))
     return lambda: lanes.step(tasks)
 
 
@@ -206,7 +197,7 @@ def ratios(result: dict[str, Any], peer: str, name: str, times: int = 1) -> dict
 
 def sinusoid(peer: tuple[str, Any], n_rounds: int) -> dict[str, Any]:
     """25 sine waves, 10 + 10 rows, one second-order step, Adam outside."""
-    batch = SinusoidTasks(0).sample(**SINUSOID, index=(0,)).to(dtype=torch.float32)
+    batch = SinusoidTasks(0).sample(25, 10, 10, index=(0,)).to(dtype=torch.float32)
     name, maml = peer
     mse = nn.functional.mse_loss
     steps = {

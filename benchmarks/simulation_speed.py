@@ -22,6 +22,7 @@ import numpy as np
 from solve_path import environment, timed
 
 import innerloop as il
+from innerloop._base.standard_errors import standard_errors
 
 P, M, N_T, N_V, N_R, SIGMA, NU, ADAPT = 60, 3, 30, 2, 20, 1.0, 0.5, 0.2
 DIST, DESIGN = il.MixedLinearRegression(P, SIGMA, NU), il.Design(M, N_T, N_V, N_R)
@@ -54,7 +55,7 @@ def measure(n_runs: int = N_RUNS, n_repeats: int = N_REPEATS) -> dict[str, Any]:
     some = RATES[:: len(RATES) // N_TIMED][:N_TIMED]
     estimate = il.estimate_loss(DIST, DESIGN, some, ADAPT, n_runs=n_runs)
     losses = plain_loop(some, n_runs)
-    error = losses.std(axis=0, ddof=1) / np.sqrt(n_runs)
+    error = standard_errors(losses)
     gap = np.abs(losses.mean(axis=0) - estimate["loss"].values[:, 0]) / np.hypot(error, estimate["stderr"].values[:, 0])
     precise = il.estimate_loss(DIST, DESIGN, RATES, ADAPT, rel_error=0.003)
     seconds = {

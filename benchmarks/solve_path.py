@@ -38,8 +38,8 @@ def measure(
     rates = np.linspace(-2, 2, n_rates)
     stacked = X_query.reshape(-1, n_features)
 
-    gather = timed(lambda: il.MetaObjective.from_tasks(episodes), n_repeats)
-    objective = il.MetaObjective.from_tasks(episodes)
+    gather = timed(lambda: il.MetaObjective.from_episodes(episodes), n_repeats)
+    objective = il.MetaObjective.from_episodes(episodes)
     path = timed(lambda: il.solve_path(objective, rates), n_repeats)
     one = timed(lambda: np.linalg.lstsq(stacked, y_query.ravel(), rcond=None), n_repeats)
     start = time.perf_counter()

@@ -137,10 +137,20 @@ def test_more_data_never_hurts(training):
     assert predicted_error(training, 6, tasks=1e9) > float(training.effects.noise[0])
 
 
-def test_options_come_in_the_order_of_their_gain(training):
-    options = further_data(training)
+def test_options_gain_what_their_words_say_the_largest_first(training):
+    changes = {
+        "twice as many training tasks": {"tasks": 2},
+        "twice as many rows in every training task": {"rows": 2},
+        "as many training rows, from half the tasks": {"tasks": 0.5, "rows": 2},
+        "as many training rows, from twice the tasks": {"tasks": 2, "rows": 0.5},
+        "12 rows of a new task to adapt on instead of 6": {"n_adapt": 12},
+    }
+    options, now = further_data(training), predicted_error(training, 6)
+    assert len(options) == len(changes)
+    for option in options:
+        (change,) = [change for words, change in changes.items() if option.what.startswith(words)]
+        assert option.gain == pytest.approx(1 - predicted_error(training, **{"n_adapt": 6, **change}) / now)
     assert [o.gain for o in options] == sorted((o.gain for o in options), reverse=True)
-    assert options[0].what == "12 rows of a new task to adapt on instead of 6"
 
 
 def test_advice_is_the_evaluation_in_words(tasks, training):

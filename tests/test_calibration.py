@@ -3,8 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
 
 import innerloop as il
+from innerloop.evaluation.calibrated_model import Interval
 
 p = 5
 DIST = il.MixedLinearRegression(
@@ -32,13 +34,19 @@ def test_the_model_is_found_again(calibrated):
 
 
 def test_intervals_hold_the_truth(calibrated):
-    truths = ((calibrated.noise_std, 1.0), (calibrated.task_spread, SPREAD))
-    for interval, truth in truths:
-        assert interval.low < interval.value < interval.high
-        width = interval.high - interval.low
-        assert interval.low - width < truth < interval.high + width
+    for interval, truth in ((calibrated.noise_std, 1.0), (calibrated.task_spread, SPREAD)):
+        error = (interval.high - interval.value) / 1.645
+        assert abs(interval.value - truth) < 4 * error
     assert (calibrated.task_std.low >= 0).all()
     assert str(calibrated.noise_std).count("to") == 1
+
+
+def test_intervals_are_those_of_a_normal_estimate_at_90_percent():
+    drawn = np.random.default_rng(0).normal(5.0, 2.0, 100_000)
+    interval = Interval.of(5.0, drawn, narrowed=1.0)
+    assert (interval.low, interval.high) == pytest.approx(tuple(norm.interval(0.9, 5.0, 2.0)), rel=0.01)
+    half = Interval.of(5.0, drawn, narrowed=0.5)
+    assert half.high - half.low == pytest.approx((interval.high - interval.low) / 2)
 
 
 def test_predicted_errors_are_those_of_the_distribution(calibrated):

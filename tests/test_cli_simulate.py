@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 
 import numpy as np
 import pytest
@@ -16,11 +17,17 @@ SMALL = ["--n-features", 12, "--n-support", 6, "--n-runs", 40]
 def test_the_estimate_beside_the_theory():
     ran = innerloop("simulate", *SMALL, "--inner-lr", -0.8, 0, 0.3, "--adapt-lr", 0.1)
     assert ran.code == 0
-    assert "Of these rates inner_lr = -0.8 has the lowest loss" in ran.out
+    assert re.search(r"Of these rates inner_lr = -0\.8 has the lowest loss: \S+ ± \S+ below inner_lr = 0 \(", ran.out)
     lines = [line.split() for line in ran.out.splitlines() if line.strip().startswith(("-0.8", "0 ", "0.3"))]
     assert len(lines) == 3
     for _, _, loss, error, theory, *_ in lines:
         assert abs(float(loss) - float(theory)) < 5 * float(error)
+
+
+def test_the_start_of_training_reaches_the_simulation():
+    rates = ["--inner-lr", 0, "--adapt-lr", 0.1, "--json"]
+    near, far = (json.loads(innerloop("simulate", *SMALL, *rates, "--init-distance", d).out) for d in (0, 3))
+    assert far["loss"][0][0] > near["loss"][0][0] + 10 * near["stderr"][0][0]
 
 
 def test_rates_around_the_best_unless_given():

@@ -206,7 +206,7 @@ def test_a_table_with_too_few_tasks_is_refused(design, n_test_tasks, words):
         (lambda: il.QuadraticRegression(2, noise_std=[1.0, 2.0]), ValueError, "`noise_std` must be a single number"),
         (lambda: il.RandomFeatures(1, 2, scale=[1.0]), ValueError, "`scale` must be a single number"),
         (lambda: il.RandomFeatures(1, 2, seed=-1), ValueError, "`seed` must be at least 0"),
-        (lambda: il.ResampledTasks([1, 2]), TypeError, "`tasks` must be innerloop.TaskSet, got list"),
+        (lambda: il.ResampledTasks([1, 2]), TypeError, "`tasks` must be a TaskSet, got list; make one"),
     ],
 )
 def test_wrong_parameters_are_refused(make, error, words):

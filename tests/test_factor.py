@@ -155,7 +155,7 @@ def test_a_mean_of_1e8_leaves_seven_digits(n_rows):
     exact = reference.exact_least_squares(X, y)
     pieces = np.array_split(np.arange(n_rows), 10)
     parts = il.Episodes([(X[:2], y[:2], X[rows], y[rows]) for rows in pieces])
-    solution = il.solve(il.MetaObjective.from_tasks(parts), 0.0)
+    solution = il.solve(il.MetaObjective.from_episodes(parts), 0.0)
     np.testing.assert_allclose(solution.coef, exact, rtol=1e-7)
 
 
@@ -166,7 +166,7 @@ def test_columns_of_every_scale_keep_twelve_digits(n_rows):
     y = X @ np.logspace(8, -8, 5) + rng.standard_normal(n_rows)
     exact = np.linalg.lstsq(X / np.logspace(-8, 8, 5), y)[0] / np.logspace(-8, 8, 5)
     parts = il.Episodes([(X[:0], y[:0], X[i::7], y[i::7]) for i in range(7)])
-    solution = il.solve(il.MetaObjective.from_tasks(parts), 0.0)
+    solution = il.solve(il.MetaObjective.from_episodes(parts), 0.0)
     np.testing.assert_allclose(solution.coef, exact, rtol=1e-12)
 
 
@@ -174,11 +174,11 @@ def test_columns_of_every_scale_keep_twelve_digits(n_rows):
 def test_rows_cut_into_many_blocks_give_the_solution_of_the_loop_over_tasks(monkeypatch, n_steps):
     parts = draw(RAGGED_BLOCKS * 20, 4)
     episodes = il.Episodes(parts)
-    whole = il.MetaObjective.from_tasks(episodes, n_steps)
+    whole = il.MetaObjective.from_episodes(episodes, n_steps)
     blocks = il.Episodes.blocks
     monkeypatch.setattr(il.Episodes, "blocks", lambda self, max_rows: blocks(self, min(max_rows, 37)))
     assert len(list(objective.residual_columns(episodes, n_steps))) > 50
-    cut = il.MetaObjective.from_tasks(episodes, n_steps)
+    cut = il.MetaObjective.from_episodes(episodes, n_steps)
     for rate in (-0.5, 0.0, 0.3):
         expected = reference.meta_coef(parts, rate, n_steps)
         assert close(il.solve(cut, rate).coef, expected, 11)
@@ -188,7 +188,7 @@ def test_rows_cut_into_many_blocks_give_the_solution_of_the_loop_over_tasks(monk
 def test_a_feature_that_is_seen_in_the_last_tasks_only_is_fitted():
     parts = draw([(2, 30)] * 40, 4)
     parts = [(Xs * [1, 1, 0, 1], ys, Xq * [1, 1, 0, 1], yq) for Xs, ys, Xq, yq in parts] + draw([(3, 31)] * 3, 4)
-    objective = il.MetaObjective.from_tasks(il.Episodes(parts))
+    objective = il.MetaObjective.from_episodes(il.Episodes(parts))
     for rate in (-0.5, 0.0, 0.3):
         assert close(il.solve(objective, rate).coef, reference.meta_coef(parts, rate), 11)
 

@@ -1,18 +1,20 @@
 """Networks and classifiers for few-shot tasks."""
 
+from dataclasses import replace
+
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from torch import nn
 
-from innerloop.neural import TEST, MetaTrainer, SinusoidTasks, TaskBatch, accuracy
+import innerloop as il
+from innerloop.neural import TEST, Adam, MetaTrainer, SinusoidTasks, TaskBatch, Training, accuracy
 from innerloop.neural.fewshot.networks import MLP, Conv4
-from innerloop.neural.fewshot.problems import FewShot, sinusoids
+from innerloop.neural.fewshot.problems import ACCURACY, METHODS, FewShot, sinusoids
 from innerloop.neural.meta_gradient import query_predictions
 from innerloop.neural.prototypes import NearestNeighbour, Prototypes
 from innerloop.neural.task_model import TaskModel
-from innerloop.neural.trainer import Adam
 
 
 class Clouds:
@@ -27,16 +29,19 @@ class Clouds:
         return TaskBatch(X[0], y[0], X[1], y[1])
 
 
+CLASSIFYING = Training(loss=nn.functional.cross_entropy)
+
+
 def problem(**changes):
     settings = {
         "source": Clouds(),
+        "design": il.Design(4, 6, 9),
         "make_module": lambda: MLP(4, 3, (6,)),
-        "loss": nn.functional.cross_entropy,
-        "metric": accuracy,
+        "metric": ACCURACY,
         "adapt_lrs": (0.0, 0.5),
-        "n_support": 6,
-        "n_query": 9,
-        "n_tasks": 4,
+        "scored_steps": (0, 1),
+        "n_classes": 3,
+        "training": CLASSIFYING,
         "n_validation": 20,
     }
     return FewShot(**settings | changes)
@@ -87,12 +92,8 @@ def test_fused_adam_takes_each_gradient_to_its_own_number(compile, monkeypatch):
     for optimiser in (Adam(0.01), lambda tensors: torch.optim.Adam(tensors, 0.01, foreach=True)):
         torch.manual_seed(0)
         trainer = MetaTrainer(
-            *(MLP(1, 1, (7, 5)), SinusoidTasks(0), 0.01),
-            n_tasks=6,
-            n_support=5,
-            n_query=5,
-            optimiser=optimiser,
-            compile=compile,
+            *(MLP(1, 1, (7, 5)), SinusoidTasks(0), il.Design(6, 5, 5), 0.01),
+            training=Training(optimiser=optimiser, compile=compile),
         )
         trainer.train(5)
         trained.append(torch.cat([value.detach().ravel() for value in trainer.params.values()]))
@@ -108,20 +109,21 @@ def test_comparisons_score_the_tasks_that_the_trainer_scores():
 
 
 def test_a_prototypical_network_learns():
-    trainer = problem(outer_lr=0.01).comparison(Prototypes(3))
+    trainer = problem(training=replace(CLASSIFYING, optimiser=Adam(0.01))).comparison(Prototypes(3))
     before = trainer.evaluate(100).mean()
     trainer.train(60)
     assert trainer.evaluate(100).mean() < 0.9 * before
 
 
-@pytest.mark.parametrize("algorithm", ["maml", "fomaml", "anil", "meta-sgd", "reptile"])
-def test_every_algorithm_trains(algorithm):
-    trainer = problem(algorithm=algorithm).trainer(0.1)
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_every_method_trains(method):
+    training = replace(CLASSIFYING, algorithm=method.algorithm)
+    trainer = problem(training=training, learns_rates=method.learns_rates).trainer(0.1)
     before = {name: value.detach().clone() for name, value in [*trainer.params.items(), *trainer.rate_tensors.items()]}
     trainer.train(2)
     moved = {n for n, v in [*trainer.params.items(), *trainer.rate_tensors.items()] if not torch.equal(v, before[n])}
     assert {"head.weight", "head.bias"} <= moved
-    assert trainer.learn_inner_lr == (algorithm == "meta-sgd")
+    assert trainer.learn_inner_lr == (method is METHODS["meta-sgd"])
 
 
 def test_the_adaptation_rate_is_the_best_on_validation_tasks():
@@ -150,4 +152,6 @@ def test_a_sweep_goes_on_where_it_was_cut_off(tmp_path):
     assert len(kept) == 1
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     with pytest.raises(ValueError, match="holds the blocks of another plan"):
-        sinusoids(5, 5, 6, n_tasks=3, n_validation=4, outer_lr=0.1).sweep([0.01], 2, 2, 4, tmp_path / "s")
+        sinusoids(5, 5, 6, n_tasks=3, n_validation=4, training=Training(optimiser=Adam(0.1))).sweep(
+            [0.01], 2, 2, 4, tmp_path / "s"
+        )

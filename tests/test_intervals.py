@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from innerloop.tabular.intervals import LEVELS, Calibration, _n_independent
+from innerloop.tabular.intervals import Calibration, _n_independent
 
 
 def drawn(rng, m, n, share, tails):
@@ -27,11 +27,9 @@ def calibrated(z):
 def test_a_further_task_is_covered_on_average(m, n, share, tails):
     rng = np.random.default_rng(0)
     truth = np.sort(np.abs(drawn(rng, 40_000, 5, share, tails)).ravel())
+    calibrations = [calibrated(drawn(np.random.default_rng(seed), m, n, share, tails)) for seed in range(200)]
     for level in (0.5, 0.8, 0.9):
-        widths = [
-            calibrated(drawn(np.random.default_rng(seed), m, n, share, tails)).half_width(np.zeros(1), level)[0, 0]
-            for seed in range(200)
-        ]
+        widths = [calibration.half_width(np.zeros(1), level)[0, 0] for calibration in calibrations]
         covered = np.searchsorted(truth, widths) / len(truth)
         error = covered.std() / np.sqrt(200)
         # Two to four tasks hardly tell how alike the residuals of a task are.
@@ -68,10 +66,12 @@ def test_levels_beyond_the_residuals_have_the_tail_of_student():
 
 
 def test_tasks_count_alike():
-    z = np.concatenate((np.full(90, 1.0), np.full(10, 3.0)))[:, None]
-    found = Calibration.of({0: [(z, np.repeat([0, 1], [90, 10]))]})
-    assert found.scale[0, 0] == pytest.approx(np.sqrt(5))
-    assert found.half_width(np.array([7]), LEVELS[50])[0, 0] == pytest.approx(2.0, abs=1.0)
+    sizes = [90, *[1] * 9]
+    for of_the_long_task, of_the_others in ((1.0, 3.0), (3.0, 1.0)):
+        z = np.repeat([of_the_long_task, *[of_the_others] * 9], sizes)[:, None]
+        found = Calibration.of({0: [(z, np.repeat(np.arange(10), sizes))]})
+        assert found.scale[0, 0] == pytest.approx(np.sqrt(0.1 * of_the_long_task**2 + 0.9 * of_the_others**2))
+        assert found.half_width(np.array([7]), 0.5)[0, 0] == of_the_others
 
 
 def test_the_order_and_the_parts_of_residuals_do_not_matter():

@@ -109,7 +109,7 @@ def test_solving_loads_nothing_more():
     code = """
 import innerloop as il, numpy as np
 tasks = il.TaskSet.from_arrays(np.arange(12.0)[:, None] ** 0.5, np.arange(12), np.arange(12) % 3)
-il.solve(il.MetaObjective.from_tasks(tasks.split(2, 2)), 0.1)
+il.solve(il.MetaObjective.from_episodes(tasks.split(2, 2)), 0.1)
 """
     assert loaded_after(code).isdisjoint(HEAVY)
 

@@ -61,7 +61,7 @@ def test_fixed_rates_give_the_exact_meta_parameters_of_dealt_tasks(n_steps, n_ta
     model = il.MetaRegressor(**RATES, n_steps=n_steps, n_support=3, random_state=5).fit(X, y, groups)
     tasks = il.TaskSet.from_arrays(model._scaling.design(X), y - model._scaling.y_mean, groups)
     episodes = tasks.deal(n_support=3, seed=5)
-    solution = il.solve(il.MetaObjective.from_tasks(episodes, n_steps), RATES["inner_lr"], l2=RATES["l2"])
+    solution = il.solve(il.MetaObjective.from_episodes(episodes, n_steps), RATES["inner_lr"], l2=RATES["l2"])
     slow = reference.meta_coef(list(episodes), RATES["inner_lr"], n_steps, l2=RATES["l2"])
     for theta in (solution.coef, slow):
         np.testing.assert_allclose(model.predict(X), original(model, theta, X), rtol=1e-9, atol=1e-11)

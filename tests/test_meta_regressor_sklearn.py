@@ -22,9 +22,9 @@ NO_GROUPS = "neither `groups` nor `group` is given"
 RATES = {"inner_lr": -0.1, "adapt_lr": 0.2, "l2": 0.1}
 ESTIMATORS = [
     il.MetaRegressor(),
-    il.MetaRegressor(adaptation="gradient"),
-    il.MetaRegressor(adaptation="none"),
-    il.MetaRegressor(adaptation="ridge"),
+    il.MetaRegressor(adaptation="gradient", cv=2),
+    il.MetaRegressor(adaptation="none", cv=2),
+    il.MetaRegressor(adaptation="ridge", cv=2),
     il.MetaRegressor(**RATES),
 ]
 

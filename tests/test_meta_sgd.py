@@ -32,21 +32,21 @@ def test_the_loss_is_a_quadratic_in_the_rates(n_targets):
         assert objective(np.array(rates)) == pytest.approx(slow, rel=1e-10)
 
 
-@pytest.mark.parametrize("pull", [0.0, 0.5, np.inf])
-def test_the_best_rates_minimise_the_penalised_loss(pull):
+@pytest.mark.parametrize("rho", [0.0, 0.5, np.inf])
+def test_the_best_rates_minimise_the_penalised_loss(rho):
     parts = draw(RAGGED, 3, 1)
     objective = RateObjective.of(il.Episodes(parts), np.ones((3, 1)))
 
     def loss(rates):
         away = rates - np.average(rates, weights=objective.Q.diagonal())
-        penalty = 0.0 if np.isinf(pull) else pull * np.sum(objective.Q.diagonal() * away**2)
+        penalty = 0.0 if np.isinf(rho) else rho * np.sum(objective.Q.diagonal() * away**2)
         return objective(rates) + penalty
 
-    best, rng = objective.best(pull), np.random.default_rng(1)
+    best, rng = objective.best(rho), np.random.default_rng(1)
     for _ in range(50):
-        step = 1e-3 * rng.standard_normal(1 if np.isinf(pull) else 3)
+        step = 1e-3 * rng.standard_normal(1 if np.isinf(rho) else 3)
         assert loss(best) <= loss(best + step)
-    if np.isinf(pull):
+    if np.isinf(rho):
         assert np.ptp(best) == 0
 
 
@@ -63,7 +63,7 @@ def test_meta_parameters_minimise_the_penalised_loss_of_given_rates(l2):
     for _ in range(50):
         assert loss(coef) <= loss(coef + 1e-4 * rng.standard_normal(coef.shape))
     common = solve_coef(il.Episodes(parts), np.full(3, 0.2), l2)
-    exact = il.solve(il.MetaObjective.from_tasks(il.Episodes(parts)), 0.2, l2=l2)
+    exact = il.solve(il.MetaObjective.from_episodes(il.Episodes(parts)), 0.2, l2=l2)
     np.testing.assert_allclose(common, exact.coef, rtol=1e-8)
 
 

@@ -17,6 +17,7 @@ from innerloop.neural import (
     SinusoidTasks,
     TaskBatch,
     TaskSetTasks,
+    Training,
     adapt,
     sweep,
 )
@@ -25,7 +26,7 @@ torch.manual_seed(0)
 NET = nn.Sequential(nn.Linear(1, 4), nn.ReLU(), nn.Linear(4, 1)).double()
 BATCH = SinusoidTasks().sample(2, 5, 3, (0,))
 PARAMS = dict(NET.named_parameters())
-SIZES = {"n_tasks": 2, "n_support": 3, "n_query": 3}
+DESIGN = il.Design(2, 3, 3)
 
 
 class Counter(nn.Module):
@@ -62,7 +63,7 @@ def test_a_wrong_rate_is_refused(rate, message):
     with pytest.raises(ValueError, match=message):
         adapt(NET, PARAMS, BATCH, rate, n_steps=2)
     with pytest.raises(ValueError, match=message):
-        MetaTrainer(NET, SinusoidTasks(), rate, n_tasks=2, n_support=3, n_query=3, n_steps=2)
+        MetaTrainer(NET, SinusoidTasks(), il.Design(2, 3, 3, n_steps=2), rate)
 
 
 @pytest.mark.parametrize("rate", ["0.1", None, [None], {"": "0.1"}, [0.1, "fast"], object()], ids=str)
@@ -71,28 +72,28 @@ def test_what_is_no_rate_is_refused(rate):
     with pytest.raises(TypeError, match=message):
         adapt(NET, PARAMS, BATCH, rate)
     with pytest.raises(TypeError, match=message):
-        MetaTrainer(NET, SinusoidTasks(), rate, **SIZES)
+        MetaTrainer(NET, SinusoidTasks(), DESIGN, rate)
 
 
 def test_an_optimiser_must_be_made_not_given():
     given = torch.optim.SGD(NET.parameters(), lr=0.1)
     message = r"`optimiser` must be a function that makes an optimiser .* got SGD"
     with pytest.raises(TypeError, match=message):
-        MetaTrainer(NET, SinusoidTasks(), 0.1, optimiser=given, **SIZES)
-    with pytest.raises(TypeError, match=message):
-        sweep(lambda: NET, SinusoidTasks(), [0.1], [0.1], n_seeds=1, n_iterations=1, optimiser=given, **SIZES)
+        Training(optimiser=given)
+    with pytest.raises(TypeError, match=r"`scheduler` must be a function that makes a scheduler .* got StepLR"):
+        Training(scheduler=torch.optim.lr_scheduler.StepLR(given, 3))
 
 
 @pytest.mark.parametrize("made", [NET, 3], ids=["module", "number"])
 def test_a_sweep_needs_a_function_that_makes_modules(made):
     message = f"`make_module` must be a function that makes a module, .* got {type(made).__name__}; .* lambda"
     with pytest.raises(TypeError, match=message):
-        sweep(made, SinusoidTasks(), [0.1], [0.1], n_seeds=1, n_iterations=1, **SIZES)
+        sweep(made, SinusoidTasks(), DESIGN, [0.1], [0.1], n_seeds=1, n_iterations=1)
 
 
 def test_a_sweep_needs_a_rate_of_adaptation():
     with pytest.raises(ValueError, match="`adapt_lrs` must hold at least one rate, got none"):
-        sweep(lambda: NET, SinusoidTasks(), [0.1], [], n_seeds=1, n_iterations=1, **SIZES)
+        sweep(lambda: NET, SinusoidTasks(), DESIGN, [0.1], [], n_seeds=1, n_iterations=1)
 
 
 @pytest.mark.parametrize("by_task", [None, False, True])
@@ -100,10 +101,10 @@ def test_a_loss_of_several_numbers_is_refused(by_task):
     def squares(prediction, y):
         return (prediction - y) ** 2
 
-    trainer = MetaTrainer(NET, SinusoidTasks(), 0.1, loss=squares, by_task=by_task, **SIZES)
+    trainer = MetaTrainer(NET, SinusoidTasks(), DESIGN, 0.1, training=Training(loss=squares, by_task=by_task))
     with pytest.raises(ValueError, match=r"`loss` must return one number for a task, got shape \(3, 1\)"):
         trainer.step()
-    trainer = MetaTrainer(NET, SinusoidTasks(), 0.1, **SIZES)
+    trainer = MetaTrainer(NET, SinusoidTasks(), DESIGN, 0.1)
     with pytest.raises(ValueError, match=r"`metric` must return one number for a task, got shape \(3, 1\)"):
         trainer.evaluate(2, metric=squares)
 
@@ -119,22 +120,23 @@ class Recurrent(nn.Module):
 
 def test_a_module_that_cannot_be_vectorised_is_told_to_go_task_by_task():
     with pytest.raises(ValueError, match=r"torch cannot call `module` for many tasks at once .* pass by_task=True"):
-        MetaTrainer(Recurrent(), SinusoidTasks(), 0.1, **SIZES).step()
-    MetaTrainer(Recurrent(), SinusoidTasks(), 0.1, by_task=True, **SIZES).step()
-    settings = {"n_seeds": 1, "n_iterations": 1, "n_validation": 1, "n_test": 1, **SIZES}
-    found = sweep(Recurrent, SinusoidTasks(), [0.1], [0.1], by_task=True, **settings)
+        MetaTrainer(Recurrent(), SinusoidTasks(), DESIGN, 0.1).step()
+    training = Training(by_task=True)
+    MetaTrainer(Recurrent(), SinusoidTasks(), DESIGN, 0.1, training=training).step()
+    counts = {"n_seeds": 1, "n_iterations": 1, "n_validation": 1, "n_test": 1}
+    found = sweep(Recurrent, SinusoidTasks(), DESIGN, [0.1], [0.1], training=training, **counts)
     assert found.loss.notnull().all()
 
 
 def test_what_else_goes_wrong_in_a_module_is_left_as_it_is():
     wrong = nn.Sequential(nn.Linear(1, 4), nn.Softmax(dim=-1), nn.Linear(3, 1)).double()
     with pytest.raises(RuntimeError, match="Expected size"):
-        MetaTrainer(wrong, SinusoidTasks(), 0.1, by_task=False, **SIZES).step()
+        MetaTrainer(wrong, SinusoidTasks(), DESIGN, 0.1, training=Training(by_task=False)).step()
 
 
 def test_a_wrong_adaptation_rate_is_called_by_its_name():
     with pytest.raises(ValueError, match="`adapt_lr` must be finite"):
-        MetaTrainer(NET, SinusoidTasks(), 0.1, adapt_lr=float("nan"), n_tasks=2, n_support=3, n_query=3)
+        MetaTrainer(NET, SinusoidTasks(), DESIGN, 0.1, adapt_lr=float("nan"))
 
 
 def test_every_way_to_write_a_rate_means_the_same():
@@ -166,7 +168,7 @@ def test_an_unknown_part_cannot_adapt():
     with pytest.raises(ValueError, match="must choose at least one parameter"):
         adapt(NET, PARAMS, BATCH, 0.1, adapted=lambda _: False)
     with pytest.raises(ValueError, match="names 'head'"):
-        MetaTrainer(NET, SinusoidTasks(), 0.1, n_tasks=2, n_support=3, n_query=3, algorithm=MAML(subset=["head"]))
+        MetaTrainer(NET, SinusoidTasks(), DESIGN, 0.1, training=Training(algorithm=MAML(subset=["head"])))
 
 
 def test_outputs_of_another_shape_than_the_targets_are_refused():
@@ -187,7 +189,7 @@ def test_batches_must_fit():
 
 
 def test_a_small_task_is_named():
-    tasks = TaskSetTasks(il.TaskSet.from_arrays(*table([9, 4], 2)))
+    tasks = TaskSetTasks(il.TaskSet.from_arrays(*table([9, 4], 2)), validation=None, test=None)
     with pytest.raises(ValueError, match=r"task 1 has 4 row\(s\), too few for 3 support and 3 query rows"):
         tasks.sample(2, 3, 3, (0,))
 
@@ -198,8 +200,8 @@ def test_a_penalty_must_be_positive(make):
         make()
 
 
-def test_a_strength_must_be_positive():
-    with pytest.raises(ValueError, match="`strength` must be positive and finite"):
+def test_the_penalty_of_implicit_maml_must_be_positive():
+    with pytest.raises(ValueError, match="`l2` must be positive and finite"):
         ImplicitMAML(-1.0)
 
 

@@ -49,7 +49,7 @@ def query_loss(module, params, tasks, rate, n_steps=1, adapted=None):
 def test_a_linear_module_is_met_exactly(n_outputs, n_steps):
     tasks, module = batch(n_outputs), make(linear(3, n_outputs))
     linear_model = linearize(module)
-    objective = il.MetaObjective.from_tasks(linear_model.episodes(tasks), n_steps)
+    objective = il.MetaObjective.from_episodes(linear_model.episodes(tasks), n_steps)
     for rate in RATES:
         solution = il.solve(objective, rate)
         params = {name: value.requires_grad_() for name, value in linear_model.params_at(solution.coef).items()}
@@ -76,8 +76,8 @@ def test_the_tangent_kernel_gives_what_its_features_give(monkeypatch):
     tasks, module = batch(), make(linear(3, 12), torch.nn.Tanh, linear(12, 1))
     raw = il.Episodes(tuple(part.numpy() for part in task) for task in zip(*tasks.tensors, strict=True))
     model, new = linearize(module), np.random.default_rng(0).standard_normal((5, 3))
-    primal = il.solve_path(il.MetaObjective.from_tasks(model.episodes(raw)), RATES)
-    dual = il.KernelObjective.from_tasks(raw, model.kernel, start=model.start).solve(RATES)
+    primal = il.solve_path(il.MetaObjective.from_episodes(model.episodes(raw)), RATES)
+    dual = il.solve_path(il.KernelObjective.from_episodes(raw, model.kernel, start=model.start), RATES)
     expected = primal.coef @ model.features(new).T + model.start(new)
     np.testing.assert_allclose(dual.predict(new)[..., 0], expected, rtol=1e-8, atol=1e-10)
     np.testing.assert_allclose(model.episodes(tasks).X, model.episodes(raw).X)
@@ -86,7 +86,7 @@ def test_the_tangent_kernel_gives_what_its_features_give(monkeypatch):
 def test_a_frozen_body_with_an_exact_head_is_anil():
     tasks, body = batch(n_outputs=2), make(linear(3, 4), torch.nn.Tanh)
     whole = torch.nn.Sequential(body, torch.nn.Linear(4, 2).double())
-    objective = il.MetaObjective.from_tasks(features(body).episodes(tasks), n_steps=2)
+    objective = il.MetaObjective.from_episodes(features(body).episodes(tasks), n_steps=2)
     for rate in RATES:
         solution = il.solve(objective, rate / 2)  # per target, where half_mse is a mean over the two
         params = dict(whole.named_parameters())
@@ -112,7 +112,7 @@ def test_rows_must_not_depend_on_each_other(layers, sentence):
 
 
 def test_bad_input_is_one_sentence():
-    with pytest.raises(ValueError, match="`kernel` is for modules with one output, got 2"):
+    with pytest.raises(ValueError, match="`kernel` takes modules with one output, got 2"):
         linearize(make(linear(3, 2))).kernel(np.ones((4, 3)), np.ones((4, 3)))
     with pytest.raises(ValueError, match=r"`coef` must have shape \(4,\), got \(3,\)"):
         linearize(make(linear(3, 1))).params_at(np.ones(3))

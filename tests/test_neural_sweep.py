@@ -12,13 +12,14 @@ torch = pytest.importorskip("torch")
 
 from torch import nn
 
+import innerloop as il
 import neural_reference as reference
-from innerloop.neural import MAML, TEST, MetaTrainer, SinusoidTasks, sweep
+from innerloop.neural import MAML, TEST, MetaTrainer, SinusoidTasks, Training, sweep
 from innerloop.neural.batch import TaskBatch
 from innerloop.neural.sweep import Sweep
 
 RATES = [-0.05, 0.0, 0.1]
-SIZES = {"n_tasks": 4, "n_support": 5, "n_query": 4}
+DESIGN = il.Design(4, 5, 4)
 
 
 def tanh_net():
@@ -49,8 +50,8 @@ class Seed:
 
 
 def small(**changes):
-    settings = {"n_seeds": 2, "n_iterations": 3, "n_validation": 6, "n_test": 5} | SIZES | changes
-    return sweep(tanh_net, SinusoidTasks(3), RATES, [-0.05, 0.02, 0.1], **settings)
+    settings = {"n_seeds": 2, "n_iterations": 3, "n_validation": 6, "n_test": 5} | changes
+    return sweep(tanh_net, SinusoidTasks(3), DESIGN, RATES, [-0.05, 0.02, 0.1], **settings)
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +71,18 @@ LANES = {
 
 @pytest.mark.parametrize(("make", "source", "algorithm", "n_steps"), LANES.values(), ids=LANES)
 def test_each_lane_is_a_training_of_its_own(make, source, algorithm, n_steps):
-    settings = {"n_steps": n_steps, "algorithm": algorithm} | SIZES
-    found = sweep(make, source, RATES, [0.02], n_seeds=2, n_iterations=3, n_test=5, n_validation=2, **settings)
+    design = il.Design(4, 5, 4, n_steps=n_steps)
+    training = Training(
+        algorithm=algorithm, scheduler=lambda optimiser: torch.optim.lr_scheduler.StepLR(optimiser, 1, 0.5)
+    )
+    counts = {"n_seeds": 2, "n_iterations": 3, "n_test": 5, "n_validation": 2}
+    found = sweep(make, source, design, RATES, [0.02], training=training, **counts)
     for seed in range(2):
         for rate in RATES:
             with torch.random.fork_rng():
                 torch.manual_seed(int(stream(0, seed).integers(2**62)))
                 module = make()
-            trainer = MetaTrainer(module, Seed(source, seed), rate, adapt_lr=0.02, **settings)
+            trainer = MetaTrainer(module, Seed(source, seed), design, rate, adapt_lr=0.02, training=training)
             trainer.train(3)
             loss = trainer.evaluate(5, stage=TEST).mean().item()
             assert found.loss_by_seed.sel(seed=seed, inner_lr=rate).item() == pytest.approx(loss, rel=1e-10)
@@ -102,7 +107,8 @@ def test_seeds_at_once_do_not_change_the_numbers(result):
 
 
 def test_zero_is_added_to_compare_with():
-    found = sweep(tanh_net, SinusoidTasks(), [0.1], [0.0], n_seeds=1, n_iterations=1, n_test=2, n_validation=2, **SIZES)
+    counts = {"n_seeds": 1, "n_iterations": 1, "n_test": 2, "n_validation": 2}
+    found = sweep(tanh_net, SinusoidTasks(), DESIGN, [0.1], [0.0], **counts)
     assert found.inner_lr.values.tolist() == [0.0, 0.1]
     assert np.isnan(found.stderr).all()
 
@@ -126,7 +132,7 @@ def test_a_sweep_goes_on_where_it_was_cut_off(result, tmp_path, monkeypatch):
     assert small(store=tmp_path / "store").identical(result)
     assert computed == [range(0, 1), range(1, 2)]
     with pytest.raises(ValueError, match="holds the blocks of another plan"):
-        small(store=tmp_path / "store", seed=3)
+        small(store=tmp_path / "store", training=Training(seed=3))
 
 
 def test_a_metric_is_scored_beside_the_loss(result):
@@ -137,7 +143,7 @@ def test_a_metric_is_scored_beside_the_loss(result):
 
 def test_a_rate_that_is_not_finite_is_refused():
     with pytest.raises(ValueError, match="`inner_lrs` must be finite"):
-        sweep(tanh_net, SinusoidTasks(), [np.nan], [0.0], n_seeds=1, n_iterations=1, **SIZES)
+        sweep(tanh_net, SinusoidTasks(), DESIGN, [np.nan], [0.0], n_seeds=1, n_iterations=1)
 
 
 RATE = 1e-3
@@ -155,30 +161,49 @@ def at_global_rate(tensors):
         {"optimiser": at_global_rate},
         {"loss": partial(nn.functional.huber_loss, delta=0.5)},
         {"algorithm": MAML(first_order=True)},
+        {"scheduler": lambda optimiser: torch.optim.lr_scheduler.StepLR(optimiser, 1)},
     ],
 )
 def test_a_store_never_mixes_two_experiments(tmp_path, changes, monkeypatch):
     tiny = {"n_seeds": 1, "n_iterations": 1, "store": tmp_path / "s"}
     small(**tiny)
     with pytest.raises(ValueError, match="holds the blocks of another plan"):
-        small(**tiny, **changes)
+        small(**tiny, training=Training(**changes))
     if changes.get("optimiser") is at_global_rate:
         other = {**tiny, "store": tmp_path / "t"}
-        small(**other, **changes)
+        small(**other, training=Training(**changes))
         monkeypatch.setattr(sys.modules[__name__], "RATE", 0.1)
         with pytest.raises(ValueError, match="holds the blocks of another plan"):
-            small(**other, **changes)
+            small(**other, training=Training(**changes))
 
 
 def test_a_source_without_a_name_of_its_own_cannot_be_stored(tmp_path):
     class Nameless:
         sample = SinusoidTasks(3).sample
 
-    sizes = {"n_seeds": 1, "n_iterations": 1, "n_test": 2, "n_validation": 2} | SIZES
-    with pytest.raises(TypeError, match="needs a `source` that can be told from others"):
-        sweep(tanh_net, Nameless(), [0.1], [0.0], store=tmp_path / "s", **sizes)
+    counts = {"n_seeds": 1, "n_iterations": 1, "n_test": 2, "n_validation": 2}
+    with pytest.raises(TypeError, match="a store cannot tell this `tasks` from others"):
+        sweep(tanh_net, Nameless(), DESIGN, [0.1], [0.0], store=tmp_path / "s", **counts)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda value: il.TaskSet.from_arrays(
+            value + np.arange(240.0)[:, None] % 7, np.arange(240.0), np.arange(240) % 24
+        ),
+        lambda value: il.MixedLinearRegression(1, mean=[value]),
+        lambda value: il.Sinusoid(features=lambda x: value * x),
+    ],
+)
+def test_a_store_tells_tasks_from_others_by_all_their_numbers(tmp_path, make):
+    counts = {"n_seeds": 1, "n_iterations": 1, "n_test": 2, "n_validation": 2, "store": tmp_path / "s"}
+    sweep(tanh_net, make(1.0), DESIGN, [0.1], [0.0], **counts)
+    sweep(tanh_net, make(1.0), DESIGN, [0.1], [0.0], **counts)
+    with pytest.raises(ValueError, match="holds the blocks of another plan"):
+        sweep(tanh_net, make(2.0), DESIGN, [0.1], [0.0], **counts)
 
 
 def test_frozen_parameters_are_refused():
     with pytest.raises(ValueError, match=r"`module` has frozen parameters \('0.weight'"):
-        MetaTrainer(tanh_net().requires_grad_(False), SinusoidTasks(0), 0.1, **SIZES)
+        MetaTrainer(tanh_net().requires_grad_(False), SinusoidTasks(0), DESIGN, 0.1)

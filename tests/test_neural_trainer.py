@@ -12,17 +12,23 @@ import numpy as np
 import pytest
 
 import innerloop as il
-from cases import draw, table
+from cases import draw
 
 torch = pytest.importorskip("torch")
 
 from torch import nn
 
 import neural_reference as reference
-from innerloop.neural import MAML, MetaTrainer, SinusoidTasks, TaskBatch, TaskSetTasks, TensorBoardCallback, accuracy
+from innerloop.neural import (
+    MAML,
+    MetaTrainer,
+    SinusoidTasks,
+    TaskBatch,
+    TensorBoardCallback,
+    Training,
+    accuracy,
+)
 from test_neural_gradients import Fixed
-
-SIZES = {"n_tasks": 4, "n_support": 5, "n_query": 3}
 
 
 def with_dropout(p):
@@ -75,8 +81,17 @@ def small_net():
     return nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1)).double()
 
 
-def trainer(module=None, inner_lr=0.05, **settings):
-    return MetaTrainer(module or small_net(), SinusoidTasks(1), inner_lr, **SIZES | settings)
+def trainer(module=None, inner_lr=0.05, design=None, adapt_lr=None, learn_inner_lr=False, callbacks=(), **training):
+    return MetaTrainer(
+        module or small_net(),
+        SinusoidTasks(1),
+        design or il.Design(4, 5, 3),
+        inner_lr,
+        adapt_lr,
+        training=Training(**training),
+        learn_inner_lr=learn_inner_lr,
+        callbacks=callbacks,
+    )
 
 
 def weights(trained):
@@ -88,11 +103,11 @@ def weights(trained):
 @pytest.mark.parametrize("n_targets", [None, 2])
 def test_a_linear_module_has_the_loss_and_gradient_of_the_meta_objective(n_targets, n_steps, inner_lr):
     episodes = il.Episodes(draw([(6, 4)] * 5, 3, n_targets))
-    objective = il.MetaObjective.from_tasks(episodes, n_steps)
+    objective = il.MetaObjective.from_episodes(episodes, n_steps)
     module = nn.Linear(3, n_targets or 1, bias=False).double()
     batch = TaskBatch.from_episodes(episodes)
     k = n_targets or 1  # the inner loss is a mean over targets, so that the same step has a rate k times as large
-    found = MetaTrainer(module, Fixed(batch), k * inner_lr, n_steps=n_steps, n_tasks=5, n_support=6, n_query=4)
+    found = MetaTrainer(module, Fixed(batch), il.Design(5, 6, 4, n_steps=n_steps), k * inner_lr)
     coef = module.weight.detach().numpy().T.copy()
     loss = found.step().mean().item()
     B, g, scale = objective.at(inner_lr)
@@ -104,22 +119,21 @@ def test_a_linear_module_has_the_loss_and_gradient_of_the_meta_objective(n_targe
 
 def test_training_a_linear_module_reaches_the_exact_solution():
     episodes = il.Episodes(draw([(6, 4)] * 5, 3))
-    exact = il.solve(il.MetaObjective.from_tasks(episodes), -0.2)
+    exact = il.solve(il.MetaObjective.from_episodes(episodes), -0.2)
     found = MetaTrainer(
         nn.Linear(3, 1, bias=False).double(),
         Fixed(TaskBatch.from_episodes(episodes)),
+        il.Design(5, 6, 4),
         -0.2,
-        n_tasks=5,
-        n_support=6,
-        n_query=4,
-        optimiser=lambda tensors: torch.optim.SGD(tensors, 0.2),
+        training=Training(optimiser=lambda tensors: torch.optim.SGD(tensors, 0.2)),
     )
     found.train(1500)
     np.testing.assert_allclose(found.update_module().weight.detach().numpy()[0], exact.coef, rtol=1e-6)
 
 
 def test_training_lowers_the_loss_on_unseen_tasks():
-    found = trainer(inner_lr=0.01, n_steps=2, optimiser=lambda tensors: torch.optim.Adam(tensors, 0.02))
+    design = il.Design(4, 5, 3, n_steps=2)
+    found = trainer(inner_lr=0.01, design=design, optimiser=lambda tensors: torch.optim.Adam(tensors, 0.02))
     before = found.evaluate(100)
     found.train(60)
     gain = before - found.evaluate(100)
@@ -127,7 +141,7 @@ def test_training_lowers_the_loss_on_unseen_tasks():
 
 
 def test_adaptation_has_its_own_rate_steps_and_rows():
-    found = trainer(adapt_lr=0.02, n_adapt_steps=3, n_adapt=7)
+    found = trainer(adapt_lr=0.02, design=il.Design(4, 5, 3, n_adapt=7, n_adapt_steps=3))
     batch = SinusoidTasks(1).sample(4, 7, 3, (2, 0))
     params = dict(found.module.named_parameters())
     rates = [{name: torch.tensor(0.02, dtype=torch.float64) for name in params}] * 3
@@ -136,6 +150,9 @@ def test_adaptation_has_its_own_rate_steps_and_rows():
         for task in zip(*batch.tensors, strict=True)
     ]
     torch.testing.assert_close(found.evaluate(4), torch.stack(expected), rtol=1e-12, atol=0)
+    same = trainer(adapt_lr=0.02, design=il.Design(4, 5, 3, n_adapt=7))
+    torch.testing.assert_close(same.evaluate(4, n_steps=3), found.evaluate(4), rtol=0, atol=0)
+    torch.testing.assert_close(same.evaluate(4, n_steps=0), same.evaluate(4, adapt_lr=0.0), rtol=1e-12, atol=0)
 
 
 def test_a_learned_rate_crosses_zero():
@@ -167,7 +184,7 @@ def test_running_statistics_are_left_alone():
     module = reference.conv4("batch")
     before = {name: value.clone() for name, value in module.named_buffers()}
     X, y = torch.randn(4, 3, 1, 16, 16, dtype=torch.float64), torch.randn(4, 3, 3, dtype=torch.float64)
-    MetaTrainer(module, Fixed(TaskBatch(X, y, X, y)), 0.1, n_tasks=4, n_support=3, n_query=3).train(1)
+    MetaTrainer(module, Fixed(TaskBatch(X, y, X, y)), il.Design(4, 3, 3), 0.1).train(1)
     assert all(torch.equal(before[name], value) for name, value in module.named_buffers())
 
 
@@ -177,12 +194,9 @@ def test_classes_are_learned_by_cross_entropy():
     found = MetaTrainer(
         nn.Linear(2, 2).double(),
         Fixed(TaskBatch(X, y, X, y)),
+        il.Design(4, 6, 6),
         0.5,
-        n_tasks=4,
-        n_support=6,
-        n_query=6,
-        loss=nn.functional.cross_entropy,
-        optimiser=lambda tensors: torch.optim.Adam(tensors, 0.1),
+        training=Training(loss=nn.functional.cross_entropy, optimiser=lambda tensors: torch.optim.Adam(tensors, 0.1)),
     )
     found.train(50)
     assert found.evaluate(4, metric=accuracy).mean() > 0.9
@@ -193,7 +207,8 @@ def test_compiled_gradients_are_the_same(monkeypatch):
     # Torch imports distutils, which setuptools would replace, and fails to where others have imported it.
     monkeypatch.setenv("SETUPTOOLS_USE_DISTUTILS", "stdlib")
     rates = {"0": 0.1, "2": -0.05}
-    plain, fast = (trainer(inner_lr=rates, n_steps=2, compile=compile) for compile in (False, True))
+    design = il.Design(4, 5, 3, n_steps=2)
+    plain, fast = (trainer(inner_lr=rates, design=design, compile=compile) for compile in (False, True))
     for found in (plain, fast):
         found.train(3)
     torch.testing.assert_close(weights(fast), weights(plain), rtol=1e-12, atol=1e-14)
@@ -209,12 +224,14 @@ TRAINING = """
 import sys, torch
 from torch import nn
 torch.set_num_threads(1)
-from innerloop.neural import MetaTrainer, SinusoidTasks
+import innerloop as il
+from innerloop.neural import MetaTrainer, Training
 torch.manual_seed(0)
 net = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Dropout(0.1), nn.Linear(8, 1))
-found = MetaTrainer(net, SinusoidTasks(1), {"": torch.full((), 0.05)}, n_tasks=3, n_support=4, n_query=3,
-                    learn_inner_lr=True, optimiser=lambda t: torch.optim.AdamW(t, 1e-3, amsgrad=True),
+training = Training(seed=1, optimiser=lambda t: torch.optim.AdamW(t, 1e-3, amsgrad=True),
                     scheduler=lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 100))
+found = MetaTrainer(net, il.Sinusoid(), il.Design(3, 4, 3), {"": torch.full((), 0.05)},
+                    training=training, learn_inner_lr=True)
 folder = sys.argv[1]
 try:
     found.load(folder)
@@ -317,10 +334,11 @@ SHARED = """
 import sys, torch
 from torch import distributed, nn
 distributed.init_process_group("gloo")
+import innerloop as il
 from innerloop.neural import MetaTrainer, SinusoidTasks
 torch.manual_seed(0)
 net = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1)).double()
-found = MetaTrainer(net, SinusoidTasks(1), 0.05, n_tasks=5, n_support=5, n_query=3, learn_inner_lr=True)
+found = MetaTrainer(net, SinusoidTasks(1), il.Design(5, 5, 3), 0.05, learn_inner_lr=True)
 found.train(5, checkpoint=sys.argv[1])
 distributed.destroy_process_group()
 """
@@ -332,7 +350,7 @@ def test_two_processes_train_as_one(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += [str(tmp_path / "shared.py"), str(tmp_path / "out")]
     subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120)
-    alone, shared = (trainer(inner_lr=0.05, n_tasks=5, learn_inner_lr=True) for _ in range(2))
+    alone, shared = (trainer(inner_lr=0.05, design=il.Design(5, 5, 3), learn_inner_lr=True) for _ in range(2))
     alone.train(5)
     shared.load(tmp_path / "out")
     torch.testing.assert_close(weights(shared), weights(alone), rtol=1e-13, atol=1e-15)
@@ -367,26 +385,9 @@ def test_tensorboard_shows_loss_and_learned_rates(tmp_path):
     assert [event.step for event in events.Scalars("meta-training loss")] == [2, 4]
 
 
-def test_the_same_index_gives_the_same_tasks():
-    tasks = il.TaskSet.from_arrays(*table([9, 8, 12, 10], 3))
-    for source in (SinusoidTasks(4), TaskSetTasks(tasks, 4)):
-        first, again, other = (source.sample(6, 3, 4, index) for index in ((0, 1), (0, 1), (0, 2)))
-        assert all(torch.equal(a, b) for a, b in zip(first.tensors, again.tensors, strict=True))
-        assert not torch.equal(first.X_query, other.X_query)
-        assert first.X_support.shape[:2] == (6, 3)
-        assert first.y_query.shape == (6, 4, 1)
-
-
-def test_a_table_deals_different_rows_to_support_and_query():
-    X, y, groups = table([7, 7], 2)
-    batch = TaskSetTasks(il.TaskSet.from_arrays(X, y, groups)).sample(2, 3, 4, (0,))
-    rows = torch.cat([batch.X_support, batch.X_query], dim=1)
-    assert {tuple(row) for row in rows.reshape(-1, 2).tolist()} == {tuple(row) for row in X.tolist()}
-
-
 def test_a_negative_number_of_steps_is_refused():
     with pytest.raises(ValueError, match="`n_steps` must be at least 0"):
-        trainer(n_steps=-1)
+        trainer().evaluate(1, n_steps=-1)
 
 
 def test_anil_moves_the_head_only():

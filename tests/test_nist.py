@@ -32,7 +32,7 @@ def test_solver_gives_seven_certified_digits(name):
     X, y = features(entry), np.array(entry["y"])
     if entry["intercept"]:
         X = np.column_stack((np.ones(len(X)), X))
-    objective = il.MetaObjective.from_tasks(il.Episodes([(X[:3], y[:3], X, y)]))
+    objective = il.MetaObjective.from_episodes(il.Episodes([(X[:3], y[:3], X, y)]))
     assert correct_digits(il.solve(objective, inner_lr=0).coef, np.array(entry["coef"])) >= 7
 
 

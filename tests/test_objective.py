@@ -14,7 +14,7 @@ SIZES = {"few": RAGGED, "many": RAGGED * 40, "over": SHORT}
 
 
 def gather(parts, n_steps=1):
-    return il.MetaObjective.from_tasks(il.Episodes(parts), n_steps)
+    return il.MetaObjective.from_episodes(il.Episodes(parts), n_steps)
 
 
 def assert_same(actual, expected, digits=11):
@@ -219,9 +219,15 @@ REFUSED = [
     (lambda one: "two" * one, TypeError, "`weight` must hold numbers only"),
     (lambda one: one + 1, TypeError, "unsupported operand"),
     (
-        lambda _: il.MetaObjective.from_tasks([1]),
+        lambda _: il.MetaObjective.from_episodes([1]),
         TypeError,
         r"`episodes` must be innerloop.Episodes, got list",
+    ),
+    (lambda _: il.MetaObjective.from_tasks([1]), TypeError, r"`tasks` must be a TaskSet or Episodes, got list"),
+    (
+        lambda _: il.MetaObjective.from_tasks(il.Episodes(draw(RAGGED, 2)), n_query=3),
+        ValueError,
+        "`n_support` and `n_query` are sizes of episodes still to be made of a TaskSet; got Episodes",
     ),
     (lambda _: gather(draw(RAGGED, 2), 0), ValueError, "`n_steps` must be at least 1, got 0"),
     (lambda _: gather(draw(RAGGED, 2), 1.5), TypeError, "`n_steps` must be a whole number, got 1.5"),
@@ -247,7 +253,7 @@ def test_operations_leave_their_operands_as_they_were():
 @pytest.mark.parametrize("n_steps", [1, 2])
 def test_below_the_threshold_dealt_rows_have_one_solution_at_every_rate(n_steps):
     tasks = il.MixedLinearRegression(n_features=40).sample_tasks(n_tasks=5, n_rows=6)
-    objective = il.MetaObjective.from_tasks(tasks.deal(n_support=3), n_steps)
+    objective = il.MetaObjective.from_episodes(tasks.deal(n_support=3), n_steps)
     path = il.solve_path(objective, [-1.0, -0.2, 0.0, 0.3, 1.0], init=np.ones(40))
     for coef in path.coef:
         assert close(coef, path.coef[2], 9)
@@ -255,7 +261,20 @@ def test_below_the_threshold_dealt_rows_have_one_solution_at_every_rate(n_steps)
 
 
 def test_a_numpy_weight_is_a_weight():
-    objective = il.MetaObjective.from_tasks(il.MixedLinearRegression(3).sample_tasks(4, 6).deal(2))
+    objective = il.MetaObjective.from_episodes(il.MixedLinearRegression(3).sample_tasks(4, 6).deal(2))
     for weighted in (np.float64(2.0) * objective, objective * np.float32(2.0), np.int64(2) * objective):
         assert weighted.weight == 2 * objective.weight
         assert il.solve(weighted, -0.1).loss == pytest.approx(il.solve(objective, -0.1).loss)
+
+
+@pytest.mark.parametrize("sizes", [{}, {"n_support": 4}, {"n_support": 4, "n_query": 3}, {"n_query": 3}])
+def test_a_task_set_is_dealt_or_split_as_asked(sizes):
+    tasks = il.MixedLinearRegression(3).sample_tasks(6, 9)
+    episodes = tasks.split(seed=2, **sizes) if "n_query" in sizes else tasks.deal(seed=2, **sizes)
+    expected = il.MetaObjective.from_episodes(episodes, n_steps=2)
+    for found in (
+        il.MetaObjective.from_tasks(tasks, n_steps=2, seed=2, **sizes),
+        il.MetaObjective.from_tasks(episodes, n_steps=2),
+    ):
+        np.testing.assert_array_equal(found.factor, expected.factor)
+        assert (found.weight, found.n_tasks) == (expected.weight, expected.n_tasks)

@@ -189,7 +189,10 @@ def test_a_missing_archive_is_named(tmp_path):
             "`test` names 'Klingon', which is none of the alphabets Balinese, Early_Aramaic, Greek",
         ),
         ({"test": ["Greek"], "validation": ["Greek"]}, "`validation` and `test` both name 'Greek'"),
-        ({"test": ALPHABETS[:2], "validation": ALPHABETS[2:]}, "of 5 there are 0, 3 and 2 left for them"),
+        (
+            {"test": ALPHABETS[:2], "validation": ALPHABETS[2:]},
+            "5 alphabets give 0 for training, 3 for validation, 2 for test",
+        ),
     ],
 )
 def test_a_split_that_cannot_be_is_refused(characters, arguments, words):
@@ -209,6 +212,13 @@ def test_tasks_that_cannot_be_drawn_are_refused(split, sizes, words):
     n_ways, n_support, n_query = sizes
     with pytest.raises(ValueError, match=words):
         CharacterTasks(split, n_ways).sample(1, n_support, n_query, (TEST, 0))
+
+
+def test_a_stage_without_characters_is_refused(split):
+    source = CharacterTasks({TRAINING: split[TRAINING]}, 3)
+    source.sample(1, 3, 3, (TRAINING, 0))
+    with pytest.raises(ValueError, match="`split` has no test characters"):
+        source.sample(1, 3, 3, (TEST, 0))
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="the archive is not there")

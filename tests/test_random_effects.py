@@ -308,7 +308,6 @@ def test_no_lower_minimum_lies_near_the_truth(seed, noise):
     found, own = estimate_effects(tasks), problem(tasks)
     at_truth = own.solve(own.sums(np.eye(4) / noise**2), noise**2).loss
     assert found.deviance < at_truth
-    assert np.abs(found.mean - found.mean.mean()).max() > 0  # slopes that are not drawn to nothing
 
 
 def test_variances_by_themselves_are_often_zero_where_tasks_agree():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import innerloop as il
 from command_line import innerloop, tree
 from innerloop.papers.bernacchia2021 import fig5
 
@@ -42,15 +43,15 @@ def test_torch_is_asked_for_in_one_sentence(tmp_path, monkeypatch):
 
 def test_networks_follow_their_kernel():
     """Seed by seed, at the width of the figure, without rate and at a rate of each sign."""
-    choice, rates = fig5.CHOICES["b"], np.array([-0.4, 0.0, 0.4])
-    runs = fig5.prepare(choice, range(3))
+    setting, rates = fig5.SETTINGS["b"], np.array([-0.4, 0.0, 0.4])
+    runs = fig5.prepare(setting, range(3))
     params, left = fig5.train_networks(runs, rates)
     assert left.max() < 1e-3
     from innerloop.papers.bernacchia2021.network import losses
 
     tasks = fig5.as_tensors(runs.test, 3)
-    found = losses(params, tasks, left.new_full((9,), choice.adapt_lr), fig5.BIAS_STD).view(3, 3).numpy()
-    expected = runs.objective.solve(rates).test_loss(runs.test, choice.adapt_lr).T
+    found = losses(params, tasks, left.new_full((9,), setting.adapt_lr), fig5.BIAS_STD).view(3, 3).numpy()
+    expected = il.solve_path(runs.objective, rates).test_loss(runs.test, setting.adapt_lr).T
     np.testing.assert_allclose(found, expected, rtol=0.05)
 
 

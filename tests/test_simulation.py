@@ -13,7 +13,7 @@ from conditional_reference import drawn_features, squared_error
 from innerloop._base.seeds import stream
 from innerloop.exact.query_loss import adapted_losses
 from innerloop.simulation.conditional import ConditionalRuns
-from innerloop.simulation.rows import Nodes
+from innerloop.simulation.nodes import Nodes
 from innerloop.theory.adapting import AdaptedLoss
 from reference import adapted, meta_coef
 
@@ -305,7 +305,7 @@ IMPLICIT = DESIGNS["over, implicit"]
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ({"dist": 3}, TypeError, "`dist` must be a TaskDistribution or a TaskSet, got int"),
+        ({"dist": 3}, TypeError, "`dist` must be a TaskDistribution, .* or a TaskSet, got int"),
         ({"design": 3}, TypeError, "`design` must be innerloop.Design, got int"),
         ({"inner_lr": []}, ValueError, "`inner_lr` must be one rate or a list of rates"),
         ({"inner_lr": [[1.0]]}, ValueError, r"`inner_lr` must be one rate or a list .* got shape \(1, 1\)"),

@@ -343,8 +343,12 @@ def test_tables_are_told_apart_by_their_numbers(tmp_path):
 
 
 def test_what_cannot_be_told_apart_is_not_stored(tmp_path):
-    dist = il.Sinusoid(features=lambda x: x**2)
-    with pytest.raises(TypeError, match="a store needs distributions that can be told from each other, got function"):
+    class Squares:
+        def __call__(self, x):
+            return x**2
+
+    dist = il.Sinusoid(features=Squares())
+    with pytest.raises(TypeError, match=r"a store needs a `dist\.features` that can be told from others, got <"):
         il.estimate_loss(dist, il.Design(2, 3, 2, 3), 0.0, 0.0, 2, store=tmp_path, n_test_tasks=2)
     assert il.estimate_loss(dist, il.Design(2, 3, 2, 3), 0.0, 0.0, 2, n_test_tasks=2).plan == ""
 

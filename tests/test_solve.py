@@ -1,6 +1,7 @@
 """The exact solver against slow references, and what it reports and refuses."""
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ SHAPES = {"under": (RAGGED, 4), "many": (RAGGED * 40, 3), "over": (SHORT, 9)}
 
 
 def objective(parts, n_steps=1):
-    return il.MetaObjective.from_tasks(il.Episodes(parts), n_steps)
+    return il.MetaObjective.from_episodes(il.Episodes(parts), n_steps)
 
 
 def some_init(p, n_targets, given):
@@ -212,6 +213,33 @@ def test_the_penalty_that_the_warning_advises_silences_it():
         il.solve(objective(dependent("repeated", RAGGED)), 0.1, l2=1e-3)
 
 
+def test_a_collinear_solve_warns_before_and_after_fits_in_threads(monkeypatch):
+    problem, rng = objective(dependent("repeated", RAGGED)), np.random.default_rng(0)
+    X = rng.standard_normal((120, 3))
+    X, y, groups = np.concatenate((X, X[:, :1]), axis=1), X.sum(axis=1) + rng.standard_normal(120), np.arange(120) % 12
+    filtered = []
+
+    def fit(_):
+        il.MetaRegressor(adaptation="gradient", inner_lr=0.1, l2=0.0).fit(X, y, groups=groups)
+
+    def simplefilter(action, category=Warning, **options):
+        filtered.append(category)
+        plain(action, category, **options)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        plain = warnings.simplefilter
+        monkeypatch.setattr(warnings, "simplefilter", simplefilter)
+        il.solve(problem, 0.1)
+        assert [w.category for w in caught] == [il.IllConditionedWarning]
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(fit, range(4)))
+        il.solve(problem, 0.1)
+        assert [w.category for w in caught] == [il.IllConditionedWarning] * 2
+    # Filters are the whole process's: threads that set one and restore it may leave it set, if seldom.
+    assert il.IllConditionedWarning not in filtered
+
+
 REFUSED = [
     (
         {"inner_lr": np.nan},
@@ -224,6 +252,7 @@ REFUSED = [
     ({"inner_lr": 1j}, TypeError, "`inner_lr` must hold real numbers, got dtype complex"),
     ({"l2": -0.5}, ValueError, "`l2` must be zero or positive, got -0.5"),
     ({"l2": np.nan}, ValueError, "`l2` must be finite"),
+    ({"l2": [0.1, 0.2]}, ValueError, "`l2` must be a single number"),
     (
         {"init": np.ones(3)},
         ValueError,
@@ -240,10 +269,11 @@ def test_solve_says_what_is_wrong_with_an_argument(arguments, error, message):
         il.solve(objective(draw(RAGGED, 4)), **{"inner_lr": 0.1, **arguments})
 
 
-def test_what_is_no_meta_objective_is_refused():
-    dual = il.KernelObjective.from_tasks(il.Episodes(draw(RAGGED, 4)), lambda X, Z: X @ Z.T)
-    with pytest.raises(TypeError, match=r"`objective` must be a MetaObjective, got KernelObjective; .* `solve`"):
-        il.solve(dual, 0.1)
+@pytest.mark.parametrize("call", [il.solve, il.solve_path])
+def test_what_is_no_objective_is_refused(call):
+    episodes = il.Episodes(draw(RAGGED, 4))
+    with pytest.raises(TypeError, match=r"must be a MetaObjective or a KernelObjective, got Episodes; .*from_episodes"):
+        call(episodes, 0.1)
 
 
 REFUSED_PATHS = [

@@ -53,7 +53,7 @@ def assert_same_model(loaded, model, X, groups):
 
 @pytest.mark.parametrize("n_targets", [None, 1, 3])
 @pytest.mark.parametrize("ids", [None, UNICODE, [0.5, 1.5, -2.0, 3.0, 7.0, 8.0]], ids=["int", "text", "float"])
-@pytest.mark.parametrize("params", [RATES, {}, {"fit_intercept": False, "n_steps": 2, "cv": 2}], ids=str)
+@pytest.mark.parametrize("params", [RATES, {"cv": 2}, {"fit_intercept": False, "n_steps": 2, "cv": 2}], ids=str)
 def test_a_loaded_model_predicts_the_same_bits(tmp_path, params, ids, n_targets):
     model, X, y, groups = fitted(1, n_targets, ids, **params)
     save_model(model, tmp_path / "model")

@@ -382,7 +382,7 @@ def test_pooled_interpolation_of_split_tables_has_its_exact_expected_error():
     errors = []
     for seed in range(1000):
         episodes = dist.sample_tasks(n_tasks=6, n_rows=8, seed=seed).split(n_support=6, n_query=2)
-        errors.append(np.square(il.solve(il.MetaObjective.from_tasks(episodes), 0.0).coef).sum())
+        errors.append(np.square(il.solve(il.MetaObjective.from_episodes(episodes), 0.0).coef).sum())
     # Noise 12 / (30 - 12 - 1); each task's part is 2 / 30 (30 - 2 - 1) / (30 - 12 - 1) of nu^2.
     exact = 12 / 17 + 0.25 * 6 * 2 / 30 * 27 / 17
     assert abs(np.mean(errors) - exact) < 4 * np.std(errors) / np.sqrt(1000)

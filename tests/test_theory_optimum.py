@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import innerloop as il
+from command_line import innerloop
 from innerloop.theory.planner import plan_design
 
 # theory_beyond.md, 6.5: p m nv nt nr s nu D0 | a* r* L* L(a=0).
@@ -78,18 +79,18 @@ def test_limits_of_the_inner_rate():
 
 def test_plans_keep_the_budget():
     dist = il.MixedLinearRegression(20, 1.0, 0.5)
-    plans = plan_design(dist, il.Design(2, 1, 1, 10), 60)
+    plans = plan_design(dist, il.Design(2, 1, 1, 10), 24)
     losses = [plan.best.loss for plan in plans]
     assert losses == sorted(losses)
     for plan in plans:
         group = plan.design.groups[0]
-        assert group.n_tasks * (group.n_support + group.n_query) <= 60
+        assert group.n_tasks * (group.n_support + group.n_query) <= 24
 
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("distance", [0.0, 2.0])
 def test_the_best_plan_is_as_good_as_any(distance):
-    dist, budget, init = il.MixedLinearRegression(6, 1.0, 0.5), 20, np.full(6, distance / np.sqrt(6))
+    dist, budget, init = il.MixedLinearRegression(6, 1.0, 0.5), 14, np.full(6, distance / np.sqrt(6))
     every = [
         il.Design(n_tasks, n_support, budget // n_tasks - n_support, 10)
         for n_tasks in range(2, budget // 2 + 1)
@@ -125,16 +126,17 @@ def run(*arguments):
 
 
 def test_command_prints_the_table():
-    done = run(*SIZES)
-    assert done.returncode == 0
+    done = innerloop("theory", *SIZES)
+    assert done.code == 0
     for word in ("both free", "tied rates", "no inner loop", "-1.058", "negative", "deterministic-equivalent"):
-        assert word in done.stdout
+        assert word in done.out
 
 
 def test_command_writes_json_and_the_same_picture_twice(tmp_path):
     paths = [tmp_path / name for name in ("a.svg", "b.svg")]
-    done = [run(*SIZES, "--json", "--plot", str(path)) for path in paths]
-    assert json.loads(done[0].stdout)["sign"] == -1
+    another_process = run(*SIZES, "--json", "--plot", str(paths[0]))
+    innerloop("theory", *SIZES, "--json", "--plot", paths[1])
+    assert json.loads(another_process.stdout)["sign"] == -1
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
@@ -149,10 +151,10 @@ def test_command_writes_json_and_the_same_picture_twice(tmp_path):
     ],
 )
 def test_command_refuses_in_a_sentence(arguments, message):
-    done = run(*arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    done = innerloop("theory", *arguments)
+    assert done.code == 2
+    assert message in done.err
+    assert len(done.err.strip().splitlines()) == 1
 
 
 def noise_part(supports, queries, rate, n_steps):

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from innerloop.data.episodes import Episodes
 from innerloop.data.tasks import TaskSet
 from innerloop.exact.objective import MetaObjective
-from innerloop.exact.solve import IllConditionedWarning, MetaPath, MetaSolution, solve, solve_path
+from innerloop.exact.solutions import MetaPath, MetaSolution
+from innerloop.exact.solve import IllConditionedWarning, solve, solve_path
 
 if TYPE_CHECKING:
     from innerloop.distributions import (

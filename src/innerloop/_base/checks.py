@@ -1,4 +1,4 @@
-"""Argument checks shared by all rooms: one place for each message.
+"""Argument checks shared by the whole package: one place for each message.
 
 Every error names the argument in backticks, says what was expected, what came, where, and what to do.
 """
@@ -17,7 +17,7 @@ IntArray = NDArray[np.intp]
 
 
 def as_floats(value: ArrayLike, name: str) -> FloatArray:
-    """Return `value` as a float64 array, or say why it is not one."""
+    """Return `value` as a float64 array; refuse what is not real numbers."""
     raw = np.asarray(value)
     if raw.dtype.kind in "cmM":
         raise TypeError(f"`{name}` must hold real numbers, got dtype {raw.dtype}; convert it first.")
@@ -30,16 +30,16 @@ def as_floats(value: ArrayLike, name: str) -> FloatArray:
 
 
 def check_finite(array: FloatArray, name: str, columns: Sequence[str] | None = None) -> None:
-    """Refuse NaN and infinity, naming the first place."""
+    """Refuse NaN and infinity, naming the first row and column that hold one."""
     if np.isfinite(array).all():
         return
-    place = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-    kind = "missing (NaN)" if np.isnan(array[place]) else "infinite"
-    if not place:
+    index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+    kind = "missing (NaN)" if np.isnan(array[index]) else "infinite"
+    if not index:
         raise ValueError(f"`{name}` must be finite, got {float(array)}.")
-    where = f"row {place[0]}"
-    if len(place) > 1:
-        column = place[1]
+    where = f"row {index[0]}"
+    if len(index) > 1:
+        column = index[1]
         where += f", column {columns[column]!r}" if columns is not None else f", column {column}"
     raise ValueError(
         f"`{name}` must be finite, got a value that is {kind} at {where} (counted from 0); drop or fill such rows."
@@ -108,6 +108,6 @@ def as_nonnegative(value: ArrayLike, name: str) -> FloatArray:
 
 
 def check_nonnegative_number(value: Any, name: str) -> None:
-    """Refuse what is not one finite number that is zero or positive."""
+    """Refuse anything but one finite number that is zero or positive."""
     if as_nonnegative(value, name).ndim:
         raise ValueError(f"`{name}` must be a single number.")

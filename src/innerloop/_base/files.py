@@ -1,4 +1,4 @@
-"""Files that are either written whole or not at all."""
+"""Atomic file writes: a file is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def check_file(path: Path, name: str, endings: Sequence[str] = ()) -> None:
-    """Refuse a file to write that is a folder, has none to lie in or another ending, before any work is done."""
+    """Refuse, before any work is done, an output file that is a folder, has no folder to be in or another ending."""
     if path.is_dir():
         raise IsADirectoryError(f"`{name}` must name a file, got the folder {path}.")
     if endings and path.suffix not in endings:
@@ -23,7 +23,7 @@ def write_whole(path: Path, content: bytes) -> None:
     try:
         _write_then_rename(path, content)
     except OSError as error:
-        # Not the temporary name, which means nothing to the user.
+        # The message names the user's path, not the temporary one.
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def progress(what: str, n_ticks: int, shown: bool = True) -> Iterator[Callable[[], None]]:
-    """Yield a function that advances the bar by one; nothing is shown where standard error is no terminal."""
+    """Yield a function that advances the bar by one; without a terminal on standard error there is no bar."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 

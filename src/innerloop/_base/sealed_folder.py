@@ -1,8 +1,8 @@
 """Folders of a few files that are replaced together, with checksums.
 
-A folder holds ``manifest.json``, which names the other files and their SHA-256, and a file for each part, named after
-its own content. The manifest is replaced last and in one step, so that a kill at any moment leaves what was there
-before, or all that is new.
+A folder holds ``manifest.json``, which names the other files and their SHA-256, and a file for each part, named by the
+hash of its content. The manifest is replaced last and in one step, so that a process killed at any moment leaves the
+previous content or the new one.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ MANIFEST = "manifest.json"
 @final
 @dataclass(frozen=True)
 class SealedFolder:
-    """What such a folder holds.
+    """Format of a folder: its kind, version and parts.
 
     Parameters
     ----------
     kind, version
-        Of the format, as the manifest has them.
+        Entries of the manifest that identify the format.
     parts
-        Names of the parts, with the endings of their files.
+        File endings by the names of the parts.
     """
 
     kind: str
@@ -38,13 +38,13 @@ class SealedFolder:
     parts: Mapping[str, str] = field(hash=False)
 
     def holds_others(self, folder: Path) -> bool:
-        """Return whether a folder without a manifest of this kind holds files that no write, or half of one, leaves."""
+        """Return whether a folder of no or another format holds files that `write`, even a killed one, did not make."""
         return folder.is_dir() and self.manifest(folder) is None and any(not self._is_ours(f) for f in folder.iterdir())
 
     def write(
         self, folder: Path, contents: Mapping[str, bytes], attachments: Mapping[str, bytes] | None = None
     ) -> None:
-        """Replace the parts; attachments are further files, by name, without checksums."""
+        """Write the parts, replacing earlier ones; attachments are further files by name, without checksums."""
         folder.mkdir(parents=True, exist_ok=True)
         files = {}
         for part, content in contents.items():
@@ -61,7 +61,7 @@ class SealedFolder:
                 old.unlink(missing_ok=True)
 
     def manifest(self, folder: Path) -> dict[str, Any] | None:
-        """Return the manifest; None where there is none of this kind that can be read."""
+        """Return the manifest; None if there is none of this kind, or it cannot be read."""
         try:
             manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
             return manifest if manifest["format"] == self.kind else None
@@ -69,7 +69,7 @@ class SealedFolder:
             return None
 
     def read(self, folder: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
-        """Return the parts, or say with ValueError, KeyError or TypeError what is wrong with one."""
+        """Return the content of each part; ValueError, KeyError or TypeError name a part that is damaged."""
         return {part: _checked(folder, manifest["files"][part]) for part in self.parts}
 
     def _is_ours(self, path: Path) -> bool:
@@ -78,7 +78,7 @@ class SealedFolder:
 
 
 def _checked(folder: Path, entry: dict[str, str]) -> bytes:
-    """Return a file's content, whose checksum is right."""
+    """Return a file's content, its checksum verified."""
     name = Path(entry["name"]).name  # a manifest cannot reach outside its folder
     try:
         content = (folder / name).read_bytes()

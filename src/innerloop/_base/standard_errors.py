@@ -1,4 +1,7 @@
-"""Standard errors of means over tasks, of paired differences and of ratios."""
+"""Standard errors of means over tasks, runs or seeds, and of ratios of two means over the same tasks.
+
+A paired difference is the mean of differences: its error is that of ``first - second``, task by task.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ import numpy as np
 from innerloop._base.checks import FloatArray
 
 
-def standard_errors(per_task: FloatArray) -> FloatArray:
-    """Return the standard errors of means over tasks, the first axis."""
-    return np.asarray(per_task.std(axis=0, ddof=1) / np.sqrt(len(per_task)))
+def standard_errors(values: FloatArray) -> FloatArray:
+    """Return the standard errors of means over the first axis; NaN where it has one entry."""
+    if len(values) < 2:
+        return np.full(values.shape[1:], np.nan)
+    return np.asarray(values.std(axis=0, ddof=1) / np.sqrt(len(values)))
 
 
 def mean_and_error(values: FloatArray) -> tuple[float, float]:
@@ -19,11 +24,10 @@ def mean_and_error(values: FloatArray) -> tuple[float, float]:
 
 def ratio_errors(mse: FloatArray, first: FloatArray) -> tuple[float, float]:
     """Return the standard errors of mean(first) / mean(mse) and of its inverse, by linearisation; see `Method`."""
-    own, other = float(mse.mean()), float(first.mean())
-    if own <= 0 or other <= 0:
+    mean, mean_first = float(mse.mean()), float(first.mean())
+    if mean <= 0 or mean_first <= 0:
         return np.nan, np.nan
-    gain, loss = (
-        mean_and_error(first - mse * other / own)[1] / own,
-        mean_and_error(mse - first * own / other)[1] / other,
+    return (
+        mean_and_error(first - mse * mean_first / mean)[1] / mean,
+        mean_and_error(mse - first * mean / mean_first)[1] / mean_first,
     )
-    return gain, loss

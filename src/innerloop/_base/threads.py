@@ -1,7 +1,6 @@
-"""One thread for many small matrices.
+"""A limit of one BLAS thread for many small matrices.
 
-Threads of a BLAS that meet at every small call cost more than they give, and very much more where the machine is
-busy with other work.
+Synchronising BLAS threads at every small call costs more than they save, and far more on a busy machine.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _SMALL = 400
 
 @final
 class _OneThread:
-    """The limit is the process's: the first thread that comes in sets it, the last one to leave lifts it."""
+    """A limit of the whole process: the first thread to enter sets it, the last to leave lifts it."""
 
     def __init__(self) -> None:
         self._lock, self._inside, self._limit = Lock(), 0, ExitStack()
@@ -38,7 +37,7 @@ class _OneThread:
 
     @cached_property
     def _controller(self) -> ThreadpoolController:
-        # Finding the libraries takes milliseconds, so it is done once; loaded when first needed, as it is not numpy.
+        # Finding the libraries takes milliseconds, so it is done once; imported late to keep `import innerloop` light.
         from threadpoolctl import ThreadpoolController
 
         return ThreadpoolController()
@@ -48,5 +47,5 @@ _ONE_THREAD = _OneThread()
 
 
 def one_thread(n_features: int = 0) -> AbstractContextManager[None]:
-    """Return a context in which BLAS uses one thread, unless matrices of so many features are worth several."""
+    """Return a context in which BLAS uses one thread; with many features it changes nothing."""
     return _ONE_THREAD if n_features <= _SMALL else nullcontext()

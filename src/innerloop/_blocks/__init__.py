@@ -1,1 +1,1 @@
-"""Work in numbered blocks that survives kills: stores, worker pools, and what tells one plan from another."""
+"""Resumable work in numbered blocks: stores on disk, worker pools, and fingerprints of plans."""

@@ -11,12 +11,11 @@ from threading import Thread
 
 from innerloop._blocks.store import Arrays, Store
 
-# Blocks given to an executor ahead of their results: two a worker, or enough for a small cluster where it does not
-# say how many workers it has.
+# Blocks submitted to an executor at a time: so many per worker, or for so many workers where their number is unknown.
 _AHEAD, _UNKNOWN_WORKERS = 2, 32
 _ATTEMPTS = 4
-_SECONDS_BETWEEN_LOOKS, _SECONDS_BETWEEN_CHECKS = 0.1, 5.0
-# After which idle workers end, as those of joblib.Parallel.
+_SECONDS_BETWEEN_POLLS, _SECONDS_BETWEEN_CHECKS = 0.1, 5.0
+# Idle workers end after this time, as those of joblib.Parallel do.
 _SECONDS_IDLE = 300
 
 Compute = Callable[[int], Arrays]
@@ -30,27 +29,27 @@ def gather(
     executor: Executor | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> list[Arrays]:
-    """Return all blocks in their order, from the store where they are there, computed otherwise.
+    """Return all blocks in order: read from the store if finished, computed and written to it if not.
 
     Parameters
     ----------
     compute
-        Returns a block, given its number. Must be picklable for other processes.
+        Function of a block's number; picklable for other processes.
     blocks
         Numbers of the blocks.
     store
-        Finished blocks go there one by one.
+        Where each block is written as soon as it is finished.
     n_jobs
-        Processes, from joblib's pool; -1 takes all cores. Not used with an executor.
+        Number of processes of joblib's pool; -1 takes all cores. Ignored with an executor.
     executor
         Any `concurrent.futures.Executor`.
     tick
-        Called for every block that is there.
+        Called once per block.
 
     Raises
     ------
     RuntimeError
-        If workers die again and again.
+        If workers die several times in a row.
     """
     done: dict[int, Arrays] = {}
     deaths = 0
@@ -81,22 +80,22 @@ def gather(
                     executor, n_jobs = None, 1
                 store.release()
                 continue
-            if len(done) == before:  # other processes hold all blocks that are left
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
+            if len(done) == before:  # other processes hold all remaining blocks
+                time.sleep(_SECONDS_BETWEEN_POLLS)
     finally:
         store.release()
     return [done[block] for block in blocks]
 
 
 def _take(block: int, store: Store, done: dict[int, Arrays], tick: Callable[[], None]) -> bool:
-    """Return whether a block is to be computed here: it is neither in the store nor another process's."""
-    if (found := store.read(block)) is None:
+    """Return whether this process is to compute a block: it is not in the store, and no other process holds it."""
+    if (arrays := store.read(block)) is None:
         if not store.claim(block):
             return False
-        if (found := store.read(block)) is None:
+        if (arrays := store.read(block)) is None:
             return True
-        store.release(block)  # another process finished it between the two looks
-    done[block] = found
+        store.release(block)  # another process finished it between the two reads
+    done[block] = arrays
     tick()
     return False
 
@@ -104,7 +103,7 @@ def _take(block: int, store: Store, done: dict[int, Arrays], tick: Callable[[], 
 def _unordered(
     compute: Compute, blocks: Iterator[int], n_jobs: int, executor: Executor | None
 ) -> Iterator[tuple[int, Arrays]]:
-    """Yield (block, arrays) as they are finished; blocks are taken one by one, when there is room for them."""
+    """Yield (block, arrays) in the order they finish, taking a block only when a worker has room for it."""
     if executor is None and n_jobs == 1:
         for block in blocks:
             yield block, compute(block)
@@ -113,13 +112,13 @@ def _unordered(
 
 
 def _workers(n_jobs: int) -> Executor:
-    # The pool under joblib.Parallel, which itself would take blocks, and their locks, in threads of its own.
+    # joblib.Parallel itself would take blocks, and their locks, in its own threads; this is the pool under it.
     from joblib import cpu_count
     from joblib.externals.loky import get_reusable_executor
 
     size = cpu_count() if n_jobs == -1 else n_jobs
     workers: Executor = get_reusable_executor(size, timeout=_SECONDS_IDLE)
-    if _has_ended(workers):  # it does not know, and would be handed out again and again
+    if _has_ended(workers):  # joblib does not notice, and would return the same dead pool again
         workers = get_reusable_executor(size, timeout=_SECONDS_IDLE, reuse=False)
     return workers
 
@@ -135,8 +134,8 @@ def _on_executor(compute: Compute, blocks: Iterator[int], executor: Executor) ->
                 return
             done = wait(running, _SECONDS_BETWEEN_CHECKS, FIRST_COMPLETED).done
             if not done and _is_dead(executor):
-                raise BrokenExecutor("the pool stopped without a word to those who wait for it.")
-            for future in sorted(done, key=_has_failed):  # what is finished counts, whatever happened to others
+                raise BrokenExecutor("the process pool ended without failing the work submitted to it.")
+            for future in sorted(done, key=_has_failed):  # finished blocks are yielded before a failed one raises
                 yield running.pop(future), future.result()
     finally:
         for future in running:
@@ -144,12 +143,12 @@ def _on_executor(compute: Compute, blocks: Iterator[int], executor: Executor) ->
 
 
 def _is_dead(executor: Executor) -> bool:
-    """Return whether a process pool does not see its work through any more, as when a worker is killed."""
+    """Return whether a process pool no longer runs its work, as after a worker was killed."""
     return getattr(executor, "_executor_manager_thread", executor) is None or _has_ended(executor)
 
 
 def _has_ended(executor: Executor) -> bool:
-    """Return whether the thread that sees a process pool's work through was begun and has ended."""
+    """Return whether the manager thread of a process pool was started and has ended."""
     manager = getattr(executor, "_executor_manager_thread", None)
     return isinstance(manager, Thread) and not manager.is_alive()
 

@@ -1,8 +1,8 @@
-"""Blocks of results on disk, so that work that was killed goes on where it was.
+"""Blocks of results on disk, so that work which was killed resumes.
 
-A folder holds ``plan.json``, which says what is computed, and one npz file a block, with its SHA-256 at the end. Files
-are written whole, so that a block is either there or not. While a process works on a block it holds a lock that the
-system frees when the process dies.
+A folder holds ``plan.json``, which says what is computed, and one npz file per block, with its SHA-256 at the end.
+Files are written whole, so that a block is either complete or absent. While a process works on a block it holds a lock,
+which the system frees when the process dies.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SEAL = 64
 
 
 class Store(Protocol):
-    """Where finished blocks go, and how processes share them out."""
+    """Finished blocks, and claims by which processes divide the others."""
 
     @property
     def block_size(self) -> int:
@@ -39,25 +39,25 @@ class Store(Protocol):
         ...
 
     def read(self, block: int) -> Arrays | None:
-        """Return a finished block; None where there is none."""
+        """Return a finished block, or None."""
         ...
 
     def claim(self, block: int) -> bool:
-        """Return whether the block is this process's to compute."""
+        """Claim a block; return False if another process holds it."""
         ...
 
     def write(self, block: int, arrays: Arrays) -> None:
-        """Keep a finished block that was claimed."""
+        """Store a finished block that was claimed."""
         ...
 
     def release(self, *blocks: int) -> None:
-        """Give up the claims on blocks; on all of them, if none is named."""
+        """Give up claims on blocks; on all, if none is named."""
         ...
 
 
 @final
 class MemoryStore:
-    """Keeps nothing: every block is computed anew."""
+    """A store that keeps nothing: every block is computed anew."""
 
     def __init__(self, block_size: int) -> None:
         self.block_size = block_size
@@ -79,16 +79,16 @@ class MemoryStore:
 
 @final
 class BlockStore:
-    """Blocks in a folder, which several processes may fill together.
+    """A folder of blocks, which several processes may fill together.
 
     Parameters
     ----------
     folder
-        Made if it does not exist.
+        Created if it does not exist.
     plan
         What is computed, as JSON values. A folder belongs to one plan.
     block_size
-        Runs per block; a folder that exists keeps its own.
+        Runs per block; that of an existing folder does not change.
 
     Raises
     ------
@@ -112,7 +112,7 @@ class BlockStore:
             self.block_size = self._open(json.loads(json.dumps(plan)), block_size)
 
     def read(self, block: int) -> Arrays | None:
-        """Return a finished block; None where there is none, or a damaged one."""
+        """Return a finished block; None if it is absent or damaged."""
         try:
             content = self._file(block).read_bytes()
         except FileNotFoundError:
@@ -124,7 +124,7 @@ class BlockStore:
             return {name: arrays[name] for name in arrays.files}
 
     def claim(self, block: int) -> bool:
-        """Return whether the block is this process's to compute; False while another one works on it."""
+        """Claim a block; return False while another process works on it."""
         from filelock import FileLock, Timeout
 
         lock = FileLock(self._folder / _LOCKS / f"block-{block:08d}.lock", thread_local=False)
@@ -136,7 +136,7 @@ class BlockStore:
         return True
 
     def write(self, block: int, arrays: Arrays) -> None:
-        """Keep a finished block, and give up the claim on it."""
+        """Store a finished block and give up the claim on it."""
         buffer = io.BytesIO()
         np.savez(buffer, allow_pickle=False, **arrays)
         archive = buffer.getvalue()
@@ -144,7 +144,7 @@ class BlockStore:
         self.release(block)
 
     def release(self, *blocks: int) -> None:
-        """Give up the claims on blocks; on all of them, if none is named."""
+        """Give up claims on blocks; on all, if none is named."""
         for block in blocks or tuple(self._locks):
             lock = self._locks.pop(block)
             # A process that waits for the deleted file gets it, finds the block written and takes the next one.
@@ -156,24 +156,24 @@ class BlockStore:
         return self._folder / f"block-{block:08d}.npz"
 
     def _open(self, plan: dict[str, Any], block_size: int) -> int:
-        """Write the plan, or check it against the one that is there; return the block size."""
+        """Write the plan, or compare it with the stored one; return the block size."""
         path = self._folder / _PLAN
         if not path.exists():
             content = {"format": _FORMAT, "version": _VERSION, "plan": plan, "block_size": block_size}
             sealed = {**content, "sha256": _plan_digest(content)}
             write_whole(path, json.dumps(sealed, indent=1).encode())
             return block_size
-        found = self._read_plan(path)
-        if found["version"] != _VERSION:
+        stored = self._read_plan(path)
+        if stored["version"] != _VERSION:
             raise ValueError(
-                f"{self._folder} has store format {found['version']!r}, this version reads {_VERSION}; name another."
+                f"{self._folder} has store format {stored['version']!r}, this version reads {_VERSION}; name another."
             )
-        if found["plan"] != plan:
+        if stored["plan"] != plan:
             raise ValueError(
-                f"{self._folder} holds the blocks of another plan ({_difference(found['plan'], plan)}); name another "
+                f"{self._folder} holds the blocks of another plan ({_difference(stored['plan'], plan)}); name another "
                 "folder, or delete this one."
             )
-        return int(found["block_size"])
+        return int(stored["block_size"])
 
     def _read_plan(self, path: Path) -> dict[str, Any]:
         try:
@@ -198,10 +198,10 @@ def _plan_digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _difference(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """Return the first entry in which two plans differ, in words."""
-    for name in [*wanted, *there]:
-        old, new = there.get(name), wanted.get(name)
+def _difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """Return the first entry in which two plans differ, as text."""
+    for name in [*wanted, *stored]:
+        old, new = stored.get(name), wanted.get(name)
         if old != new:
             if isinstance(old, dict) and isinstance(new, dict):
                 return _difference(old, new)

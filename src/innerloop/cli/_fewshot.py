@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, final
 
 from cyclopts import Parameter
 
@@ -15,23 +16,11 @@ if TYPE_CHECKING:
 
 Files = Annotated[list[Path] | None, Parameter(consume_multiple=True, negative="")]
 Names = Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")]
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "omniglot": {
-        **{"shots": 1, "queries": 3, "width": 16, "inner_lr": 0.4},
-        **{"outer_lr": 0.003, "n_tasks": 4, "iterations": 1000},
-    },
-    "sinusoid": {
-        **{"shots": 10, "queries": 10, "width": 40, "inner_lr": 0.02},
-        **{"outer_lr": 0.001, "n_tasks": 25, "iterations": 10000},
-    },
-}
-_BY_TASK = ("shots", "queries", "width", "inner_lr", "outer_lr", "n_tasks")
-_OF_IMAGES = ("data", "ways", "network", "norm", "rotations", "validation", "test")
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Training:
+class FewShotOptions:
     """A few-shot problem, a network and how it is trained.
 
     Parameters
@@ -59,7 +48,7 @@ class Training:
     test
         Omniglot: alphabets to test on; a fifth of all unless given.
     algorithm
-        What trains. meta-sgd learns a rate for each weight, starting from inner_lr.
+        Meta-learning algorithm. meta-sgd learns a rate for each weight, starting from inner_lr.
     inner_lr
         Rate of the inner loop in training, of any sign; 0.4 and 0.02 unless given.
     n_steps
@@ -99,72 +88,133 @@ class Training:
     device: str | None = None
     compile: bool = False
 
-    def default(self, name: str) -> Any:
-        """Return what an option of the task is unless given."""
-        return _DEFAULTS[self.task][name]
+    @property
+    def kind(self) -> TaskKind:
+        """The kind of task, with its defaults."""
+        return _KINDS[self.task]
+
+    def value(self, name: str) -> Any:
+        """Return an option as given, or else the default of the task."""
+        given = getattr(self, name)
+        return self.kind.defaults[name] if given is None else given
 
     @property
     def rate(self) -> float:
         """The inner rate of training."""
-        return as_rate(self._value("inner_lr"), "--inner-lr")
+        return as_rate(self.value("inner_lr"), "--inner-lr")
 
     def problem(self) -> FewShot:
         """Return the problem; torch is loaded here."""
         try:
-            from innerloop.neural.fewshot import problems as fewshot
+            from innerloop.neural.fewshot.problems import METHODS
         except ImportError:
             raise ValueError("`innerloop train` needs PyTorch: pip install 'innerloop[neural]'.") from None
-        counts = {
-            name: as_count(self._value(name), f"--{name.replace('_', '-')}")
-            for name in ("shots", "queries", "width", "n_tasks")
-        }
+        from innerloop.neural.training import Adam, Training
+
+        sizes = {name: self._count(name) for name in ("shots", "queries", "width")}
+        method = METHODS[self.algorithm]
         settings = {
-            "n_tasks": counts["n_tasks"],
+            "n_tasks": self._count("n_tasks"),
             "n_steps": as_count(self.n_steps, "--n-steps"),
             "n_validation": as_count(self.n_validation, "--n-validation"),
-            "algorithm": self.algorithm,
-            "outer_lr": self._outer_lr(),
-            "device": self.device,
-            "compile": self.compile,
+            "learns_rates": method.learns_rates,
+            "training": Training(
+                algorithm=method.algorithm,
+                optimiser=Adam(self._outer_lr()),
+                seed=self.seed,
+                device=self.device,
+                compile=self.compile,
+            ),
         }
-        if self.task == "sinusoid":
-            self._refuse_options_of_images()
-            return fewshot.sinusoids(counts["shots"], counts["queries"], counts["width"], self.seed, **settings)
-        from innerloop.neural.fewshot.omniglot import CharacterTasks, read_omniglot, split_alphabets
-
-        if not self.data:
-            raise ValueError("`--task omniglot` needs `--data` with the archive, such as images_background_small1.zip.")
-        split = split_alphabets(read_omniglot(*self.data), self.validation, self.test, self.seed)
-        source = CharacterTasks(split, self.ways, self.seed, self.rotations, flat=self.network == "mlp")
-        return fewshot.characters(source, counts["shots"], counts["queries"], counts["width"], self.norm, **settings)
+        self._refuse_options_of_other_kinds()
+        return self.kind.problem(self, sizes, settings)
 
     def settings(self, problem: FewShot) -> dict[str, Any]:
         """Return what decides the weights, as JSON can hold it."""
-        given = {name: value for name, value in asdict(self).items() if name not in ("data", "device", "compile")}
-        return {**given, **{name: self._value(name) for name in _BY_TASK}, "source": repr(problem.source)}
+        options = {name: value for name, value in asdict(self).items() if name not in ("data", "device", "compile")}
+        filled = {name: self.value(name) for name in self.kind.defaults if name in options}
+        return {**options, **filled, "source": repr(problem.source)}
 
     def title(self) -> str:
         """Return the problem in a few words."""
-        shots = self._value("shots")
-        if self.task == "sinusoid":
-            return f"Sine waves, {shots} shots, {self._steps()}"
-        network = f"{'Conv4' if self.network == 'conv4' else 'MLP'} of width {self._value('width')}"
-        return f"Omniglot, {self.ways} ways, {shots} shot{'s' if shots > 1 else ''}, {network}, {self._steps()}"
+        steps = f"{self.n_steps} step{'s' if self.n_steps > 1 else ''}"
+        return f"{self.kind.title(self)}, {steps}"
 
-    def _steps(self) -> str:
-        return f"{self.n_steps} step{'s' if self.n_steps > 1 else ''}"
-
-    def _value(self, name: str) -> Any:
-        given = getattr(self, name)
-        return self.default(name) if given is None else given
+    def _count(self, name: str) -> int:
+        return as_count(self.value(name), f"--{name.replace('_', '-')}")
 
     def _outer_lr(self) -> float:
-        rate = as_rate(self._value("outer_lr"), "--outer-lr")
+        rate = as_rate(self.value("outer_lr"), "--outer-lr")
         if rate <= 0:
             raise ValueError(f"`--outer-lr` must be positive, got {rate:g}.")
         return rate
 
-    def _refuse_options_of_images(self) -> None:
-        for name in _OF_IMAGES:
-            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
-                raise ValueError(f"`--{name}` is an option of --task omniglot; leave it out.")
+    def _refuse_options_of_other_kinds(self) -> None:
+        for task, kind in _KINDS.items():
+            for name in kind.options - self.kind.options:
+                if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                    raise ValueError(f"`--{name}` is an option of --task {task}; leave it out.")
+
+
+class TaskKind(ABC):
+    """What `--task` chooses: options that no other kind has, defaults, and the problem itself."""
+
+    options: ClassVar[frozenset[str]]
+    defaults: ClassVar[dict[str, Any]]
+
+    @abstractmethod
+    def problem(self, options: FewShotOptions, sizes: dict[str, int], settings: dict[str, Any]) -> FewShot:
+        """Return the problem; `sizes` are shots, queries and width."""
+
+    @abstractmethod
+    def title(self, options: FewShotOptions) -> str:
+        """Return tasks and network in a few words."""
+
+
+@final
+class _Omniglot(TaskKind):
+    options = frozenset({"data", "ways", "network", "norm", "rotations", "validation", "test"})
+    defaults = {
+        **{"shots": 1, "queries": 3, "width": 16, "inner_lr": 0.4},
+        **{"outer_lr": 0.003, "n_tasks": 4, "iterations": 1000},
+    }
+
+    def problem(self, options: FewShotOptions, sizes: dict[str, int], settings: dict[str, Any]) -> FewShot:
+        from innerloop.neural.fewshot.omniglot import CharacterTasks, read_omniglot, split_alphabets
+        from innerloop.neural.fewshot.problems import characters
+
+        if not options.data:
+            raise ValueError("`--task omniglot` needs `--data` with the archive, such as images_background_small1.zip.")
+        split = split_alphabets(read_omniglot(*options.data), options.validation, options.test, options.seed)
+        source = CharacterTasks(split, options.ways, options.seed, options.rotations, flat=options.network == "mlp")
+        return characters(source, sizes["shots"], sizes["queries"], sizes["width"], options.norm, **settings)
+
+    def title(self, options: FewShotOptions) -> str:
+        shots, name = options.value("shots"), {"conv4": "Conv4", "mlp": "MLP"}[options.network]
+        network = f"{name} of width {options.value('width')}"
+        return f"Omniglot, {options.ways} ways, {shots} shot{'s' if shots > 1 else ''}, {network}"
+
+
+@final
+class _Sinusoid(TaskKind):
+    options = frozenset()
+    defaults = {
+        **{"shots": 10, "queries": 10, "width": 40, "inner_lr": 0.02},
+        **{"outer_lr": 0.001, "n_tasks": 25, "iterations": 10000},
+    }
+
+    def problem(
+        self,
+        options: FewShotOptions,  # noqa: ARG002
+        sizes: dict[str, int],
+        settings: dict[str, Any],
+    ) -> FewShot:
+        from innerloop.neural.fewshot.problems import sinusoids
+
+        return sinusoids(sizes["shots"], sizes["queries"], sizes["width"], **settings)
+
+    def title(self, options: FewShotOptions) -> str:
+        return f"Sine waves, {options.value('shots')} shots"
+
+
+_KINDS: dict[str, TaskKind] = {"omniglot": _Omniglot(), "sinusoid": _Sinusoid()}

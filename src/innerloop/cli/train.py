@@ -13,10 +13,10 @@ from rich.table import Table
 
 from innerloop._base.checks import as_count, as_rate
 from innerloop._base.files import write_whole
-from innerloop.cli._fewshot import Training
+from innerloop.cli._fewshot import FewShotOptions
 from innerloop.cli._output import console, need_matplotlib, print_table
 from innerloop.plots.style import save_figure
-from innerloop.plots.sweep import ENOUGH_SEEDS
+from innerloop.plots.sweep import FEWEST_SEEDS
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -26,13 +26,11 @@ if TYPE_CHECKING:
 
 RateList = Annotated[list[float] | None, Parameter(consume_multiple=True, negative="")]
 _SETTINGS, _RESULT = "settings.json", "result.json"
-_MAX_STEPS = 5
-_95_PERCENT = 1.96
 
 
 def train(
     *,
-    training: Training,
+    options: FewShotOptions,
     adapt_lr: float | Literal["auto"] = "auto",
     iterations: int | None = None,
     n_test: int = 600,
@@ -51,7 +49,7 @@ def train(
 
     Parameters
     ----------
-    training
+    options
         The tasks, the network and its training.
     adapt_lr
         Rate with which test tasks adapt; the best on validation tasks unless given.
@@ -66,7 +64,7 @@ def train(
     seeds
         Repetitions of a sweep; standard errors take at least three.
     out
-        Folder for checkpoints and results: a training that was cut off goes on from there.
+        Folder for checkpoints and results: an interrupted training resumes from there.
     checkpoint_every
         Iterations between checkpoints.
     tensorboard
@@ -77,38 +75,41 @@ def train(
     as_count(n_test, "--n-test", 2)
     as_count(seeds, "--seeds")
     as_count(checkpoint_every, "--checkpoint-every")
-    length = as_count(training.default("iterations") if iterations is None else iterations, "--iterations")
-    problem = training.problem()
+    length = as_count(options.kind.defaults["iterations"] if iterations is None else iterations, "--iterations")
+    problem = options.problem()
     with _one_sentence():
-        trainer = problem.trainer(training.rate)
+        trainer = problem.trainer(options.rate)
     if sweep is not None:
-        _check_sweep(training, sweep, adapt_lr, tensorboard)
+        _check_sweep(options, problem, sweep, adapt_lr, tensorboard)
         if out is not None:
             need_matplotlib("--sweep with --out")
-            _open(out, {**training.settings(problem), "sweep": sweep, "iterations": length, "n_test": n_test})
+            _open(out, {**options.settings(problem), "sweep": sweep, "iterations": length, "n_test": n_test})
         result = problem.sweep(sweep, seeds, length, n_test, None if out is None else out / "seeds")
-        _save_sweep(result, training, out)
+        _save_sweep(result, problem, out)
         if json_:
             print(json.dumps(_as_json(result), indent=1))
         else:
-            _show_sweep(result, training, out)
+            _show_sweep(result, options, problem, out)
         return
     rate = adapt_lr if adapt_lr == "auto" else as_rate(adapt_lr, "--adapt-lr")
     if out is not None:
-        _open(out, training.settings(problem))
+        _open(out, options.settings(problem))
     trainer.callbacks = _callbacks(tensorboard)
     _train(trainer, length, checkpoint_every, out, "checkpoint")
-    found: dict[str, Any] = {"settings": training.settings(problem), "iterations": trainer.iteration, "n_test": n_test}
-    found |= _scores(problem, trainer, rate, n_test)
-    if baselines and problem.is_classification:
-        compared = _comparison(problem, length, checkpoint_every, out)
-        found["accuracy"] |= _baselines(problem, trainer, compared, n_test)
+    scores: dict[str, Any] = {"settings": options.settings(problem), "iterations": trainer.iteration, "n_test": n_test}
+    scores |= _scores(problem, trainer, rate, n_test)
+    if baselines and problem.n_classes is not None:
+        from innerloop.neural.prototypes import Prototypes
+
+        prototypes = problem.comparison(Prototypes(problem.n_classes))
+        _train(prototypes, length, checkpoint_every, out, "prototypes")
+        scores[problem.metric.key] |= _baselines(problem, trainer, prototypes, problem.n_classes, n_test)
     if out is not None:
-        write_whole(out / _RESULT, json.dumps(found, indent=1).encode())
+        write_whole(out / _RESULT, json.dumps(scores, indent=1).encode())
     if json_:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(scores, indent=1))
     else:
-        _show(found, training)
+        _show(scores, options, problem)
 
 
 @contextmanager
@@ -131,16 +132,20 @@ def _callbacks(folder: Path | None) -> list[Any]:
         raise ValueError("`--tensorboard` needs tensorboard: pip install 'innerloop[neural]'.") from None
 
 
-def _check_sweep(training: Training, rates: list[float], adapt_lr: object, tensorboard: Path | None) -> None:
+def _check_sweep(
+    options: FewShotOptions, problem: FewShot, rates: list[float], adapt_lr: object, tensorboard: Path | None
+) -> None:
     if not rates:
         raise ValueError("`--sweep` needs at least one inner rate.")
     for rate in rates:
         as_rate(rate, "--sweep")
-    if training.algorithm == "meta-sgd":
-        raise ValueError("`--sweep` compares fixed rates, and meta-sgd learns them; take another `--algorithm`.")
+    if problem.learns_rates:
+        raise ValueError(
+            f"`--sweep` compares fixed rates, and {options.algorithm} learns them; take another `--algorithm`."
+        )
     for name, given in (
         ("--adapt-lr", adapt_lr != "auto"),
-        ("--inner-lr", training.inner_lr is not None),
+        ("--inner-lr", options.inner_lr is not None),
         ("--tensorboard", tensorboard is not None),
     ):
         if given:
@@ -189,39 +194,28 @@ def _scores(problem: FewShot, trainer: MetaTrainer, adapt_lr: float | Literal["a
         rate = adapt_lr
     elif not trainer.learn_inner_lr:
         rate = problem.best_adapt_lr(trainer)
-    name = "accuracy" if problem.is_classification else "mse"
-    n_steps = trainer.n_adapt_steps
     scores = {}
-    for trainer.n_adapt_steps in (0, n_steps) if name == "accuracy" else range(max(_MAX_STEPS, n_steps) + 1):
-        row = f"after {trainer.n_adapt_steps} step{'' if trainer.n_adapt_steps == 1 else 's'}"
-        scores[row] = _summary(trainer.evaluate(n_test, adapt_lr=rate, metric=problem.metric))
-    trainer.n_adapt_steps = n_steps
-    return {"adapt_lr": rate, name: scores}
+    for n_steps in problem.scored_steps:
+        row = f"after {n_steps} step{'' if n_steps == 1 else 's'}"
+        scores[row] = _summary(trainer.evaluate(n_test, adapt_lr=rate, n_steps=n_steps, metric=problem.metric.score))
+    return {"adapt_lr": rate, problem.metric.key: scores}
 
 
-def _comparison(problem: FewShot, n_iterations: int, every: int, out: Path | None) -> MetaTrainer:
-    """Return a trained prototypical network."""
-    from innerloop.neural.prototypes import Prototypes
-
-    trainer = problem.comparison(Prototypes(problem.n_classes))
-    _train(trainer, n_iterations, every, out, "prototypes")
-    return trainer
-
-
-def _baselines(problem: FewShot, trainer: MetaTrainer, compared: MetaTrainer, n_test: int) -> dict[str, Any]:
+def _baselines(
+    problem: FewShot, trainer: MetaTrainer, prototypes: MetaTrainer, n_classes: int, n_test: int
+) -> dict[str, Any]:
     """Return the accuracies of classifiers without steps, on the same test tasks."""
     from torch.nn import Flatten
 
     from innerloop.neural.prototypes import NearestNeighbour, Prototypes
 
-    means, body = Prototypes(problem.n_classes), trainer.update_module().get_submodule("body")
+    means, nearest = Prototypes(n_classes), NearestNeighbour(n_classes)
+    body = trainer.update_module().get_submodule("body")
     return {
-        "prototypical network, same body": _summary(compared.evaluate(n_test, metric=problem.metric)),
+        "prototypical network, same body": _summary(prototypes.evaluate(n_test, metric=problem.metric.score)),
         "class means of the trained body": _summary(problem.scores_without_steps(means, body, n_test)),
         "class means of pixels": _summary(problem.scores_without_steps(means, Flatten(), n_test)),
-        "nearest neighbour of pixels": _summary(
-            problem.scores_without_steps(NearestNeighbour(problem.n_classes), Flatten(), n_test)
-        ),
+        "nearest neighbour of pixels": _summary(problem.scores_without_steps(nearest, Flatten(), n_test)),
     }
 
 
@@ -230,63 +224,69 @@ def _summary(scores: Any) -> dict[str, float]:
     return {"mean": mean, "stderr": error}
 
 
-def _show(found: dict[str, Any], training: Training) -> None:
+def _show(scores: dict[str, Any], options: FewShotOptions, problem: FewShot) -> None:
     """Print the scores."""
-    rate = "as learned" if found["adapt_lr"] is None else f"{found['adapt_lr']:g}"
-    start = f"from {training.rate:g} on" if training.algorithm == "meta-sgd" else f"{training.rate:g}"
+    metric = problem.metric
+    rate = "as learned" if scores["adapt_lr"] is None else f"{scores['adapt_lr']:g}"
+    start = f"from {options.rate:g} on" if problem.learns_rates else f"{options.rate:g}"
     console.print(
-        f"\n{training.title()}, {training.algorithm}: {found['iterations']} iterations\n"
+        f"\n{options.title()}, {options.algorithm}: {scores['iterations']} iterations\n"
         f"inner_lr [bold]{start}[/bold]   adapt_lr [bold]{rate}[/bold]\n"
     )
-    name, scale, width, shown = (
-        ("mse", 1.0, 1.0, "MSE") if "mse" in found else ("accuracy", 100.0, _95_PERCENT, "accuracy %")
-    )
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column(f"on {found['n_test']} test tasks", no_wrap=True)
-    table.add_column(shown, justify="right")
-    table.add_column("± s.e." if name == "mse" else "± (95 %)", justify="right")
-    for row, score in found[name].items():
-        table.add_row(row, f"{scale * score['mean']:.4g}", f"{width * scale * score['stderr']:.2g}")
+    table.add_column(f"on {scores['n_test']} test tasks", no_wrap=True)
+    table.add_column(metric.label, justify="right")
+    table.add_column(metric.error_label, justify="right")
+    for row, score in scores[metric.key].items():
+        error = metric.n_errors * score["stderr"]
+        table.add_row(row, f"{metric.scale * score['mean']:.4g}", f"{metric.scale * error:.2g}")
     print_table(table)
 
 
-def _save_sweep(result: xr.Dataset, training: Training, out: Path | None) -> None:
+def _save_sweep(result: xr.Dataset, problem: FewShot, out: Path | None) -> None:
     if out is None:
         return
+    from matplotlib.figure import Figure
+
     from innerloop.plots.sweep import plot_sweep
 
     write_whole(out / "sweep.nc", bytes(result.to_netcdf(engine="scipy")))
-    save_figure(plot_sweep(result, "accuracy" if training.task == "omniglot" else "MSE"), out / "sweep.png")
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    label = problem.metric.label.removesuffix(" %")
+    plot_sweep(result, left, label=label)
+    plot_sweep(result, right, label=label, difference=True)
+    save_figure(figure, out / "sweep.png")
 
 
-def _show_sweep(result: xr.Dataset, training: Training, out: Path | None) -> None:
+def _show_sweep(result: xr.Dataset, options: FewShotOptions, problem: FewShot, out: Path | None) -> None:
     """Print the metric, paired differences and the best rate."""
-    is_accuracy = training.task == "omniglot"
-    scale, name = (100.0, "accuracy %") if is_accuracy else (1.0, "MSE")
-    console.print(f"\n{training.title()}, {training.algorithm}: {result.sizes['seed']} seeds\n")
+    scale = problem.metric.scale
+    console.print(f"\n{options.title()}, {options.algorithm}: {result.sizes['seed']} seeds\n")
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("inner_lr", "adapt_lr", name, "± s.e.", "minus inner_lr = 0", "± s.e."):
+    for column in ("inner_lr", "adapt_lr", problem.metric.label, "± s.e.", "minus inner_lr = 0", "± s.e."):
         table.add_column(column, justify="right", no_wrap=True)
-    metric = result["metric"].values
-    best = int(metric.argmax() if is_accuracy else metric.argmin())
-    for i in range(len(metric)):
+    values = result["metric"].values.tolist()
+    best = values.index(problem.metric.best(values))
+    for i in range(len(values)):
         at = result.isel(inner_lr=i)
-        values = (scale * float(at[f"metric{of}"]) for of in ("", "_stderr", "_difference", "_difference_stderr"))
-        mean, error, gap, gap_error = values
+        mean, error, gap, gap_error = (
+            scale * float(at[f"metric{of}"]) for of in ("", "_stderr", "_difference", "_difference_stderr")
+        )
         rates = f"{float(at.inner_lr):g}", f"{float(at.adapt_lr):g}"
-        errors = [f"{e:.2g}" if result.sizes["seed"] >= ENOUGH_SEEDS else "" for e in (error, gap_error)]
+        errors = [f"{e:.2g}" if result.sizes["seed"] >= FEWEST_SEEDS else "" for e in (error, gap_error)]
         cells = (*rates, f"{mean:.4g}", errors[0], f"{gap:+.3g}", errors[1])
         table.add_row(*cells, style="bold" if i == best else "")
     print_table(table)
-    said = _verdict(result.isel(inner_lr=best), scale, result.sizes["seed"])
-    console.print(f"\n[bold]{said}[/bold]", soft_wrap=not console.is_terminal)
+    verdict = _verdict(result.isel(inner_lr=best), scale, result.sizes["seed"])
+    console.print(f"\n[bold]{verdict}[/bold]", soft_wrap=not console.is_terminal)
     if out is not None:
         console.print(f"Saved sweep.nc and sweep.png in {out}", soft_wrap=True, markup=False)
 
 
 def _verdict(best: xr.Dataset, scale: float, n_seeds: int) -> str:
     rate, gap, error = float(best.inner_lr), *(scale * float(best[f"metric_difference{of}"]) for of in ("", "_stderr"))
-    if n_seeds < ENOUGH_SEEDS:
+    if n_seeds < FEWEST_SEEDS:
         seeds = f"{n_seeds} seed{'s' if n_seeds > 1 else ''}"
         against = "" if rate == 0 else f", {gap:+.3g} against inner_lr = 0"
         return f"Of these rates inner_lr = {rate:g} does best{against}, with {seeds}: too few to tell it from chance."

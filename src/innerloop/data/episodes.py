@@ -1,4 +1,4 @@
-"""Support and query rows of many tasks, of any sizes."""
+"""Episodes: support and query rows of many tasks, of any sizes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Episodes:
     Parameters
     ----------
     episodes
-        One tuple ``(X_support, y_support, X_query, y_query)`` a task. Sizes may differ, and a task may have
+        One tuple ``(X_support, y_support, X_query, y_query)`` per task. Sizes may differ, and a task may have
         no support rows; the numbers of features and targets are the same everywhere.
 
     Attributes
@@ -35,7 +35,7 @@ class Episodes:
     support_rows, query_rows
         Positions in X of the support rows and of the query rows, episode by episode.
     n_support, n_query : (n_episodes,)
-        How many rows each episode has of them.
+        Numbers of support and of query rows of each episode.
     task : (n_episodes,)
         Index of the task that each episode belongs to.
     """
@@ -77,7 +77,7 @@ class Episodes:
         query: tuple[IntArray, IntArray],
         task: IntArray,
     ) -> Episodes:
-        """Make episodes from positions of rows: (positions, rows per episode) for support and for query."""
+        """Make episodes of rows of X and y: (positions, rows per episode) for support and for query."""
         episodes = cls.__new__(cls)
         episodes.X, episodes.y, episodes.task = X, y, task
         episodes.support_rows, episodes.n_support = support
@@ -122,8 +122,8 @@ class Episodes:
     def blocks(self, max_rows: int) -> Iterator[EpisodeBlock]:
         """Yield blocks of episodes of equal shape, of at most `max_rows` query rows.
 
-        The order of the blocks depends on the shapes of the episodes alone. An episode with more query rows
-        than that comes in several pieces.
+        The order of the blocks depends on the shapes of the episodes alone. An episode with more query rows than
+        `max_rows` is divided among several blocks.
         """
         supports, queries = (row_starts(self.n_support), row_starts(self.n_query))
         order = np.lexsort((self.n_query, self.n_support))
@@ -143,7 +143,7 @@ class Episodes:
 @final
 @dataclass(frozen=True)
 class EpisodeBlock:
-    """Some episodes of equal shape, their rows gathered on first use.
+    """A block of episodes of equal shape, whose rows are gathered on first use.
 
     `members` are their positions among all episodes; `support` and `query` the positions of their rows,
     (n_members, n_support) and (n_members, n_query).
@@ -173,6 +173,15 @@ class EpisodeBlock:
     def y_query(self) -> FloatArray:
         """Query targets: (n_members, n_query, n_targets)."""
         return np.take(self.episodes.y, self.query, axis=0).reshape(*self.query.shape, self.episodes.n_targets)
+
+
+def check_episodes(episodes: object) -> None:
+    """Refuse what is not `Episodes`, and say how to make them."""
+    if not isinstance(episodes, Episodes):
+        raise TypeError(
+            f"`episodes` must be innerloop.Episodes, got {type(episodes).__name__}; "
+            "make them with TaskSet.split or Episodes([...])."
+        )
 
 
 def _check_episode(

@@ -322,3 +322,19 @@ class TaskSet:
         """Return an order of all rows, task by task, that is shuffled within each; see `split`."""
         columns = [*np.atleast_2d(self.y.T), *self.X.T]
         return shuffled_order(columns, self.task_of_row, self.ids, seed)
+
+
+def as_episodes(
+    tasks: TaskSet | Episodes, n_support: int | None = None, n_query: int | None = None, seed: int = 0
+) -> Episodes:
+    """Return episodes of a task set, dealt (without `n_query`) or split; return episodes unchanged."""
+    if isinstance(tasks, TaskSet):
+        return tasks.deal(n_support, seed) if n_query is None else tasks.split(n_support, n_query, seed)
+    if not isinstance(tasks, Episodes):
+        raise TypeError(
+            f"`tasks` must be a TaskSet or Episodes, got {type(tasks).__name__}; make a TaskSet with "
+            "TaskSet.from_table(frame, group=..., target=...), or Episodes with Episodes([...])."
+        )
+    if n_support is not None or n_query is not None:
+        raise ValueError("`n_support` and `n_query` are sizes of episodes still to be made of a TaskSet; got Episodes.")
+    return tasks

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, final
+from typing import NamedTuple, final
 
 from innerloop._base.checks import as_count, check_nonnegative_number
+from innerloop.distributions.inner_rules import InnerRule, InnerRuleName, inner_rule
 
-InnerRule = Literal["gradient", "implicit"]
 Size = int | Sequence[int]
 
 
@@ -24,7 +24,7 @@ class Group(NamedTuple):
 @final
 @dataclass(frozen=True)
 class Design:
-    r"""How many tasks and rows there are, and how tasks adapt.
+    r"""Numbers of tasks and rows, and how tasks adapt.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class Design:
     n_query : int or (n_tasks,)
         n_v, rows of each training task that score it.
     n_adapt
-        n_r, rows on which a new task adapts.
+        n_r, rows on which a new task adapts; None is `n_support`.
     n_steps
         K, inner steps in meta-training.
     n_adapt_steps
@@ -50,13 +50,15 @@ class Design:
     n_tasks: int
     n_support: Size
     n_query: Size
-    n_adapt: int
+    n_adapt: int = None  # type: ignore[assignment]  # None becomes a number at once
     n_steps: int = 1
     n_adapt_steps: int | None = None
     l2: float = 0.0
-    inner_rule: InnerRule = "gradient"
+    inner_rule: InnerRuleName = "gradient"
 
     def __post_init__(self) -> None:
+        if self.n_adapt is None:
+            object.__setattr__(self, "n_adapt", self._default_n_adapt())
         for name in ("n_tasks", "n_adapt", "n_steps"):
             as_count(getattr(self, name), name)
         if self.n_adapt_steps is not None:
@@ -64,10 +66,13 @@ class Design:
         for name in ("n_support", "n_query"):
             self._sizes(name)
         check_nonnegative_number(self.l2, "l2")
-        if self.inner_rule not in ("gradient", "implicit"):
-            raise ValueError(f"`inner_rule` must be 'gradient' or 'implicit', got {self.inner_rule!r}.")
-        if self.inner_rule == "implicit" and (self.n_steps, self.adapt_steps) != (1, 1):
+        if self.rule.degree is None and (self.n_steps, self.adapt_steps) != (1, 1):
             raise ValueError("`n_steps` must be 1 with inner_rule='implicit', which solves the inner problem exactly.")
+
+    def _default_n_adapt(self) -> int:
+        if isinstance(self.n_support, Sequence) or hasattr(self.n_support, "__len__"):
+            raise ValueError("`n_adapt` must be given where `n_support` differs from task to task.")
+        return as_count(self.n_support, "n_support")
 
     def _sizes(self, name: str) -> list[int]:
         value = getattr(self, name)
@@ -76,6 +81,16 @@ class Design:
         if len(value) != self.n_tasks:
             raise ValueError(f"`{name}` must be one number or one per task ({self.n_tasks}), got {len(value)}.")
         return [as_count(size, name) for size in value]
+
+    @property
+    def rule(self) -> InnerRule:
+        """How tasks adapt in meta-training."""
+        return inner_rule(self.inner_rule, self.n_steps)
+
+    @property
+    def adapt_rule(self) -> InnerRule:
+        """How a new task adapts."""
+        return inner_rule(self.inner_rule, self.adapt_steps)
 
     @property
     def adapt_steps(self) -> int:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
 
 import numpy as np
 
 from innerloop._base.checks import FloatArray, as_count, check_nonnegative_number
-from innerloop.distributions.base import Rows, TaskDistribution
+from innerloop.distributions.base import EpisodeArrays, Rows, TaskDistribution
 from innerloop.distributions.features import RandomFeatures
 
 FeatureMap = RandomFeatures | Callable[[FloatArray], FloatArray]
@@ -64,7 +64,7 @@ class QuadraticRegression(TaskDistribution):
         b = self.bias_std * rng.standard_normal()
         x = rng.standard_normal((n_rows, self.n_inputs))
         y = (x @ w + b) ** 2 + self.noise_std * rng.standard_normal(n_rows)
-        return _seen(self.features, x), y
+        return _apply(self.features, x), y
 
 
 @final
@@ -98,10 +98,22 @@ class Sinusoid(TaskDistribution):
 
     def draw_task(self, n_rows: int, rng: np.random.Generator) -> Rows:
         """Return features (n_rows, n_features) and targets (n_rows,) of one task."""
-        amplitude, phase = rng.uniform(0.1, 5.0), rng.uniform(0.0, np.pi)
-        x = rng.uniform(-5.0, 5.0, (n_rows, 1))
-        y = amplitude * np.sin(x[:, 0] - phase) + self.noise_std * rng.standard_normal(n_rows)
-        return _seen(self.features, x), y
+        ((X, y),) = self._draw(1, [n_rows], rng)
+        return X[0], y[0]
+
+    def draw_episodes(self, n_tasks: int, n_support: int, n_query: int, rng: np.random.Generator) -> EpisodeArrays:
+        """Return support and query rows of tasks of equal sizes, all tasks drawn together."""
+        support, query = self._draw(n_tasks, [n_support, n_query], rng)
+        return EpisodeArrays(*support, *query)
+
+    def _draw(self, n_tasks: int, sizes: Sequence[int], rng: np.random.Generator) -> list[Rows]:
+        """Return rows of the same tasks for each size: (n_tasks, size, n_features) and (n_tasks, size)."""
+        amplitude = rng.uniform(0.1, 5.0, (n_tasks, 1))
+        phase = rng.uniform(0.0, np.pi, (n_tasks, 1))
+        inputs = [rng.uniform(-5.0, 5.0, (n_tasks, size, 1)) for size in sizes]
+        waves = [amplitude * np.sin(x[..., 0] - phase) for x in inputs]
+        targets = [wave + self.noise_std * rng.standard_normal(wave.shape) for wave in waves]
+        return [(_apply(self.features, x), y) for x, y in zip(inputs, targets, strict=True)]
 
 
 def _check_features(features: FeatureMap | None, n_inputs: int) -> None:
@@ -111,8 +123,12 @@ def _check_features(features: FeatureMap | None, n_inputs: int) -> None:
         raise TypeError(f"`features` must be a function of the inputs, got {type(features).__name__}.")
 
 
-def _seen(features: FeatureMap | None, x: FloatArray) -> FloatArray:
-    return x if features is None else features(x)
+def _apply(features: FeatureMap | None, x: FloatArray) -> FloatArray:
+    """Return the features (..., n_rows, n_features) of inputs (..., n_rows, n_inputs)."""
+    if features is None:
+        return x
+    values = features(x.reshape(-1, x.shape[-1]))
+    return values.reshape(*x.shape[:-1], -1)
 
 
 def _n_features(features: FeatureMap | None, n_inputs: int) -> int:

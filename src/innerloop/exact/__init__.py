@@ -1,1 +1,1 @@
-"""The meta-training loss at every inner rate at once, and its exact minimisers."""
+"""The meta-training loss at every inner rate, and its exact minimisers."""

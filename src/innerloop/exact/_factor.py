@@ -1,13 +1,13 @@
-"""Triangular factors of tall matrices that arrive block by block.
+"""Triangular factor of a tall matrix that arrives block by block.
 
-Rows D of a tall matrix are absorbed into a small factor R with R'R = D'D. Householder QR does that to full
+Rows D of a tall matrix are reduced to a small factor R with R'R = D'D. Householder QR does that to full
 accuracy at an eighth of the machine's speed; a Gram matrix at full speed with half the digits. Here each block
-is first divided by the factor so far, Q = D M^-1 with M ~ R, which turns it into a well-conditioned matrix,
-and then R <- chol(E'E + Q'Q) M with E = R M^-1: one triangular solve and one symmetric product, both BLAS-3.
+is first divided by the current factor, Q = D M^-1 with M ~ R, which is well conditioned, and then
+R <- chol(E'E + Q'Q) M with E = R M^-1: one triangular solve and one symmetric product, both BLAS-3.
 
-The error of Q is that of a triangular solve, backward stable row by row, and the Gram matrix is formed only
-of the quotient, whose condition does not depend on that of D or on the units of its columns. Where a block
-brings a direction that R hardly holds, so that Q is large, the block goes through Householder QR instead.
+The error of Q is that of a triangular solve, backward stable row by row, and a Gram matrix is formed only of the
+quotient, whose condition does not depend on that of D or on the units of its columns. Where a block has a
+component along which R is nearly zero, so that Q is large, the block is reduced by Householder QR instead.
 The derivation is in docs/theory.md, section "The factor".
 """
 
@@ -19,12 +19,12 @@ from scipy.linalg import blas, lapack
 from innerloop._base.checks import FloatArray, IntArray
 from innerloop._base.threads import one_thread
 
-# M holds no diagonal entry below this fraction of its column: beneath it lies rounding, which must not be
-# blown up. Far above the rounding of a sum over millions of rows, far below any direction of use.
+# Diagonal entries of M are raised to this fraction of their column: smaller ones are rounding errors, by which nothing
+# should be divided. Far above the rounding of a sum over millions of rows, far below any component that matters.
 _FLOOR = 1e-12
-# Above this size of Q'Q its Cholesky factor would lose more digits than Householder QR does.
+# With a larger diagonal entry of Q'Q its Cholesky factor would lose more digits than Householder QR does.
 _LARGEST_QUOTIENT = 1e4
-# As many rows are kept as they are: cheap, and least squares from the rows themselves can be refined to full
+# Up to so many rows are not reduced: that is cheap, and least squares on the rows themselves can be refined to full
 # accuracy.
 _KEPT_ROWS = 128
 
@@ -38,14 +38,14 @@ class Factor:
     def __init__(self, n_columns: int) -> None:
         self._n_columns = n_columns
         self._R: FloatArray | None = None
-        # The sum of Q'Q over blocks absorbed since R was last brought up to date; None: there were none.
+        # Sum of Q'Q over blocks absorbed since R was last updated; None if there were none.
         self._gram: FloatArray | None = None
-        self._divisor: Divisor | None = None  # of R, once it is needed
+        self._divisor: Divisor | None = None  # of R, computed when first needed
         self._pending: list[FloatArray] = []
         self._n_pending = 0
 
     def absorb(self, block: FloatArray) -> None:
-        """Take in more rows: (n_rows, n_columns). They are kept for a while: do not change them."""
+        """Add rows (n_rows, n_columns). They are held by reference for a while: do not change them."""
         if self._R is None:
             head = most_rows(self._n_columns) - self._n_pending
             if len(block) > head:
@@ -71,13 +71,13 @@ class Factor:
         self._n_pending += len(rows)
 
     def _rows(self) -> FloatArray:
-        """Return the pending rows, and leave none pending."""
+        """Return the pending rows and clear them."""
         rows = self._pending[0] if len(self._pending) == 1 else np.concatenate(self._pending)
         self._pending, self._n_pending = [], 0
         return rows
 
     def _reduce(self, block: FloatArray) -> None:
-        """Bring a block into R, or into the sum of Q'Q that R will be brought up to date with."""
+        """Reduce a block into R, or add it to the sum of Q'Q by which R is updated later."""
         assert self._R is not None
         if self._divisor is None:
             self._divisor = _divisor(self._R)
@@ -94,7 +94,7 @@ class Factor:
                 self._R = self._up_to_date()
 
     def _up_to_date(self) -> FloatArray:
-        """Return R with the sum of Q'Q worked in: chol(I + sum Q'Q) R."""
+        """Return R updated by the sum of Q'Q: chol(I + sum Q'Q) R."""
         assert self._R is not None
         if self._gram is not None:
             self._gram[np.diag_indices_from(self._gram)] += 1.0
@@ -104,12 +104,12 @@ class Factor:
 
 
 def full_block(n_columns: int) -> int:
-    """Return a good number of rows at once: enough for BLAS-3 to pay, few enough to stay in the cache."""
+    """Return a number of rows per block that is large enough for BLAS-3 and small enough for the cache."""
     return max(4 * n_columns, 2**19 // n_columns)
 
 
 def most_rows(n_columns: int) -> int:
-    """Return how many rows a factor of so many columns may have before it is reduced to a triangle."""
+    """Return how many rows a factor of `n_columns` columns may have before it is reduced to a triangle."""
     return max(2 * n_columns, _KEPT_ROWS)
 
 
@@ -121,9 +121,9 @@ def reduce_rows(matrix: FloatArray) -> FloatArray:
 def _patched_update(
     R: FloatArray, M: FloatArray, E: FloatArray, small: IntArray, gram: FloatArray, block: FloatArray
 ) -> FloatArray:
-    """Return the factor of R and one block where some columns of R hold rounding only, or nothing."""
+    """Return the factor of R and one block where some columns of R are zero but for rounding."""
     gram += E.T @ E
-    # Keeps those columns from a zero pivot; far below rounding for them, and untouched are all others.
+    # Avoids zero pivots in those columns by less than their rounding error; other columns are unchanged.
     gram[small, small] += len(R) * np.finfo(float).eps
     C, info = lapack.dpotrf(gram, clean=1)
     if info:
@@ -135,15 +135,15 @@ def _patched_update(
 
 def triangle(matrix: FloatArray) -> FloatArray:
     """Return the triangular factor of `matrix` by Householder reflections."""
-    with one_thread(matrix.shape[1]):  # its steps are too small to share
+    with one_thread(matrix.shape[1]):  # its steps are too small for several threads
         return np.asarray(np.linalg.qr(matrix, mode="r"))
 
 
 def _divisor(R: FloatArray) -> Divisor:
-    """Return M, which is R with no diagonal entry too small to divide by; R M^-1 (None: identity); and where."""
+    """Return M (R with small diagonal entries raised), R M^-1 (None: identity), and the positions raised."""
     diagonal = R.diagonal()
     size = np.abs(R).max(axis=0)
-    # An empty column gets a divisor so small that any entry sends the block to Householder QR.
+    # A zero column gets a divisor so small that any nonzero entry makes the block go through Householder QR.
     floor = np.where(size > 0, _FLOOR * size, 1e-150)
     small = np.flatnonzero(np.abs(diagonal) < floor)
     if len(small) == 0:

@@ -1,4 +1,4 @@
-"""Iterative refinement of least squares with residuals that are exact before rounding."""
+"""Iterative refinement of least squares, with residuals computed exactly and rounded once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def refine(A: FloatArray, b: FloatArray, x: FloatArray) -> FloatArray:
     """Return the minimiser of |b - A x| with the rounding errors of `x` removed.
 
     Solution and residual r are refined together as the solution of ``r + A x = b, A'r = 0`` (Björck, 1967): a
-    round gains as many digits as A's condition number leaves. It stops when corrections no longer shrink.
+    round gains as many digits as A's condition number permits. Rounds end when corrections no longer shrink.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def refine(A: FloatArray, b: FloatArray, x: FloatArray) -> FloatArray:
 
 
 def exact_residual(A: FloatArray, x: FloatArray, *terms: FloatArray) -> FloatArray:
-    """Return sum(terms) - A x, each number exact before its one rounding."""
+    """Return sum(terms) - A x, each entry computed exactly and rounded once."""
     columns = []
     for k in range(x.shape[1]):
         product = A * -x[:, k]

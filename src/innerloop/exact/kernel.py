@@ -1,4 +1,4 @@
-"""Exact meta-training for a kernel: linear models with more features than rows, networks linearised at their start.
+"""Exact meta-training in dual form, by a kernel: models with more features than rows, linearised networks.
 
 The model is ``f(x) = f0(x) + phi(x)'d`` with ``phi(x)'phi(x') = K(x, x')``; features are never formed. Losses are half
 mean squared errors, as in `MetaObjective`.
@@ -8,24 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, final
+from typing import Any, Literal, NamedTuple, final
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import lapack
 
 from innerloop._base.checks import FloatArray, IntArray, as_count, as_floats, as_nonnegative, check_finite
 from innerloop._base.ragged import row_starts
-from innerloop.data.episodes import Episodes
+from innerloop.data.episodes import Episodes, check_episodes
+from innerloop.data.tasks import TaskSet, as_episodes
+from innerloop.exact._least_squares import CLEAR_RANK
 from innerloop.exact.objective import step_coefficients
+from innerloop.exact.solutions import POOR_CONDITION
 
 # Rows (..., n, d) and (..., n', d) to (..., n, n'), and rows (..., n, d) to values (..., n) or (..., n, k).
 Kernel = Callable[[FloatArray, FloatArray], FloatArray]
 Function = Callable[[FloatArray], FloatArray]
 Runs = Episodes | Sequence[Episodes]
-
-# As in `solve`: above this condition number full rank is not trusted without a look at the eigenvalues.
-_CLEAR_RANK = 1e12
 
 
 @final
@@ -78,7 +78,7 @@ class ReluKernel:
 
 
 class _Rows(NamedTuple):
-    """Rows of runs that agree in sizes, task by task, support before query: (..., n_rows, d), (..., n_rows, k)."""
+    """Rows of runs of equal sizes, task by task, support before query: X (..., n_rows, d), y (..., n_rows, k)."""
 
     X: FloatArray
     y: FloatArray
@@ -86,7 +86,7 @@ class _Rows(NamedTuple):
     n_query: IntArray
 
     def tasks(self) -> Iterator[tuple[slice, slice, slice]]:
-        """Yield each task's support rows, query rows, and places among all query rows."""
+        """Yield each task's support rows, its query rows, and the positions of these among all query rows."""
         first, query = row_starts(self.n_support + self.n_query), row_starts(self.n_query)
         for i, n in enumerate(self.n_support):
             yield slice(first[i], first[i] + n), slice(first[i] + n, first[i + 1]), slice(query[i], query[i + 1])
@@ -102,16 +102,16 @@ class KernelObjective:
         W(a) (e - phi(Z) d),    W(a) = sum_j C(K, j) (-a)^j W_j,    j = 0..K
 
     where W_0 picks a task's query rows X_v, and W_j (j > 0) holds ``K(X_v, X_t) K(X_t, X_t)^(j-1) / n_t^j`` at its
-    support rows X_t. Kept are ``W_i K(Z, Z) W_j'`` and ``W_j e``.
+    support rows X_t. ``W_i K(Z, Z) W_j'`` and ``W_j e`` are computed once and serve every rate.
 
     Parameters
     ----------
     gram : (..., K + 1, K + 1, n_query_rows, n_query_rows)
-        The former; leading axes are runs.
+        ``W_i K(Z, Z) W_j'``; leading axes are runs.
     targets : (..., K + 1, n_query_rows, n_targets)
-        The latter.
+        ``W_j e``.
     kernel, start, n_steps
-        As in `from_tasks`.
+        As in `from_episodes`.
     single_target
         Whether targets had shape (rows,).
     rows
@@ -121,8 +121,8 @@ class KernelObjective:
 
     Notes
     -----
-    docs/theory.md, section "Kernels". Make one with `from_tasks`. Condition numbers are those of `MetaObjective`
-    squared: where features can be formed and are fewer than the rows, that is the better choice.
+    docs/theory.md, section "Kernels". Make one with `from_episodes` or `from_tasks`. Condition numbers are those of
+    `MetaObjective` squared: where features can be formed and are fewer than the rows, that is the better choice.
     """
 
     gram: FloatArray = field(repr=False)
@@ -135,7 +135,7 @@ class KernelObjective:
     weights: list[list[FloatArray]] = field(repr=False)
 
     @classmethod
-    def from_tasks(
+    def from_episodes(
         cls, episodes: Runs, kernel: Kernel, n_steps: int = 1, start: Function | None = None
     ) -> KernelObjective:
         """Gather the objective of all episodes.
@@ -179,52 +179,81 @@ class KernelObjective:
         first = episodes if isinstance(episodes, Episodes) else episodes[0]
         return cls(whole, targets, kernel, start, K, first.y.ndim == 1, rows, weights)
 
+    @classmethod
+    def from_tasks(
+        cls,
+        tasks: TaskSet | Runs,
+        kernel: Kernel,
+        n_steps: int = 1,
+        start: Function | None = None,
+        *,
+        n_support: int | None = None,
+        n_query: int | None = None,
+        seed: int = 0,
+    ) -> KernelObjective:
+        """Gather the objective of a task set, or of episodes as `from_episodes` does.
+
+        Parameters
+        ----------
+        tasks
+            A `TaskSet`, of which this makes episodes; or `Episodes`, of one run or a list of several.
+        kernel, n_steps, start
+            As in `from_episodes`.
+        n_support, n_query, seed
+            As in `MetaObjective.from_tasks`.
+        """
+        sizes = n_support, n_query, seed
+        if isinstance(tasks, TaskSet | Episodes):
+            return cls.from_episodes(as_episodes(tasks, *sizes), kernel, n_steps, start)
+        return cls.from_episodes([as_episodes(run, *sizes) for run in tasks], kernel, n_steps, start)
+
     def at(self, inner_lr: float) -> tuple[FloatArray, FloatArray, float]:
         """Return ``W(a) K W(a)' / scale**2``, ``W(a) e / scale`` and the scale, as `MetaObjective.at` has it."""
         c, scale = step_coefficients(inner_lr, self.n_steps)
         G = np.einsum("i,j,...ijnm->...nm", c, c, self.gram, optimize=True)
         return G, np.einsum("j,...jnk->...nk", c, self.targets), scale
 
-    def solve(self, inner_lrs: ArrayLike, l2: float = 0.0) -> KernelPath:
-        r"""Return the exact minimisers at many inner rates; where they are not unique, those nearest to f0.
+    def minimise(self, inner_lrs: FloatArray, l2: FloatArray, init: ArrayLike | None = None) -> KernelPath:
+        r"""Return the minimisers at many rates; `solve_path` checks its arguments, calls this and warns.
 
         .. math:: \min_d \frac{1}{2N} |W(a)(e - \phi(Z) d)|^2 + \frac{l2}{2} |d|^2
 
         Parameters
         ----------
-        inner_lrs
-            Rates of any sign, in an array of any shape.
-        l2
-            Penalty, as in `innerloop.exact.solve`.
+        inner_lrs, l2
+            Rates and penalties, two finite arrays of one shape with at least one axis.
+        init
+            None: meta-training starts at f0.
         """
-        rates, penalty = as_floats(inner_lrs, "inner_lrs"), as_nonnegative(l2, "l2")
-        check_finite(rates, "inner_lrs")
-        if penalty.ndim:
-            raise ValueError(f"`l2` must be a single number, got shape {penalty.shape}.")
-        solved = [self._solve_one(rate, float(penalty)) for rate in rates.ravel().tolist()]
-        coef, loss = (np.array(part) for part in zip(*solved, strict=True))
-        return KernelPath(
-            rates,
-            float(penalty),
-            coef.reshape((*rates.shape, *coef.shape[1:])),
-            loss.reshape((*rates.shape, *loss.shape[1:])),
-            self,
+        if init is not None:
+            raise ValueError(
+                "`init` must be None for a KernelObjective, which starts at a function; give that as "
+                "KernelObjective.from_episodes(episodes, kernel, start=...)."
+            )
+        solved = [
+            self._minimise_at(rate, penalty)
+            for rate, penalty in zip(inner_lrs.ravel().tolist(), l2.ravel().tolist(), strict=True)
+        ]
+        coef, loss, rank, condition = (
+            np.array(part).reshape((*inner_lrs.shape, *np.shape(part[0]))) for part in zip(*solved, strict=True)
         )
+        return KernelPath(inner_lrs, l2, coef, loss, rank, condition, self)
 
-    def _solve_one(self, rate: float, l2: float) -> tuple[FloatArray, FloatArray]:
-        """Return the coefficients of all rows (..., n_rows, k) and the loss (...)."""
+    def _minimise_at(self, rate: float, l2: float) -> tuple[FloatArray, FloatArray, IntArray, FloatArray]:
+        """Return the coefficients of all rows (..., n_rows, k), and the loss, rank and condition of each run (...)."""
         G, g, scale = self.at(rate)
         c, ridge = step_coefficients(rate, self.n_steps)[0], g.shape[-2] * l2 / scale**2
         dual, coef = np.empty_like(g), np.empty_like(self.rows.y)
+        rank, condition = np.empty(g.shape[:-2], dtype=np.intp), np.empty(g.shape[:-2])
         for run in np.ndindex(g.shape[:-2]):
-            dual[run] = _least_norm(G[run], g[run], ridge)
+            dual[run], rank[run], condition[run] = _least_norm(G[run], g[run], ridge)
         for (t, v, q), P in zip(self.rows.tasks(), self.weights, strict=True):
             coef[..., v, :] = c[0] * dual[..., q, :]
             coef[..., t, :] = sum(
                 c[j] * np.swapaxes(P[j - 1], -1, -2) @ dual[..., q, :] for j in range(1, self.n_steps + 1)
             )
         loss: FloatArray = np.square(scale * (g - G @ dual)).mean(axis=(-1, -2)) / 2
-        return coef, loss
+        return coef, loss, rank, condition
 
 
 @final
@@ -232,25 +261,69 @@ class KernelObjective:
 class KernelPath:
     """Exactly meta-trained functions ``f(x) = f0(x) + K(x, Z) coef``, Z all training rows, at many inner rates.
 
+    Of all minimisers each is the one nearest to f0 in the norm of the kernel. ``path[i]`` is a path of one rate without
+    an axis of rates, as `solve` returns it.
+
     Parameters
     ----------
-    inner_lr
-        Rates.
-    l2
-        The penalty.
+    inner_lr, l2
+        Rates and penalties, of one shape.
     coef : (*inner_lr.shape, ..., n_rows, n_targets)
         Coefficients of the training rows: task by task, support before query; axes before them are runs.
     loss : (*inner_lr.shape, ...)
         Meta-training loss, without the penalty.
+    rank : (*inner_lr.shape, ...)
+        Rank of the matrix ``W(a) K W(a)'`` that was inverted: how many query rows are independent, all with l2 > 0.
+    condition : (*inner_lr.shape, ...)
+        Its condition number, the penalty included; about the square of that of `MetaPath`.
     objective
-        What was solved.
+        What was minimised.
     """
 
     inner_lr: FloatArray
-    l2: float
+    l2: FloatArray
     coef: FloatArray = field(repr=False)
     loss: FloatArray
+    rank: IntArray
+    condition: FloatArray
     objective: KernelObjective = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.inner_lr)
+
+    def __getitem__(self, index: int | tuple[int, ...]) -> KernelPath:
+        """Return the solution at one place of the path."""
+        if self.inner_lr[index].ndim:
+            raise IndexError(f"`index` must name one solution of a path of shape {self.inner_lr.shape}.")
+        return KernelPath(
+            np.asarray(self.inner_lr[index]),
+            np.asarray(self.l2[index]),
+            self.coef[index],
+            np.asarray(self.loss[index]),
+            np.asarray(self.rank[index]),
+            np.asarray(self.condition[index]),
+            self.objective,
+        )
+
+    @property
+    def status(self) -> NDArray[Any]:
+        """What is known of each rate's minimiser: "unique" where l2 > 0, else "nearest".
+
+        "nearest": there may be other minimisers, as a kernel does not tell how many features it has.
+        """
+        return np.where(self.l2 > 0, "unique", "nearest").astype(object)
+
+    def poorly_determined(self) -> str | None:
+        """Return a sentence on the first rate at which few digits are correct, or None."""
+        by_rate = self.condition.reshape(*self.inner_lr.shape, -1).max(axis=-1)
+        poor = by_rate > POOR_CONDITION
+        if not poor.any():
+            return None
+        return (
+            f"at inner_lr={self.inner_lr[poor][0]:g} the kernel matrix of the meta-training problem has condition "
+            f"number {by_rate[poor][0]:.1e}: coefficients have few correct digits. Set `l2` > 0; or, where features "
+            "can be formed and are fewer than the query rows, use MetaObjective."
+        )
 
     def predict(self, X: FloatArray) -> FloatArray:
         """Return f at rows X (..., n, d), before any adaptation: (*inner_lr.shape, ..., n) or (..., n, n_targets)."""
@@ -310,16 +383,16 @@ class KernelPath:
         axes, n_axes = self.inner_lr.ndim, rates.ndim
         losses = total / (2 * rows.n_query.sum() * rows.y.shape[-1])
         losses = losses.reshape((*rates.shape, *losses.shape[1:]))
-        moved: FloatArray = np.moveaxis(losses, range(n_axes, n_axes + axes), range(axes))
-        return moved
+        inner_first: FloatArray = np.moveaxis(losses, range(n_axes, n_axes + axes), range(axes))
+        return inner_first
 
     def _values(self, X: FloatArray) -> FloatArray:
         """Return f: (*inner_lr.shape, ..., n, n_targets)."""
         objective = self.objective
-        moved = objective.kernel(X, objective.rows.X) @ self.coef
+        change = objective.kernel(X, objective.rows.X) @ self.coef
         lead = np.broadcast_shapes(X.shape[:-2], objective.rows.X.shape[:-2])
         shape = (*lead, X.shape[-2], self.coef.shape[-1])
-        return moved + _values(objective.start, X, shape)
+        return change + _values(objective.start, X, shape)
 
 
 def _weights(cross: FloatArray, gram: FloatArray, n_steps: int) -> list[FloatArray]:
@@ -331,17 +404,19 @@ def _weights(cross: FloatArray, gram: FloatArray, n_steps: int) -> list[FloatArr
     return weights
 
 
-def _least_norm(G: FloatArray, g: FloatArray, ridge: float) -> FloatArray:
-    """Return (G + ridge)^+ g for a symmetric G that is positive semidefinite but for rounding."""
+def _least_norm(G: FloatArray, g: FloatArray, ridge: float) -> tuple[FloatArray, int, float]:
+    """Return (G + ridge)^+ g for a G that is positive semidefinite but for rounding; the rank, and the condition."""
     A = G + ridge * np.eye(len(G))
     factor, status = lapack.dpotrf(A)
-    if status == 0 and lapack.dpocon(factor, np.linalg.norm(A, 1))[0] * _CLEAR_RANK > 1:
-        solution: FloatArray = lapack.dpotrs(factor, g)[0]
-        return solution
+    if status == 0:
+        rcond = lapack.dpocon(factor, np.linalg.norm(A, 1))[0]
+        if rcond * CLEAR_RANK > 1:
+            return lapack.dpotrs(factor, g)[0], len(A), float(1 / rcond)
     s, V = np.linalg.eigh(A)
     kept = s > s[-1] * len(s) * 8 * np.finfo(float).eps
-    shortest: FloatArray = (V[:, kept] / s[kept]) @ (V[:, kept].T @ g)
-    return shortest
+    if not kept.any():
+        return np.zeros_like(g), 0, 1.0
+    return (V[:, kept] / s[kept]) @ (V[:, kept].T @ g), int(kept.sum()), float(s[-1] / s[kept][0])
 
 
 def _values(function: Function | None, X: FloatArray, shape: tuple[int, ...]) -> FloatArray:
@@ -362,10 +437,14 @@ def _gather(episodes: Runs) -> _Rows:
     runs = [episodes] if isinstance(episodes, Episodes) else list(episodes)
     if not runs:
         raise ValueError("`episodes` must hold at least one run, got none.")
+    for run in runs:
+        check_episodes(run)
     first = runs[0]
     for i, run in enumerate(runs):
         if not (np.array_equal(run.n_support, first.n_support) and np.array_equal(run.n_query, first.n_query)):
-            raise ValueError(f"`episodes` of all runs must agree in the sizes of their tasks, got another in run {i}.")
+            raise ValueError(
+                f"`episodes` of all runs must agree in the sizes of their tasks, got other sizes in run {i}."
+            )
     task = np.concatenate([np.repeat(np.arange(len(first)), n) for n in (first.n_support, first.n_query)])
     order = np.argsort(task, kind="stable")
     rows = [np.concatenate((run.support_rows, run.query_rows))[order] for run in runs]

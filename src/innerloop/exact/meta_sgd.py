@@ -5,10 +5,10 @@ One step with rates :math:`\alpha` leaves a task's query residual
 .. math:: y_v - X_v (\omega - \alpha \odot \gamma), \quad \gamma = X_t'(X_t \omega - y_t) / n_t
 
 which is linear in :math:`\omega` for given :math:`\alpha` and linear in :math:`\alpha` for given :math:`\omega`. So
-both are found by alternating exact least squares, of which each lowers the loss. The rates are drawn towards a common
-one, :math:`\bar\alpha = \sum_j Q_{jj} \alpha_j / \sum_j Q_{jj}`: to the sum of squares, whose curvature in
-:math:`\alpha_j` is :math:`Q_{jj}`, :math:`\rho \sum_j Q_{jj} (\alpha_j - \bar\alpha)^2` is added. With
-:math:`\rho = \infty` all rates are one, the best common rate.
+both are fitted by alternating exact least squares, of which each lowers the loss. The rates are shrunk towards a common
+rate :math:`\bar\alpha = \sum_j Q_{jj} \alpha_j / \sum_j Q_{jj}`: the penalty
+:math:`\rho \sum_j Q_{jj} (\alpha_j - \bar\alpha)^2` is added to the sum of squares, whose curvature in
+:math:`\alpha_j` is :math:`Q_{jj}`. With :math:`\rho = \infty` all rates equal the best common rate.
 """
 
 from __future__ import annotations
@@ -35,32 +35,32 @@ class RateObjective:
 
     @classmethod
     def of(cls, episodes: Episodes, coef: FloatArray) -> RateObjective:
-        """Gather it at meta-parameters (n_features, n_targets)."""
+        """Sum over the episodes at meta-parameters (n_features, n_targets)."""
         p = episodes.n_features
         Q, b, c = np.zeros((p, p)), np.zeros(p), 0.0
         for block in episodes.blocks(_BLOCK_ROWS):
             X, n = block.X_support, max(block.X_support.shape[1], 1)
             gradient = X.transpose(0, 2, 1) @ (X @ coef - block.y_support) / n
-            left = block.y_query - block.X_query @ coef
+            residual = block.y_query - block.X_query @ coef
             for k in range(coef.shape[1]):
                 Z = (block.X_query * gradient[:, None, :, k]).reshape(-1, p)
                 Q += Z.T @ Z
-                b += Z.T @ left[..., k].ravel()
-            c += float(np.sum(left**2))
+                b += Z.T @ residual[..., k].ravel()
+            c += float(np.sum(residual**2))
         return cls(Q, b, c)
 
     def __call__(self, rates: FloatArray) -> float:
         """Return the sum of squares at these rates."""
         return float(self.c + 2 * self.b @ rates + rates @ self.Q @ rates)
 
-    def best(self, pull: float) -> FloatArray:
-        """Return the rates of lowest sum, drawn towards a common one by `pull`, rho above."""
+    def best(self, penalty: float) -> FloatArray:
+        """Return the rates of lowest penalised sum; `penalty` is rho of the module's docstring."""
         total = float(self.Q.sum())
         if total <= 0:
             return np.zeros_like(self.b)
-        if np.isinf(pull):
+        if np.isinf(penalty):
             return np.full_like(self.b, -self.b.sum() / total)
-        p, weight = len(self.b), pull * self.Q.diagonal()
+        p, weight = len(self.b), penalty * self.Q.diagonal()
         # Unknowns are the rates and their common value.
         system = np.zeros((p + 1, p + 1))
         system[:p, :p] = self.Q + np.diag(weight)
@@ -85,7 +85,7 @@ def solve_coef(episodes: Episodes, rates: FloatArray, l2: float) -> FloatArray:
 
 
 def solve_meta_sgd(
-    episodes: Episodes, rate: float, l2: float, pull: float, n_sweeps: int
+    episodes: Episodes, rate: float, l2: float, penalty: float, n_sweeps: int
 ) -> tuple[FloatArray, FloatArray]:
     """Return meta-parameters and rates by alternating exact solves.
 
@@ -97,10 +97,10 @@ def solve_meta_sgd(
         The common rate to start from.
     l2
         Penalty on the meta-parameters, in units of the half mean squared error.
-    pull
-        Of the rates towards a common one, rho above.
+    penalty
+        On the differences of rates from a common one: rho of the module's docstring.
     n_sweeps
-        How often each is solved for.
+        Number of alternations.
 
     Returns
     -------
@@ -114,5 +114,5 @@ def solve_meta_sgd(
     rates = np.full(episodes.n_features, rate)
     for _ in range(n_sweeps):
         coef = solve_coef(episodes, rates, l2)
-        rates = RateObjective.of(episodes, coef).best(pull)
+        rates = RateObjective.of(episodes, coef).best(penalty)
     return solve_coef(episodes, rates, l2), rates

@@ -8,15 +8,26 @@ distance of the meta-parameters from ``init``, averaged over targets in the same
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from math import comb
-from typing import final
+from typing import NamedTuple, final
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from innerloop._base.checks import FloatArray, IntArray, as_count, as_nonnegative
-from innerloop.data.episodes import EpisodeBlock, Episodes
+from innerloop._base.checks import FloatArray, IntArray, as_count, as_floats, as_nonnegative, check_finite
+from innerloop._base.threads import one_thread
+from innerloop.data.episodes import EpisodeBlock, Episodes, check_episodes
+from innerloop.data.tasks import TaskSet, as_episodes
 from innerloop.exact._factor import Factor, full_block, reduce_rows
+from innerloop.exact._least_squares import least_squares
+from innerloop.exact.solutions import MetaPath, Status
+
+# From so many problems on, small ones are solved on one thread.
+_MANY = 4
+# Query rows count as fitted exactly where their residual is at most this fraction of that at `init`.
+_EXACT_FIT = 1e-10
 
 
 @final
@@ -30,9 +41,9 @@ class MetaObjective:
         g(a) - B(a) omega = sum_j C(K, j) (-a)^j (g_j - U_j omega),    j = 0..K
         U_0 = X_v,  U_j = U_{j-1} X_t'X_t / n_t,    g_0 = y_v,  g_j = U_{j-1} X_t'y_t / n_t
 
-    so that any R with ``R'R = D'D``, D the rows ``[U_0 .. U_K g_0 .. g_K]`` of all tasks, says everything
-    about every rate. That R, a triangle of (K + 1)(p + k) columns for p features and k targets (or the rows
-    themselves, where they are few), is all that is kept, whatever the number of tasks.
+    so that any R with ``R'R = D'D``, D the rows ``[U_0 .. U_K g_0 .. g_K]`` of all tasks, determines the loss at
+    every rate. Only that R is kept, a triangle of (K + 1)(p + k) columns for p features and k targets (or the rows
+    themselves, where they are few), whatever the number of tasks.
 
     Objectives add (``a + b``: the tasks of both) and scale (``2.0 * a``: each task counts twice).
 
@@ -45,13 +56,14 @@ class MetaObjective:
     weight
         Weighted number of query rows, by which sums of squares are divided.
     n_tasks
-        Number of episodes behind it.
+        Number of episodes.
     single_target
         Whether targets had shape (rows,), so that coefficients have shape (n_features,).
 
     Notes
     -----
-    docs/theory.md, sections "The meta-training loss" and "The factor". `from_tasks` makes one.
+    docs/theory.md, sections "The meta-training loss" and "The factor". `from_episodes` and
+    `from_tasks` make one.
     """
 
     factor: FloatArray = field(repr=False)
@@ -65,7 +77,7 @@ class MetaObjective:
     __array_ufunc__ = None  # numpy leaves np.float64(2.0) * objective to __rmul__
 
     @classmethod
-    def from_tasks(cls, episodes: Episodes, n_steps: int = 1) -> MetaObjective:
+    def from_episodes(cls, episodes: Episodes, n_steps: int = 1) -> MetaObjective:
         """Gather the objective of all episodes.
 
         Parameters
@@ -82,11 +94,7 @@ class MetaObjective:
         ValueError
             If `n_steps` is below 1.
         """
-        if not isinstance(episodes, Episodes):
-            raise TypeError(
-                f"`episodes` must be innerloop.Episodes, got {type(episodes).__name__}; "
-                "make them with TaskSet.split or Episodes([...])."
-            )
+        check_episodes(episodes)
         K = as_count(n_steps, "n_steps")
         factor = Factor((K + 1) * (episodes.n_features + episodes.n_targets))
         for _, rows in residual_columns(episodes, K):
@@ -103,16 +111,48 @@ class MetaObjective:
             episodes.y.ndim == 1,
         )
 
+    @classmethod
+    def from_tasks(
+        cls,
+        tasks: TaskSet | Episodes,
+        n_steps: int = 1,
+        *,
+        n_support: int | None = None,
+        n_query: int | None = None,
+        seed: int = 0,
+    ) -> MetaObjective:
+        """Gather the objective of a task set, or of episodes as `from_episodes` does.
+
+        Parameters
+        ----------
+        tasks
+            A `TaskSet`, of which this makes episodes; or `Episodes`.
+        n_steps
+            Inner gradient steps K, at least 1.
+        n_support, n_query
+            Rows per episode. Without `n_query` every row is a query row once (`TaskSet.deal`); with it each task is one
+            episode (`TaskSet.split`).
+        seed
+            Of the rows drawn.
+
+        Raises
+        ------
+        TypeError
+            If `tasks` is neither of the two.
+        ValueError
+            If a task has too few rows, or sizes are given for episodes.
+        """
+        return cls.from_episodes(as_episodes(tasks, n_support, n_query, seed), n_steps)
+
     def __add__(self, other: object) -> MetaObjective:
         if isinstance(other, int) and other == 0:
             return self  # so that sum() works
         if not isinstance(other, MetaObjective):
             return NotImplemented
-        mine, theirs = self._kind, other._kind
-        if mine != theirs:
+        if self._kind != other._kind:
             raise ValueError(
                 "objectives must agree in (n_features, n_targets, n_steps, single_target) to be added, got "
-                f"{mine} and {theirs}."
+                f"{self._kind} and {other._kind}."
             )
         return MetaObjective(
             reduce_rows(np.concatenate((self.factor, other.factor))),
@@ -150,10 +190,72 @@ class MetaObjective:
             within [-1, 1] and keeps larger ones from overflow.
         """
         c, scale = step_coefficients(inner_lr, self.n_steps)
-        width = (self.n_steps + 1) * self.n_features
-        U = self.factor[:, :width].reshape(-1, self.n_steps + 1, self.n_features)
-        g = self.factor[:, width:].reshape(-1, self.n_steps + 1, self.n_targets)
+        U, g = split_columns(self.factor, self.n_features, self.n_targets)
         return np.einsum("j,ijp->ip", c, U), np.einsum("j,ijk->ik", c, g), scale
+
+    def minimise(self, inner_lrs: FloatArray, l2: FloatArray, init: ArrayLike | None = None) -> MetaPath:
+        """Return the minimisers at many rates; `solve_path` checks its arguments, calls this and warns.
+
+        Parameters
+        ----------
+        inner_lrs, l2
+            Rates and penalties, two finite arrays of one shape with at least one axis.
+        init
+            As in `solve`.
+        """
+        start = self._start(init)
+        if self.weight <= 0:
+            raise ValueError("`objective` must have query rows of positive weight, got none.")
+        pairs = zip(inner_lrs.ravel().tolist(), l2.ravel().tolist(), strict=True)
+        with one_thread(self.n_features) if inner_lrs.size >= _MANY else nullcontext():
+            solved = [self._minimise_at(rate, penalty, start) for rate, penalty in pairs]
+        coef = np.array([s.coef for s in solved]).reshape(*inner_lrs.shape, *start.shape)
+        return MetaPath(
+            inner_lrs,
+            l2,
+            coef[..., 0] if self.single_target else coef,
+            np.array([s.loss for s in solved]).reshape(inner_lrs.shape),
+            np.array([s.rank for s in solved], dtype=np.intp).reshape(inner_lrs.shape),
+            np.array([s.condition for s in solved]).reshape(inner_lrs.shape),
+            np.array([s.status for s in solved], dtype=object).reshape(inner_lrs.shape),
+        )
+
+    def _start(self, init: ArrayLike | None) -> FloatArray:
+        """Return `init` as (n_features, n_targets)."""
+        shape = (self.n_features, self.n_targets)
+        if init is None:
+            return np.zeros(shape)
+        start = as_floats(init, "init")
+        check_finite(start, "init")
+        expected = shape[:1] if self.single_target else shape
+        if start.shape != expected:
+            raise ValueError(f"`init` must have the shape of the coefficients, {expected}, got {start.shape}.")
+        return start.reshape(shape)
+
+    def _minimise_at(self, rate: float, l2: float, init: FloatArray) -> _Minimum:
+        B, g, scale = self.at(rate)
+        # The ridge is scaled in two steps: scale**2 may overflow where the ratio does not.
+        ridge = np.sqrt(self.weight * l2) / scale
+        residual = g - B @ init
+        step, rank, condition = least_squares(B, residual, ridge)
+        misfit = float(np.linalg.norm(residual - B @ step))
+        with np.errstate(over="ignore"):
+            error = scale * misfit if misfit > 0 else 0.0
+            loss = float(np.square(error) / (2 * self.weight * self.n_targets))
+        status: Status = "unique"
+        if rank < self.n_features:
+            status = "nearest" if misfit <= _EXACT_FIT * np.linalg.norm(residual) else "deficient"
+        return _Minimum(init + step, loss, rank, condition, status)
+
+
+class _Minimum(NamedTuple):
+    """The minimiser at one rate: coefficients (n_features, n_targets) and what `MetaSolution` says of them."""
+
+    coef: FloatArray
+    loss: float
+    rank: int
+    condition: float
+    status: Status
 
 
 def step_coefficients(rate: float, n_steps: int) -> tuple[FloatArray, float]:
@@ -178,6 +280,16 @@ def residual_columns(episodes: Episodes, n_steps: int) -> Iterator[tuple[IntArra
         yield block.members, _block_columns(block, n_steps)
 
 
+def split_columns(rows: FloatArray, n_features: int, n_targets: int) -> tuple[FloatArray, FloatArray]:
+    """Return U_0 .. U_K (..., K + 1, p) and g_0 .. g_K (..., K + 1, k) out of rows (..., (K + 1)(p + k))."""
+    n_orders = rows.shape[-1] // (n_features + n_targets)
+    U, g = rows[..., : n_orders * n_features], rows[..., n_orders * n_features :]
+    return (
+        U.reshape(*rows.shape[:-1], n_orders, n_features),
+        g.reshape(*rows.shape[:-1], n_orders, n_targets),
+    )
+
+
 def _block_columns(block: EpisodeBlock, n_steps: int) -> FloatArray:
     X, y, X_query = block.X_support, block.y_support, block.X_query
     n_support, p, k = X.shape[1], X.shape[2], y.shape[2]
@@ -190,7 +302,7 @@ def _block_columns(block: EpisodeBlock, n_steps: int) -> FloatArray:
     if n_support == 0:
         return rows
     Xt = X.transpose(0, 2, 1)
-    if n_support > p:  # the p x p moments are then smaller than the support rows themselves
+    if n_support > p:  # p x p moments are smaller than the support rows
         M, m = Xt @ X / n_support, Xt @ y / n_support
     for j in range(1, n_steps + 1):
         if n_support > p:

@@ -1,4 +1,12 @@
-"""The query loss after adaptation as a polynomial in the adaptation rate; docs/theory.md (5)."""
+"""The query loss after adaptation at every adaptation rate; docs/theory.md (5).
+
+K steps of rate r from meta-parameters omega leave the query residual ``sum_j C(K, j) (-r)^j t_j`` with
+``t_j = g_j - U_j omega`` (`residual_columns`). Its sum of squares is a quadratic form in ``C(K, j) (-r)^j``, whose
+matrix holds the products of the t_j summed over rows. `held_out_curves` and `bundled_curves` keep that form task by
+task, as a polynomial in r, so that the best rate can be found later. `adapted_losses` sums over all tasks at once, by
+one matrix product, and evaluates the form at given rates, scaled so that large ones do not overflow. The two sums round
+in different orders, so that neither can stand in for the other without changing last digits.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +16,15 @@ import numpy as np
 
 from innerloop._base.checks import FloatArray, IntArray
 from innerloop.data.episodes import Episodes
-from innerloop.exact.objective import residual_columns, step_coefficients
+from innerloop.exact.objective import residual_columns, split_columns, step_coefficients
 
-# Of more tasks than `_MOST_BUNDLES` only means over bundles are kept, which tell standard errors to some percent.
+# Of more tasks than this only means over so many bundles are kept, which give standard errors to some percent.
 _MOST_BUNDLES = 500
 _MOST_NUMBERS = 2**22
 
 
 def bundle_size(sizes_of_folds: IntArray) -> int:
-    """Return how many tasks to put into a bundle, so that folds leave few over; see `bundled_curves`."""
+    """Return the number of tasks per bundle (see `bundled_curves`): 1 where folds are small."""
     size = -(-int(sizes_of_folds.sum()) // _MOST_BUNDLES)
     return size if sizes_of_folds.min() >= 4 * size else 1
 
@@ -27,7 +35,7 @@ def held_out_curves(episodes: Episodes, coef: FloatArray, n_steps: int, unit: fl
     Parameters
     ----------
     episodes
-        Of tasks that had no part in `coef`.
+        Of tasks that were not used to fit `coef`.
     coef : (n_candidates, n_features, n_targets)
         Meta-parameters to score.
     n_steps
@@ -55,15 +63,17 @@ def bundled_curves(
 ) -> FloatArray:
     """Return the means of `held_out_curves` over bundles of tasks: (n_bundles, n_candidates, 2K + 1).
 
-    Many tasks cost little more than their bundles: the residual rows of a bundle, each divided by the root of the
-    number of rows of its task, are reduced to a triangle before any candidate is scored.
+    The residual rows of a bundle, each divided by the root of the number of rows of its task, are reduced by QR before
+    any candidate is scored, so that the cost of scoring grows with the number of bundles, not of tasks.
 
     Parameters
     ----------
+    episodes, coef, n_steps, unit
+        As in `held_out_curves`.
     bundle : (n_tasks,)
-        Of the tasks that `Episodes.task` counts; all bundles have as many tasks. Tasks of a negative number are left
-        out.
+        Bundle of each task that `Episodes.task` counts, the same number of tasks in each; negative: not used.
     n_bundles
+        Number of bundles.
     """
     width = (n_steps + 1) * (episodes.n_features + episodes.n_targets)
     n_rows = np.bincount(episodes.task, episodes.n_query, len(bundle)).astype(float)
@@ -82,18 +92,18 @@ def bundled_curves(
 
 
 def _stacked(episodes: Episodes, n_steps: int, bundle: IntArray, n_rows: FloatArray) -> FloatArray:
-    """Return the residual rows of bundles, weighted, in as few rows as say the same: (n_bundles, n, width)."""
-    own = bundle[episodes.task]
-    order = np.argsort(own, kind="stable")
+    """Return the weighted residual rows of bundles, reduced by QR: (n_bundles, n, width)."""
+    of_episode = bundle[episodes.task]
+    order = np.argsort(of_episode, kind="stable")
     ends = np.cumsum(episodes.n_query[order])
-    total = np.bincount(own, episodes.n_query).astype(np.intp)
+    total = np.bincount(of_episode, episodes.n_query).astype(np.intp)
     place = np.empty_like(ends)
-    place[order] = ends - episodes.n_query[order] - np.repeat(np.cumsum(total) - total, np.bincount(own))
+    place[order] = ends - episodes.n_query[order] - np.repeat(np.cumsum(total) - total, np.bincount(of_episode))
     width = (n_steps + 1) * (episodes.n_features + episodes.n_targets)
     stack = np.zeros((len(total), int(total.max()), width))
     for members, rows in residual_columns(episodes, n_steps):
         at = place[members, None] + np.arange(rows.shape[1])
-        stack[own[members, None], at] = rows / np.sqrt(n_rows[episodes.task[members], None, None])
+        stack[of_episode[members, None], at] = rows / np.sqrt(n_rows[episodes.task[members], None, None])
         place[members] += rows.shape[1]
     return np.asarray(np.linalg.qr(stack, mode="r")) if stack.shape[1] > width else stack
 
@@ -106,25 +116,21 @@ def _squares(rows: FloatArray, coef: FloatArray, n_steps: int, unit: float) -> F
     rows : (n_stacks, n_rows, (K + 1)(p + k))
         See `residual_columns`.
     """
-    n_features, n_targets = coef.shape[1:]
-    first = (n_steps + 1) * n_features
+    U, g = split_columns(rows, *coef.shape[1:])
     squares = np.zeros((len(rows), len(coef), 2 * n_steps + 1))
-    for k in range(n_targets):
+    for k in range(coef.shape[2]):
         weights = coef[:, :, k].T
-        left = [
-            comb(n_steps, j)
-            * (-unit) ** j
-            * (rows[..., first + j * n_targets + k, None] - rows[..., j * n_features : (j + 1) * n_features] @ weights)
-            for j in range(n_steps + 1)
+        terms = [
+            comb(n_steps, j) * (-unit) ** j * (g[..., j, k, None] - U[..., j, :] @ weights) for j in range(n_steps + 1)
         ]
         for i in range(n_steps + 1):
             for j in range(i, n_steps + 1):
-                squares[..., i + j] += (1 + (i < j)) * np.einsum("bqc,bqc->bc", left[i], left[j])
+                squares[..., i + j] += (1 + (i < j)) * np.einsum("bqc,bqc->bc", terms[i], terms[j])
     return squares
 
 
 def lowest(curves: FloatArray) -> FloatArray:
-    """Return where polynomials that bound from below (the last axis, constant first) are lowest."""
+    """Return the minimisers of polynomials of even degree (the last axis, constant first) that are bounded below."""
     n_roots = curves.shape[-1] - 2
     slopes = curves[..., 1:] * np.arange(1, curves.shape[-1])
     lead = slopes[..., -1:]
@@ -132,11 +138,11 @@ def lowest(curves: FloatArray) -> FloatArray:
     companion = np.zeros((*curves.shape[:-1], n_roots, n_roots))
     companion[..., np.arange(1, n_roots), np.arange(n_roots - 1)] = 1.0
     companion[..., -1] = np.where(flat, 0.0, -slopes[..., :-1] / np.where(flat, 1.0, lead))
-    # The real parts of complex roots are harmless further candidates; 0 serves where the curve is flat.
-    places = companion[..., 0] if n_roots == 1 else np.linalg.eigvals(companion).real
-    places = np.concatenate((places, np.zeros((*places.shape[:-1], 1))), axis=-1)
-    best = np.argmin(polynomial_values(curves[..., None, :], places), axis=-1)
-    return np.take_along_axis(places, best[..., None], axis=-1)[..., 0]
+    # The real parts of complex roots are harmless further candidates; 0 is the one where the curve is flat.
+    roots = companion[..., 0] if n_roots == 1 else np.linalg.eigvals(companion).real
+    candidates = np.concatenate((roots, np.zeros((*roots.shape[:-1], 1))), axis=-1)
+    best = np.argmin(polynomial_values(curves[..., None, :], candidates), axis=-1)
+    return np.take_along_axis(candidates, best[..., None], axis=-1)[..., 0]
 
 
 def polynomial_values(curves: FloatArray, t: FloatArray) -> FloatArray:
@@ -164,24 +170,16 @@ def adapted_losses(episodes: Episodes, coef: FloatArray, adapt_lrs: FloatArray, 
     Returns
     -------
     (n_coef, n_adapt)
-
-    Notes
-    -----
-    The residual is sum_j C(K, j) (-r)^j (g_j - U_j omega): its square at every rate follows from the products of these
-    K + 1 terms, summed over rows.
     """
-    p, k, K = episodes.n_features, episodes.n_targets, n_steps
-    omega = coef.reshape(len(coef), p, k)
+    K, omega = n_steps, coef.reshape(len(coef), episodes.n_features, episodes.n_targets)
     products = np.zeros((len(coef), K + 1, K + 1))
     for _, block in residual_columns(episodes, K):
-        rows = block.reshape(-1, block.shape[-1])
-        U = rows[:, : (K + 1) * p].reshape(-1, K + 1, p)
-        g = rows[:, (K + 1) * p :].reshape(-1, K + 1, 1, k)
-        terms = g - np.einsum("ijp,cpk->ijck", U, omega, optimize=True)
+        U, g = split_columns(block.reshape(-1, block.shape[-1]), *omega.shape[1:])
+        terms = g[:, :, None, :] - np.einsum("ijp,cpk->ijck", U, omega, optimize=True)
         by_coef = np.ascontiguousarray(terms.transpose(2, 1, 0, 3)).reshape(len(coef), K + 1, -1)
         products += by_coef @ by_coef.transpose(0, 2, 1)
     losses = np.empty((len(coef), len(adapt_lrs)))
     for i, rate in enumerate(adapt_lrs.tolist()):
         c, scale = step_coefficients(rate, K)
         losses[:, i] = scale**2 * (products @ c @ c)
-    return losses / (2 * float(episodes.n_query.sum()) * k)
+    return losses / (2 * float(episodes.n_query.sum()) * episodes.n_targets)

@@ -1,21 +1,34 @@
 """Meta-learning of any `torch.nn.Module`, with inner learning rates of any sign."""
 
 from innerloop.neural.algorithms import MAML, Algorithm, ImplicitMAML, Reptile, RidgeHead
-from innerloop.neural.batch import TEST, TRAINING, VALIDATION, SinusoidTasks, TaskBatch, TaskSetTasks, TaskSource
+from innerloop.neural.batch import TaskBatch
 from innerloop.neural.callbacks import TensorBoardCallback
 from innerloop.neural.inner_loop import adapt, predict
 from innerloop.neural.linear import FrozenFeatures, LinearizedModule, features, linearize
+from innerloop.neural.sources import (
+    TEST,
+    TRAINING,
+    VALIDATION,
+    DistributionTasks,
+    SinusoidTasks,
+    Stage,
+    TaskSetTasks,
+    TaskSource,
+)
 from innerloop.neural.sweep import sweep
 from innerloop.neural.task_model import accuracy, half_mse
 from innerloop.neural.trainer import Callback, MetaTrainer
+from innerloop.neural.training import Adam, Training
 
 __all__ = [
     "MAML",
     "TEST",
     "TRAINING",
     "VALIDATION",
+    "Adam",
     "Algorithm",
     "Callback",
+    "DistributionTasks",
     "FrozenFeatures",
     "ImplicitMAML",
     "LinearizedModule",
@@ -23,10 +36,12 @@ __all__ = [
     "Reptile",
     "RidgeHead",
     "SinusoidTasks",
+    "Stage",
     "TaskBatch",
     "TaskSetTasks",
     "TaskSource",
     "TensorBoardCallback",
+    "Training",
     "accuracy",
     "adapt",
     "features",

@@ -1,8 +1,7 @@
-"""Meta-learning algorithms: how a task adapts, and what its loss sends back to the meta-parameters.
+"""Meta-learning algorithms: how a task adapts, and the meta-gradient of its loss.
 
 Each is a small frozen object with two methods. `predict` adapts to the support rows and predicts the query rows;
-`losses` returns query losses whose gradient, by ordinary autograd, is the algorithm's meta-gradient. Where a usual name
-is an option of another:
+`losses` returns query losses whose gradient, by ordinary autograd, is the algorithm's meta-gradient. Their usual names:
 
 =================  ==================================================================
 MAML               ``MAML()``
@@ -10,7 +9,7 @@ first-order MAML   ``MAML(first_order=True)``
 ANIL               ``MAML(subset=["head"])``, the names of what adapts
 Meta-SGD, LSLR     ``MAML()`` with learned rates, see `MetaTrainer`
 Reptile            ``Reptile()``
-implicit MAML      ``ImplicitMAML(strength)``
+implicit MAML      ``ImplicitMAML(l2)``
 ridge head (R2D2)  ``RidgeHead(l2)``
 =================  ==================================================================
 """
@@ -33,7 +32,7 @@ Rates = Sequence[Params]
 
 
 class Algorithm(Protocol):
-    """A way to adapt and to learn from it."""
+    """How tasks adapt, and the meta-gradient of that adaptation."""
 
     def adapted(self, params: Params) -> list[str]:
         """Return the names of the parameters that differ from task to task."""
@@ -51,12 +50,12 @@ class Algorithm(Protocol):
 @final
 @dataclass(frozen=True)
 class MAML:
-    """Gradient steps, differentiated through (Finn, Abbeel and Levine, 2017).
+    """Gradient steps with backpropagation through them (Finn, Abbeel and Levine, 2017).
 
     Parameters
     ----------
     first_order
-        Take the inner gradients as constants.
+        Treat the inner gradients as constants in the outer gradient.
     subset
         Names of parameters or modules that take steps (ANIL: the head), or a predicate; None: all.
     """
@@ -97,36 +96,37 @@ class Reptile:
         return MAML().predict(model, start, rates, batch)
 
     def losses(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Tensor:
-        """Return the query losses, with half the squared way from start to end in place of their gradient."""
+        """Return the query losses, with the gradient of half the squared distance from the adapted parameters."""
         with torch.no_grad():
             end = inner_loop(model.losses, start, list(start), rates, batch)
             values = model.losses(end, batch.X_query, batch.y_query)
-        way = _squared_distance(start, end) / 2
-        return values + (way - way.detach())
+        distance = _squared_distance(start, end) / 2
+        return values + (distance - distance.detach())
 
 
 @final
 @dataclass(frozen=True)
 class ImplicitMAML:
-    r"""Gradient steps held back to the start, differentiated at their end (Rajeswaran et al., 2019).
+    r"""Implicit differentiation of penalised gradient steps (Rajeswaran et al., 2019).
 
-    The steps minimise :math:`L(\theta) + \tfrac{\lambda}{2} |\theta - \omega|^2`; as if they had reached a stationary
-    point, :math:`d\theta / d\omega = (I + H / \lambda)^{-1}`, H the Hessian of L there, by conjugate gradients.
+    The steps minimise :math:`L(\theta) + \tfrac{\lambda}{2} |\theta - \omega|^2` from the start :math:`\omega`. Their
+    result is differentiated as a stationary point, :math:`d\theta / d\omega = (I + H / \lambda)^{-1}` with the Hessian
+    H of L there, by conjugate gradients.
 
     Parameters
     ----------
-    strength
-        The :math:`\lambda`, positive.
+    l2
+        Penalty :math:`\lambda`, positive.
     n_cg_steps
         Steps of conjugate gradients.
     """
 
-    strength: float = 1.0
+    l2: float = 1.0
     n_cg_steps: int = 10
 
     def __post_init__(self) -> None:
-        if not 0 < self.strength < float("inf"):
-            raise ValueError(f"`strength` must be positive and finite, got {self.strength}.")
+        if not 0 < self.l2 < float("inf"):
+            raise ValueError(f"`l2` must be positive and finite, got {self.l2}.")
 
     def adapted(self, params: Params) -> list[str]:
         """Return the names of all parameters."""
@@ -143,15 +143,15 @@ class ImplicitMAML:
     def _adapt(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Params:
         names, anchor = list(start), {name: value.detach() for name, value in start.items()}
 
-        def held_back(params: Params, X: Tensor, y: Tensor) -> Tensor:
-            return model.losses(params, X, y) + self.strength / 2 * _squared_distance(params, anchor)
+        def penalised(params: Params, X: Tensor, y: Tensor) -> Tensor:
+            return model.losses(params, X, y) + self.l2 / 2 * _squared_distance(params, anchor)
 
         with torch.no_grad():
-            end = inner_loop(held_back, anchor, names, rates, batch)
+            end = inner_loop(penalised, anchor, names, rates, batch)
         if not torch.is_grad_enabled():
             return end
 
-        def pulled_back(vectors: Sequence[Tensor]) -> list[Tensor]:
+        def pullback(vectors: Sequence[Tensor]) -> list[Tensor]:
             with torch.enable_grad():
                 points = [end[name].detach().requires_grad_() for name in names]
                 loss = model.losses(dict(zip(names, points, strict=True)), batch.X_support, batch.y_support).sum()
@@ -159,25 +159,25 @@ class ImplicitMAML:
 
             def product(vector: list[Tensor]) -> list[Tensor]:
                 curved = torch.autograd.grad(slopes, points, vector, retain_graph=True)
-                return [v + c / self.strength for v, c in zip(vector, curved, strict=True)]
+                return [v + c / self.l2 for v, c in zip(vector, curved, strict=True)]
 
             return conjugate_gradients(product, list(vectors), self.n_cg_steps)
 
-        outputs = _PulledBack.apply(pulled_back, [end[name] for name in names], *start.values())  # type: ignore[no-untyped-call]
+        outputs = _WithPullback.apply(pullback, [end[name] for name in names], *start.values())  # type: ignore[no-untyped-call]
         return dict(zip(names, outputs, strict=True))
 
 
-class _PulledBack(torch.autograd.Function):
-    """Given outputs as a function of inputs, with a given map of gradients."""
+class _WithPullback(torch.autograd.Function):
+    """Outputs that backpropagation takes for a function of the inputs, with a given vector-Jacobian product."""
 
     @staticmethod
-    def forward(ctx: Any, pulled_back: Callable[..., list[Tensor]], outputs: list[Tensor], *_: Tensor) -> Any:
-        ctx.pulled_back = pulled_back
+    def forward(ctx: Any, pullback: Callable[..., list[Tensor]], outputs: list[Tensor], *_: Tensor) -> Any:
+        ctx.pullback = pullback
         return tuple(output.clone() for output in outputs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return (None, None, *ctx.pulled_back(gradients))
+        return (None, None, *ctx.pullback(gradients))
 
 
 def _squared_distance(a: Params, b: Params) -> Tensor:
@@ -211,7 +211,7 @@ def conjugate_gradients(
 @final
 @dataclass(frozen=True)
 class RidgeHead:
-    r"""An exact ridge regression on the module's outputs in place of gradient steps (Bertinetto et al., 2019).
+    r"""Ridge regression on the module's outputs in place of gradient steps (Bertinetto et al., 2019).
 
     .. math:: W = (\Phi'\Phi / n + l2 \, I)^{-1} \Phi' Y / n
 

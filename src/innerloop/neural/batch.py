@@ -1,21 +1,16 @@
-"""Tasks as tensors with a leading task axis, and sources that draw them by index."""
+"""Tasks as tensors with a leading task axis."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, final
+from typing import final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from innerloop._base.checks import FloatArray, as_count
-from innerloop._base.seeds import stream
+from innerloop._base.checks import FloatArray
 from innerloop.data.episodes import Episodes
-from innerloop.data.tasks import TaskSet
-
-# First number of an index: tasks of different stages are never the same draw.
-TRAINING, VALIDATION, TEST = 0, 1, 2
 
 
 @final
@@ -60,12 +55,16 @@ class TaskBatch:
         if len(blocks) != 1:
             raise ValueError(f"`episodes` must all have the same numbers of rows, got {len(blocks)} different sizes.")
         order = np.argsort(blocks[0].members)
-        return cls._from_arrays(
+        return cls.from_arrays(
             *(getattr(blocks[0], name)[order] for name in ("X_support", "y_support", "X_query", "y_query"))
         )
 
     @classmethod
-    def _from_arrays(cls, *arrays: FloatArray) -> TaskBatch:
+    def from_arrays(
+        cls, X_support: FloatArray, y_support: FloatArray, X_query: FloatArray, y_query: FloatArray
+    ) -> TaskBatch:
+        """Make a batch of numpy arrays."""
+        arrays = X_support, y_support, X_query, y_query
         return cls(*(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays))
 
     def __len__(self) -> int:
@@ -88,70 +87,3 @@ class TaskBatch:
                 for tensor in self.tensors
             )
         )
-
-
-class TaskSource(Protocol):
-    """Where tasks come from. The same index gives the same tasks, whatever was drawn before."""
-
-    def sample(self, n_tasks: int, n_support: int, n_query: int, index: tuple[int, ...]) -> TaskBatch:
-        """Draw the tasks number `index`."""
-        ...
-
-
-@final
-@dataclass(frozen=True)
-class SinusoidTasks:
-    """Sine waves ``y = A sin(x - phase)`` (Finn, Abbeel and Levine, 2017).
-
-    A is uniform on [0.1, 5], the phase on [0, pi], x on [-5, 5]; there is no noise.
-
-    Parameters
-    ----------
-    seed
-        Any whole number from 0.
-    """
-
-    seed: int = 0
-
-    def sample(self, n_tasks: int, n_support: int, n_query: int, index: tuple[int, ...]) -> TaskBatch:
-        """Draw the tasks number `index`."""
-        rng = stream(self.seed, *index)
-        amplitude = rng.uniform(0.1, 5.0, (n_tasks, 1, 1))
-        phase = rng.uniform(0.0, np.pi, (n_tasks, 1, 1))
-        X_support, X_query = (rng.uniform(-5.0, 5.0, (n_tasks, n, 1)) for n in (n_support, n_query))
-        y_support, y_query = (amplitude * np.sin(X - phase) for X in (X_support, X_query))
-        return TaskBatch._from_arrays(X_support, y_support, X_query, y_query)
-
-
-@final
-@dataclass(frozen=True)
-class TaskSetTasks:
-    """Tasks of a table: each time some of them, without replacement while they last, with rows dealt anew.
-
-    Parameters
-    ----------
-    tasks
-        The rows.
-    seed
-        Any whole number from 0.
-    """
-
-    tasks: TaskSet
-    seed: int = 0
-
-    def sample(self, n_tasks: int, n_support: int, n_query: int, index: tuple[int, ...]) -> TaskBatch:
-        """Draw the tasks number `index`."""
-        n_rows = as_count(n_support, "n_support", 0) + as_count(n_query, "n_query")
-        sizes = self.tasks.sizes
-        if (sizes < n_rows).any():
-            small = int(np.argmin(sizes))
-            raise ValueError(
-                f"task {self.tasks.ids[small].item()!r} has {sizes[small]} row(s), too few for {n_support} support and "
-                f"{n_query} query rows; ask for fewer rows or leave out small tasks."
-            )
-        rng = stream(self.seed, *index)
-        rounds = -(-n_tasks // len(sizes))
-        chosen = np.concatenate([rng.permutation(len(sizes)) for _ in range(rounds)])[:n_tasks]
-        rows = np.stack([self.tasks.starts[i] + rng.permutation(sizes[i])[:n_rows] for i in chosen])
-        X, y = self.tasks.X[rows], self.tasks.y[rows].reshape(*rows.shape, -1)
-        return TaskBatch._from_arrays(X[:, :n_support], y[:, :n_support], X[:, n_support:], y[:, n_support:])

@@ -1,4 +1,4 @@
-"""A callback of `MetaTrainer` that writes for TensorBoard."""
+"""Callback of `MetaTrainer` that logs to TensorBoard."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from innerloop.neural.trainer import MetaTrainer
 
 @final
 class TensorBoardCallback:
-    """Write the meta-training loss, and learned inner rates, for TensorBoard.
+    """Log the meta-training loss and learned inner rates to TensorBoard.
 
     Parameters
     ----------
     folder
-        Where to write; ``tensorboard --logdir folder`` shows it.
+        Log directory; ``tensorboard --logdir folder`` shows it.
     every
-        Write once in so many steps.
+        Steps between two entries.
     """
 
     def __init__(self, folder: str | Path, every: int = 10) -> None:
@@ -29,7 +29,7 @@ class TensorBoardCallback:
         self._writer = SummaryWriter(str(folder))
 
     def on_step(self, trainer: MetaTrainer, losses: Tensor) -> None:
-        """Write, if it is time."""
+        """Log every `every` steps."""
         if trainer.iteration % self.every == 0:
             self._write("meta-training loss", losses.mean().item(), trainer.iteration)
             if trainer.learn_inner_lr:
@@ -37,7 +37,7 @@ class TensorBoardCallback:
                     self._write(f"inner_lr/{name or 'all'}", rate.mean().item(), trainer.iteration)
 
     def on_end(self, trainer: MetaTrainer) -> None:  # noqa: ARG002
-        """Write what is buffered."""
+        """Flush the log."""
         self._writer.flush()
 
     def _write(self, name: str, value: float, iteration: int) -> None:

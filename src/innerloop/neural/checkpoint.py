@@ -1,6 +1,6 @@
-"""Checkpoints of a training: safetensors and JSON with checksums, no pickle.
+"""Checkpoints: safetensors and JSON with checksums, no pickle.
 
-In ``state-*.json`` each tensor stands as ``{"tensor": its name}``; the tensors are in ``tensors-*.safetensors``.
+In ``state-*.json`` a tensor is written as ``{"tensor": its name}``; the tensors are in ``tensors-*.safetensors``.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ def load_checkpoint(folder: Path, like: Mapping[str, Any], device: torch.device)
     for kind, what in (("params", "parameter"), ("rate_tensors", "inner rate")):
         _compare({n: tuple(t.shape) for n, t in state[kind].items()}, like[kind], what, folder)
     for kind in ("optimiser", "scheduler"):
-        saved, ours = state[f"{kind}_kind"], like[f"{kind}_kind"]
-        if saved != ours:
-            raise ValueError(f"{folder} was made with the {kind} {saved}, this training has {ours}; use the same.")
+        saved, given = state[f"{kind}_kind"], like[f"{kind}_kind"]
+        if saved != given:
+            raise ValueError(f"{folder} was made with the {kind} {saved}, this training has {given}; use the same.")
     return state
 
 
-def _compare(saved: dict[str, tuple[int, ...]], own: Mapping[str, Tensor], what: str, folder: Path) -> None:
-    ours = {name: tuple(tensor.shape) for name, tensor in own.items()}
-    for name in sorted(saved.keys() | ours.keys()):
-        if saved.get(name) != ours.get(name):
-            shapes = [f"shape {shape[name]}" if name in shape else "none" for shape in (saved, ours)]
+def _compare(saved: dict[str, tuple[int, ...]], expected: Mapping[str, Tensor], what: str, folder: Path) -> None:
+    wanted = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+    for name in sorted(saved.keys() | wanted.keys()):
+        if saved.get(name) != wanted.get(name):
+            shapes = [f"shape {shape[name]}" if name in shape else "none" for shape in (saved, wanted)]
             raise ValueError(
                 f"{folder} is a checkpoint of another module: its {what} {name!r} has {shapes[0]}, this one has "
                 f"{shapes[1]}; build the module and its rates as they were."
@@ -77,7 +77,7 @@ def _read(folder: Path, device: torch.device) -> dict[str, Any]:
 
 
 def _encode(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """Return the tree as JSON, with its tensors put aside; dicts become lists of pairs, for keys may be numbers."""
+    """Return the tree as JSON and collect its tensors; dicts become lists of pairs, as their keys may be numbers."""
     if isinstance(tree, Tensor):
         tensors[name] = tree.detach().cpu().contiguous().clone()
         return {"tensor": name}

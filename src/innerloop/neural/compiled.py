@@ -1,4 +1,4 @@
-"""Meta-gradients traced whole, inner gradients included, and compiled."""
+"""Compilation of the whole meta-gradient, inner gradients included."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from innerloop.neural.meta_gradient import GradientFunction
 
 
 def compiled(function: GradientFunction) -> GradientFunction:
-    """Return the same function compiled, anew for each set of shapes.
+    """Compile a function once for each set of shapes.
 
-    The trace holds the operations of one call: what the module decides by looking at numbers (a branch on a value) is
-    decided once.
+    The trace holds the operations of one call: a branch of the module on the value of a tensor is taken once and for
+    all.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-r"""Gradient steps of dense layers on top of one multiplication that all tasks share.
+r"""Gradient steps of dense layers as updates of one matrix product that all tasks share.
 
 A layer ``z = x W' + b`` of a task with support rows h has the gradients ``D'h`` and ``D'1``, D those of the loss with
 respect to z; after steps of rates a_k its outputs for other rows x are ::
@@ -6,9 +6,9 @@ respect to z; after steps of rates a_k its outputs for other rows x are ::
     z(x) = x W' + b - sum_k a_k (x h_k' + 1) D_k        (thin: as many numbers as support rows)
          = x W' + b - x (sum_k a_k D_k'h_k)' - sum_k a_k D_k'1    (formed: as many as weights)
 
-W and b being those of the start, the same for all tasks. The first costs n_rows (n_in + n_out) for each support row and
-step, and forms no weights; it is taken where these rows are fewer than inputs and outputs. This holds for a module that
-consists of dense layers and functions of single numbers.
+with W and b those of the start, the same for all tasks. The thin form costs n_rows (n_in + n_out) for each support row
+and step, and forms no weights; it is used where these rows are fewer than inputs and outputs. Both hold for modules of
+dense layers and elementwise functions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.func import functional_call
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-_OF_SINGLE_NUMBERS = {
+_ELEMENTWISE = {
     *(functional.relu, functional.gelu, functional.silu, functional.softplus, functional.elu, functional.leaky_relu),
     *(torch.relu, torch.tanh, torch.sigmoid, torch.sin, torch.cos),
     *(getattr(torch.Tensor, name).__get__ for name in ("requires_grad", "dtype", "device")),
@@ -32,7 +32,7 @@ _OF_SINGLE_NUMBERS = {
 
 @final
 class _Thin(NamedTuple):
-    """What a step adds to a layer's outputs, by its inputs h, its slopes D and its rates, one number a task."""
+    """Update of a layer's outputs by one step: its inputs h, its gradients D and its rates, one number a task."""
 
     inputs: Tensor
     slopes: Tensor
@@ -46,7 +46,7 @@ class _Thin(NamedTuple):
 
 @final
 class _Formed(NamedTuple):
-    """What a step adds to a layer's weights (n_tasks, n_out, n_in) and biases (n_tasks, n_out)."""
+    """Update of a layer's weights (n_tasks, n_out, n_in) and biases (n_tasks, n_out) by one step."""
 
     weight: Tensor
     bias: Tensor | None
@@ -70,7 +70,7 @@ class _Gram(torch.autograd.Function):
 
 
 class NotDenseError(Exception):
-    """The module does something else than dense layers and functions of single numbers."""
+    """The module has other operations than dense layers and elementwise functions."""
 
 
 @final
@@ -88,7 +88,7 @@ class _Layers(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is functional.linear:
             return self._linear(*args, **kwargs)
-        if func not in _OF_SINGLE_NUMBERS:
+        if func not in _ELEMENTWISE:
             raise NotDenseError(func)
         return func(*args, **(kwargs | {"inplace": False} if "inplace" in kwargs else kwargs))
 
@@ -107,7 +107,7 @@ class _Layers(TorchFunctionMode):
 
 
 def is_dense(module: nn.Module, params: Mapping[str, Tensor], X: Tensor) -> bool:
-    """Return whether `predict_after_steps` can stand in for the module; X is (n_rows, n_features)."""
+    """Return whether `predict_after_steps` handles the module; X is (n_rows, n_features)."""
     if X.ndim != 2 or any(True for _ in module.buffers()) or not all(_is_layer(name, params) for name in params):
         return False
     lanes, X = {name: value.detach().unsqueeze(0) for name, value in params.items()}, X.unsqueeze(0)
@@ -149,7 +149,7 @@ def predict_after_steps(
     losses
         Each task's loss from its predictions.
     first_order
-        Take the gradients as constants when differentiating.
+        Treat the inner gradients as constants when differentiating.
     """
     X, y, X_query = data
     differentiable = torch.is_grad_enabled() and not first_order
@@ -157,11 +157,11 @@ def predict_after_steps(
     steps: dict[int, list[_Thin | _Formed]] = {id(weight): [] for weight in weights.values()}
     for rate in rates:
         with torch.enable_grad():
-            own = params if differentiable else {name: value.detach() for name, value in params.items()}
-            layers = _Layers({id(own[name]): steps[id(weight)] for name, weight in weights.items()})
+            start = params if differentiable else {name: value.detach() for name, value in params.items()}
+            layers = _Layers({id(start[name]): steps[id(weight)] for name, weight in weights.items()})
             with layers:
-                prediction = functional_call(module, dict(own), (X,))
-            calls = {name: layers.calls[id(own[name])] for name in weights}
+                prediction = functional_call(module, dict(start), (X,))
+            calls = {name: layers.calls[id(start[name])] for name in weights}
             outputs = [z for _, z in calls.values()]
             slopes = torch.autograd.grad(losses(prediction, y).sum(), outputs, create_graph=differentiable)
         for (name, weight), (x, _), slope in zip(weights.items(), calls.values(), slopes, strict=True):
@@ -178,7 +178,7 @@ def predict_after_steps(
 def _step(
     x: Tensor, slope: Tensor, weight_rate: Tensor | None, bias_rate: Tensor | None, n_rows: int
 ) -> _Thin | _Formed | None:
-    """Return what a step adds; `n_rows` support rows are gone through in all steps together."""
+    """Return the update of a step; `n_rows` counts the support rows of all steps."""
     if weight_rate is None and bias_rate is None:
         return None
     if weight_rate is not None and bias_rate is not None:

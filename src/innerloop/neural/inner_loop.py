@@ -31,7 +31,7 @@ def adapt(
 
     .. math:: \theta_{k+1} = \theta_k - \alpha_k \odot \nabla L(\theta_k; X_{support}, y_{support})
 
-    from the given parameters, in a way that can be differentiated with respect to them and to the rates.
+    from the given parameters; differentiable with respect to them and to the rates.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def adapt(
     n_steps
         How many steps.
     first_order
-        Take the inner gradients as constants when differentiating.
+        Treat the inner gradients as constants when differentiating.
     loss
         Inner loss of one task, ``loss(prediction, y)``.
     adapted
@@ -110,8 +110,8 @@ def inner_loop(
 ) -> Tensors:
     """Take gradient steps on the tasks' support losses.
 
-    The gradient of the sum over tasks holds each task's own, as each has parameters of its own. Where gradients are
-    switched off (`torch.no_grad`) the steps are the same and no graph is kept.
+    The gradient of the summed losses holds the gradient of every task, as no two tasks share adapted parameters. Under
+    `torch.no_grad` the steps are the same and no graph is kept.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def inner_loop(
     batch
         The tasks.
     first_order
-        Take the gradients as constants when differentiating.
+        Treat the inner gradients as constants when differentiating.
     """
     differentiable = torch.is_grad_enabled() and not first_order
     params = dict(start)

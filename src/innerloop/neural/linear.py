@@ -39,7 +39,7 @@ def linearize(
     module
         Any module whose output for a row depends on that row alone; it is not changed.
     params
-        The start theta_0, by name; None: the module's own.
+        The start theta_0, by name; None: the module's current parameters.
     adapted
         Names of parameters or modules that move, in the inner loop and the outer, or a predicate of a parameter's
         name; None: all.
@@ -56,8 +56,8 @@ def linearize(
 class LinearizedModule:
     """A module, linear in the distance d of its parameters from a start. Make one with `linearize`.
 
-    Each output of a row is a row of its own: with k outputs n rows of inputs become n k rows of features, and losses,
-    being means over rows and outputs, stay the same. Inputs are arrays (n, ...) of any numeric dtype.
+    With k outputs, n rows of inputs become n k rows of features, one for each output; losses, being means over rows and
+    outputs, stay the same. Inputs are arrays (n, ...) of any numeric dtype.
 
     Attributes
     ----------
@@ -97,12 +97,12 @@ class LinearizedModule:
             return gram.reshape(*lead, *gram.shape[-2:])
         blocks = []
         for rows in self._chunks(X):
-            left = self._jacobian(rows)
-            if len(left) != len(rows):
+            jacobian = self._jacobian(rows)
+            if len(jacobian) != len(rows):
                 raise ValueError(
-                    f"`kernel` is for modules with one output, got {len(left) // len(rows)}; use `episodes` instead."
+                    f"`kernel` takes modules with one output, got {len(jacobian) // len(rows)}; use `episodes` instead."
                 )
-            blocks.append(np.concatenate([left @ self._jacobian(others).T for others in self._chunks(Z)], axis=1))
+            blocks.append(np.concatenate([jacobian @ self._jacobian(others).T for others in self._chunks(Z)], axis=1))
         return np.concatenate(blocks)
 
     def episodes(self, tasks: Episodes | TaskBatch) -> Episodes:
@@ -151,7 +151,7 @@ class LinearizedModule:
 
 
 def features(module: nn.Module, constant: bool = True) -> FrozenFeatures:
-    """Return a frozen module as a feature map: the exact counterpart of ANIL, whose head alone is trained.
+    """Return a frozen module as a feature map, the exact counterpart of ANIL: only the head is trained.
 
     Parameters
     ----------
@@ -187,8 +187,8 @@ class FrozenFeatures:
         rows = torch.tensor(X).to(like)
         with torch.no_grad():
             values = torch.cat([self.module(part).flatten(1) for part in torch.split(rows, _ROWS_AT_ONCE)])
-        found: FloatArray = values.double().cpu().numpy()
-        return np.column_stack((found, np.ones(len(found)))) if self.constant else found
+        outputs: FloatArray = values.double().cpu().numpy()
+        return np.column_stack((outputs, np.ones(len(outputs)))) if self.constant else outputs
 
     def episodes(self, tasks: Episodes | TaskBatch) -> Episodes:
         """Return tasks of raw inputs as episodes of features, for `MetaObjective`."""
@@ -198,7 +198,7 @@ class FrozenFeatures:
 def _map_rows(
     tasks: Episodes | TaskBatch, change: Callable[[FloatArray, FloatArray], tuple[FloatArray, FloatArray]]
 ) -> Episodes:
-    """Return episodes with X and y changed, support and query of each task on their own."""
+    """Return episodes with `change` applied to the support rows and to the query rows of each task."""
     arrays = (
         zip(*(tensor.detach().cpu().numpy() for tensor in tasks.tensors), strict=True)
         if isinstance(tasks, TaskBatch)

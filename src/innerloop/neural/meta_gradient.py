@@ -38,7 +38,7 @@ def query_losses(
     batch
         The tasks; with lanes those of the first lane, then those of the second, as many each.
     n_lanes
-        How many starts are learned side by side; None: one, without an axis for lanes.
+        Number of starts learned together; None: one, without an axis for lanes.
 
     Returns
     -------
@@ -75,7 +75,7 @@ def _dense_predictions(
     batch: TaskBatch,
     n_lanes: int | None,
 ) -> Tensor | None:
-    """Return the query predictions of gradient steps of dense layers; None where there is anything else."""
+    """Return the query predictions of gradient steps of dense layers; None for other modules and algorithms."""
     if not (isinstance(algorithm, MAML) and model.is_dense):
         return None
     if n_lanes is None:
@@ -84,7 +84,7 @@ def _dense_predictions(
         rates = _spread_rates(params, rates, len(batch) // n_lanes)
     try:
         return predict_after_steps(model.module, params, rates, batch.tensors[:3], model.score, algorithm.first_order)
-    except NotDenseError:  # the module does not do what it did when it was looked at
+    except NotDenseError:  # the module has other operations in this mode than when it was inspected
         model.is_dense = False
         return None
 
@@ -96,7 +96,7 @@ def _spread(
     n_tasks: int,
     n_lanes: int | None,
 ) -> tuple[dict[str, Tensor], Sequence[Mapping[str, Tensor]]]:
-    """Return starts and rates with an axis of tasks; what does not adapt in a single lane goes without."""
+    """Return starts and rates with an axis of tasks; without lanes, parameters that do not adapt have none."""
     adapted = set(algorithm.adapted(params))
     if n_lanes is None:
         return {n: v.expand(n_tasks, *v.shape) if n in adapted else v for n, v in params.items()}, rates
@@ -136,7 +136,7 @@ def gradients_of(losses: LossFunction, n_lanes: int = 1) -> GradientFunction:
 
 
 def by_task(gradients: GradientFunction) -> GradientFunction:
-    """Return the same function, going through the tasks one at a time, so that it holds the graph of one only."""
+    """Return the same function computed task by task, so that only one task's graph is in memory."""
 
     def one_by_one(learned: Sequence[Tensor], batch: TaskBatch) -> tuple[Tensor, list[Tensor]]:
         values, total = zip(*(gradients(learned, batch[i : i + 1]) for i in range(len(batch))), strict=True)

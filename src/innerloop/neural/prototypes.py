@@ -20,7 +20,7 @@ from innerloop.neural.task_model import TaskModel
 
 @dataclass(frozen=True)
 class _Comparison(ABC):
-    """What both classifiers share.
+    """Base of both classifiers.
 
     Parameters
     ----------

@@ -1,12 +1,12 @@
-"""Inner learning rates of any sign: one for all, per layer, per parameter, per element, per step.
+"""Inner learning rates of any sign: shared, or per layer, parameter, element or step.
 
 A rate is
 
 - a number or a tensor of shape (): for all parameters and steps;
 - a tensor of shape (n_steps,): one per step;
-- a mapping from names to tensors of shape () or of the parameter's own shape. A name is a parameter's
+- a mapping from names to tensors of shape () or of the parameter's shape. A name is a parameter's
   (``"0.weight"``) or a module's (``"0"``: all parameters below it; ``""``: all). The longest name wins;
-- a list or tuple of any of these without the second, one per step.
+- a list or tuple with one number, tensor of shape () or mapping per step.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Tensors = dict[str, Tensor]
 
 
 def resolve(inner_lr: Rate, like: Mapping[str, Tensor], n_steps: int, name: str = "inner_lr") -> list[Tensors]:
-    """Return each step's rate of each parameter, of shape () or the parameter's.
+    """Expand a rate to one tensor per step and parameter, of shape () or of the parameter's.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def resolve(inner_lr: Rate, like: Mapping[str, Tensor], n_steps: int, name: str 
     n_steps
         How many steps.
     name
-        What messages call the rate.
+        Argument name for error messages.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def resolve(inner_lr: Rate, like: Mapping[str, Tensor], n_steps: int, name: str 
 
 
 def check_rate(rate: Any, name: str) -> None:
-    """Refuse what is no rate: text, None, ..."""
+    """Raise a TypeError unless `rate` has one of the forms above; text and None have not."""
     if isinstance(rate, Mapping | Sequence) and not isinstance(rate, str):
         for part in rate.values() if isinstance(rate, Mapping) else rate:
             check_rate(part, name)

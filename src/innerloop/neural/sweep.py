@@ -1,8 +1,8 @@
-"""Many inner rates trained together, with common random numbers."""
+"""Meta-training at many inner rates at once, with common random numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,19 +12,22 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from innerloop._base.checks import FloatArray, as_count, as_floats, check_finite
 from innerloop._base.progress import progress as progress_bar
 from innerloop._base.seeds import stream
-from innerloop._blocks.fingerprint import identity
+from innerloop._base.standard_errors import standard_errors
+from innerloop._blocks.fingerprint import fingerprint
 from innerloop._blocks.pool import gather
 from innerloop._blocks.store import Arrays, BlockStore, MemoryStore, Store
-from innerloop.neural.algorithms import MAML, Algorithm
-from innerloop.neural.batch import TEST, TRAINING, VALIDATION, TaskBatch, TaskSource
+from innerloop.distributions import Design
+from innerloop.neural.batch import TaskBatch
 from innerloop.neural.compiled import compiled
 from innerloop.neural.meta_gradient import GradientFunction, by_task, gradients_of, query_losses, query_predictions
-from innerloop.neural.task_model import Loss, TaskModel, check_learnable, half_mse, module_identity
-from innerloop.neural.trainer import Adam, check_makes
+from innerloop.neural.sources import TEST, TRAINING, VALIDATION, EpisodeSampler, Stage, Tasks, as_source
+from innerloop.neural.task_model import Loss, TaskModel, check_learnable, module_identity
+from innerloop.neural.training import Training
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -35,53 +38,38 @@ _TASKS_AT_ONCE = 25
 @final
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sweep:
-    """All that decides the numbers of a `sweep`; see there for the parameters."""
+    """Settings that determine the results of a `sweep`; see there for the parameters."""
 
     make_module: Callable[[], nn.Module]
-    source: TaskSource
+    sampler: EpisodeSampler
     inner_lrs: FloatArray
     adapt_lrs: FloatArray
     n_iterations: int
-    n_tasks: int
-    n_support: int
-    n_query: int
-    n_steps: int
-    n_adapt_steps: int
-    n_adapt: int
     n_validation: int
     n_test: int
-    algorithm: Algorithm
-    loss: Loss
     metric: Loss | None
-    optimiser: Callable[[Iterable[Tensor]], torch.optim.Optimizer]
-    seed: int
-    device: torch.device | str | None
-    dtype: torch.dtype | None
-    compile: bool
-    by_task: bool | None
+    training: Training
 
     def plan(self) -> dict[str, Any]:
         """Return what identifies the sweep, as JSON can hold it."""
-        module = self.start(0)
-        sizes = ("n_iterations", "n_tasks", "n_support", "n_query", "n_steps", "n_adapt_steps", "n_adapt")
+        of_training = ("algorithm", "loss", "optimiser", "scheduler", "seed")
         return {
             "kind": "neural sweep",
-            "module": module_identity(
-                module, self.source.sample(1, self.n_support, self.n_query, (TRAINING, 0, 0)).X_support[0]
-            ),
-            "source": identity(self.source, "source"),
+            "module": module_identity(self.start(0), self.sampler.draw(TRAINING, 1, 0, 0).X_support[0]),
+            "source": fingerprint(self.sampler.source, "tasks"),
+            "design": fingerprint(self.sampler.design, "design"),
             "inner_lrs": self.inner_lrs.tolist(),
             "adapt_lrs": self.adapt_lrs.tolist(),
-            **{name: getattr(self, name) for name in (*sizes, "n_validation", "n_test", "seed")},
-            "algorithm": identity(self.algorithm, "algorithm"),
-            **{name: identity(getattr(self, name), name) for name in ("loss", "metric", "optimiser")},
-            "dtype": str(self.dtype),
+            **{name: getattr(self, name) for name in ("n_iterations", "n_validation", "n_test")},
+            "metric": fingerprint(self.metric, "metric"),
+            **{name: fingerprint(getattr(self.training, name), name) for name in of_training},
+            "dtype": str(self.training.dtype),
         }
 
     def start(self, replicate: int) -> nn.Module:
         """Return the module that replicate number `replicate` starts from."""
         with torch.random.fork_rng():
-            torch.manual_seed(int(stream(self.seed, replicate).integers(2**62)))
+            torch.manual_seed(int(stream(self.training.seed, replicate).integers(2**62)))
             module = self.make_module()
         check_learnable(module)
         return module
@@ -100,14 +88,17 @@ class Sweep:
 @final
 @dataclass(frozen=True, eq=False)
 class Lanes:
-    """Replicates in training, all rates together: a lane is a replicate at a rate, lane after lane of one replicate."""
+    """Replicates in training, all rates together.
+
+    A lane is one replicate at one rate; the lanes of a replicate are consecutive.
+    """
 
     sweep: Sweep
     replicates: range
 
     @property
     def n_lanes(self) -> int:
-        """How many trainings run side by side."""
+        """Number of trainings that run together."""
         return len(self.replicates) * len(self.sweep.inner_lrs)
 
     @cached_property
@@ -117,14 +108,15 @@ class Lanes:
         starts = [dict(sweep.start(replicate).named_parameters()) for replicate in self.replicates]
         stacked = {name: torch.stack([start[name].detach() for start in starts]) for name in starts[0]}
         return {
-            name: value.repeat_interleave(len(sweep.inner_lrs), dim=0).to(sweep.device, sweep.dtype)
+            name: value.repeat_interleave(len(sweep.inner_lrs), dim=0).to(sweep.training.device, sweep.training.dtype)
             for name, value in stacked.items()
         }
 
     @cached_property
     def model(self) -> TaskModel:
         """The module as a function; buffers are those of the first replicate's."""
-        model = TaskModel(self.sweep.start(self.replicates[0]), self.sweep.loss, self.sweep.by_task)
+        training = self.sweep.training
+        model = TaskModel(self.sweep.start(self.replicates[0]), training.loss, training.by_task)
         model.inspect({n: v[0] for n, v in self.params.items()}, self.tasks(TRAINING, 0, 1).X_support[0])
         return model
 
@@ -136,19 +128,15 @@ class Lanes:
     def compute(self) -> Arrays:
         """Train all lanes, then score them with each adaptation rate."""
         for iteration in range(self.sweep.n_iterations):
-            self.step(self.tasks(TRAINING, iteration, self.sweep.n_tasks))
+            self.step(self.tasks(TRAINING, iteration, self.sweep.sampler.design.n_tasks))
         shape = (len(self.replicates), len(self.sweep.inner_lrs))
         columns = [self._scores(rate) for rate in self.sweep.adapt_lrs]
         return {kind: np.stack([column[kind].reshape(shape) for column in columns], axis=-1) for kind in columns[0]}
 
-    def tasks(self, stage: int, number: int, n_tasks: int) -> TaskBatch:
+    def tasks(self, stage: Stage, number: int, n_tasks: int) -> TaskBatch:
         """Return the lanes' tasks, the same for all rates of a replicate."""
         sweep = self.sweep
-        n_support = sweep.n_support if stage == TRAINING else sweep.n_adapt
-        batches = [
-            sweep.source.sample(n_tasks, n_support, sweep.n_query, (stage, number, replicate)).tensors
-            for replicate in self.replicates
-        ]
+        batches = [sweep.sampler.draw(stage, n_tasks, number, replicate).tensors for replicate in self.replicates]
         copies = len(sweep.inner_lrs)
         parts = (
             torch.cat([part.repeat(copies, *[1] * (part.ndim - 1)) for part in p]) for p in zip(*batches, strict=True)
@@ -158,68 +146,74 @@ class Lanes:
     def step(self, batch: TaskBatch) -> Tensor:
         """Do one iteration of every lane and return the losses, lane after lane."""
         learned = list(self.params.values())
-        losses, found = self._gradients(learned, batch)
-        for tensor, gradient in zip(learned, found, strict=True):
+        losses, gradients = self._gradients(learned, batch)
+        for tensor, gradient in zip(learned, gradients, strict=True):
             tensor.grad = gradient
-        self._optimiser.step()
+        optimiser, scheduler = self._outer
+        optimiser.step()
+        if scheduler is not None:
+            scheduler.step()
         return losses
 
     @cached_property
-    def _optimiser(self) -> torch.optim.Optimizer:
-        return self.sweep.optimiser([tensor.requires_grad_() for tensor in self.params.values()])
+    def _outer(self) -> tuple[torch.optim.Optimizer, LRScheduler | None]:
+        """The optimiser of all lanes, and its scheduler."""
+        training = self.sweep.training
+        optimiser = training.optimiser([tensor.requires_grad_() for tensor in self.params.values()])
+        return optimiser, None if training.scheduler is None else training.scheduler(optimiser)
 
     @cached_property
     def _gradients(self) -> GradientFunction:
-        sweep, names = self.sweep, list(self.params)
+        sweep, training, names = self.sweep, self.sweep.training, list(self.params)
         n_lanes = self.n_lanes
         rates = torch.from_numpy(np.tile(sweep.inner_lrs, len(self.replicates))).to(self.some_param)
 
         def together(learned: Sequence[Tensor], batch: TaskBatch) -> Tensor:
             params = dict(zip(names, learned, strict=True))
-            return query_losses(sweep.algorithm, self.model, params, self._steps(rates), batch, n_lanes)
+            return query_losses(training.algorithm, self.model, params, self._steps(rates), batch, n_lanes)
 
         def alone(learned: Sequence[Tensor], batch: TaskBatch) -> Tensor:
             params = dict(zip(names, learned[:-1], strict=True))
-            return query_losses(sweep.algorithm, self.model, params, self._steps(learned[-1]), batch)
+            return query_losses(training.algorithm, self.model, params, self._steps(learned[-1]), batch)
 
         by_lane = self.model.is_by_task(self.some_param.device)
         gradients = gradients_of(alone) if by_lane else gradients_of(together, n_lanes)
-        gradients = compiled(gradients) if sweep.compile else gradients
+        gradients = compiled(gradients) if training.compile else gradients
         if not by_lane:
             return gradients
         one_lane = by_task(gradients)
 
         def in_turn(learned: Sequence[Tensor], batch: TaskBatch) -> tuple[Tensor, list[Tensor]]:
             size = len(batch) // n_lanes
-            values, found = zip(
+            values, gradients_of_lanes = zip(
                 *(
                     one_lane([*(tensor[i] for tensor in learned), rates[i]], batch[i * size : (i + 1) * size])
                     for i in range(n_lanes)
                 ),
                 strict=True,
             )
-            return torch.cat(values), [torch.stack(parts) for parts in list(zip(*found, strict=True))[:-1]]
+            return torch.cat(values), [torch.stack(parts) for parts in list(zip(*gradients_of_lanes, strict=True))[:-1]]
 
         return in_turn
 
     def _steps(self, rate: Tensor, n_steps: int | None = None) -> list[dict[str, Tensor]]:
-        step = dict.fromkeys(self.sweep.algorithm.adapted(self.params), rate)
-        return [step] * (self.sweep.n_steps if n_steps is None else n_steps)
+        step = dict.fromkeys(self.sweep.training.algorithm.adapted(self.params), rate)
+        return [step] * (self.sweep.sampler.design.n_steps if n_steps is None else n_steps)
 
     def _scores(self, adapt_lr: float) -> Arrays:
         """Return each lane's mean losses when tasks adapt at a rate."""
-        sweep = self.sweep
-        rates = self._steps(torch.tensor(adapt_lr).to(self.some_param), sweep.n_adapt_steps)
+        sweep, algorithm = self.sweep, self.sweep.training.algorithm
+        rates = self._steps(torch.tensor(adapt_lr).to(self.some_param), sweep.sampler.design.adapt_steps)
         stages = {"validation": (VALIDATION, sweep.n_validation), "test": (TEST, sweep.n_test)}
         scores: dict[str, list[FloatArray]] = {}
         for kind, (stage, n_tasks) in stages.items():
             for number, first in enumerate(range(0, n_tasks, _TASKS_AT_ONCE)):
                 batch = self.tasks(stage, number, min(_TASKS_AT_ONCE, n_tasks - first))
                 with torch.no_grad(), self.model.testing():
-                    found = query_predictions(sweep.algorithm, self.model, self.params, rates, batch, self.n_lanes)
-                    values = {kind: self.model.score(found, batch.y_query)}
+                    prediction = query_predictions(algorithm, self.model, self.params, rates, batch, self.n_lanes)
+                    values = {kind: self.model.score(prediction, batch.y_query)}
                     if kind == "test" and sweep.metric is not None:
-                        values["metric"] = self.model.score(found, batch.y_query, sweep.metric)
+                        values["metric"] = self.model.score(prediction, batch.y_query, sweep.metric)
                 for name, value in values.items():
                     scores.setdefault(name, []).append(value.view(self.n_lanes, -1).double().cpu().numpy())
         return {name: np.concatenate(parts, axis=1).mean(axis=1) for name, parts in scores.items()}
@@ -227,69 +221,54 @@ class Lanes:
 
 def sweep(
     make_module: Callable[[], nn.Module],
-    source: TaskSource,
+    tasks: Tasks,
+    design: Design,
     inner_lrs: ArrayLike,
     adapt_lrs: ArrayLike,
     *,
     n_seeds: int,
     n_iterations: int,
-    n_tasks: int,
-    n_support: int,
-    n_query: int,
-    n_steps: int = 1,
-    n_adapt_steps: int | None = None,
-    n_adapt: int | None = None,
     n_validation: int = 100,
     n_test: int = 400,
-    algorithm: Algorithm = MAML(),  # noqa: B008
-    loss: Loss = half_mse,
     metric: Loss | None = None,
-    optimiser: Callable[[Iterable[Tensor]], torch.optim.Optimizer] = Adam(),  # noqa: B008
-    seed: int = 0,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-    compile: bool = False,
-    by_task: bool | None = None,
+    training: Training = Training(),  # noqa: B008
     seeds_at_once: int = 1,
     store: str | Path | None = None,
     progress: bool = False,
 ) -> xr.Dataset:
-    """Train at many inner rates together and score each with the adaptation rate that suits it.
+    """Meta-train at many inner rates together, and test each with its best adaptation rate.
 
-    All rates of a seed start from the same weights and see the same tasks, so that differences between rates are far
-    better known than the losses themselves. The adaptation rate of each inner rate is the one with the lowest mean loss
+    All rates of a seed share initial weights and tasks, so that differences between rates are far better known than
+    the losses themselves. The adaptation rate of each inner rate is the one with the lowest mean loss
     over the validation tasks of all seeds; losses are those of test tasks.
 
     Parameters
     ----------
     make_module
-        Makes a module; called once a seed, under a random state of its own.
-    source
-        Where tasks come from; asked for index (stage, number, seed's number).
+        Makes a module; called once for each seed, with torch's generator seeded for it.
+    tasks
+        As in `MetaTrainer`; an object with a method `sample` is asked for the index (stage, number, seed's number).
+    design
+        As in `MetaTrainer`.
     inner_lrs
-        Rates of training, of any sign; 0 is added where missing, to compare with.
+        Rates of training, of any sign; 0, the baseline, is added if missing.
     adapt_lrs
         Rates of adaptation to choose from.
     n_seeds
         Independent repetitions.
-    n_iterations, n_tasks, n_support, n_query, n_steps
-        Length of training, tasks of an iteration, rows of a task, inner steps.
-    n_adapt_steps, n_adapt
-        Steps and support rows of validation and test tasks; None: as in training.
+    n_iterations
+        Length of each training.
     n_validation, n_test
         Tasks to choose the adaptation rate on, and to score, for each seed.
-    algorithm, loss, device, dtype, compile, by_task
-        As in `MetaTrainer`.
     metric
         Another score of test predictions, such as `accuracy`.
-    optimiser
-        Makes the outer optimiser; it must treat each number by itself, as SGD and Adam do, for all rates share tensors.
-    seed
-        Any whole number from 0.
+    training
+        As in `MetaTrainer`. The optimiser must treat each number by itself, as SGD and Adam do, for all rates share
+        tensors.
     seeds_at_once
-        Seeds trained together: a block. A store that exists keeps its own number.
+        Seeds trained together: a block. An existing store keeps its block size.
     store
-        Folder for finished blocks: a sweep that was cut off goes on from there, one of more seeds uses what is there.
+        Folder for finished blocks: an interrupted sweep resumes from there, and one with more seeds reuses them.
     progress
         Show a bar.
 
@@ -303,10 +282,9 @@ def sweep(
     """
     if isinstance(make_module, nn.Module) or not callable(make_module):
         raise TypeError(
-            f"`make_module` must be a function that makes a module, as each seed starts from its own weights, got "
+            f"`make_module` must be a function that makes a module, as each seed starts from other weights, got "
             f"{type(make_module).__name__}; pass the function, or lambda: ... around what makes it."
         )
-    check_makes("optimiser", optimiser)
     given, adapt = (np.atleast_1d(as_floats(r, n)) for r, n in ((inner_lrs, "inner_lrs"), (adapt_lrs, "adapt_lrs")))
     check_finite(given, "inner_lrs")
     check_finite(adapt, "adapt_lrs")
@@ -314,35 +292,24 @@ def sweep(
         raise ValueError("`adapt_lrs` must hold at least one rate, got none.")
     settings = Sweep(
         make_module=make_module,
-        source=source,
+        sampler=EpisodeSampler(as_source(tasks, training.seed), design),
         inner_lrs=np.unique(np.append(given, 0.0)),
         adapt_lrs=np.unique(adapt),
         n_iterations=as_count(n_iterations, "n_iterations", 0),
-        n_tasks=as_count(n_tasks, "n_tasks"),
-        n_support=as_count(n_support, "n_support"),
-        n_query=as_count(n_query, "n_query"),
-        n_steps=as_count(n_steps, "n_steps", 0),
-        n_adapt_steps=as_count(n_steps if n_adapt_steps is None else n_adapt_steps, "n_adapt_steps", 0),
-        n_adapt=as_count(n_support if n_adapt is None else n_adapt, "n_adapt"),
         n_validation=as_count(n_validation, "n_validation"),
         n_test=as_count(n_test, "n_test"),
-        algorithm=algorithm,
-        loss=loss,
         metric=metric,
-        optimiser=optimiser,
-        seed=seed,
-        device=device,
-        dtype=dtype,
-        compile=compile,
-        by_task=by_task,
+        training=training,
     )
+    for stage in Stage:
+        settings.sampler.draw(stage, 1, 0, 0)  # what cannot be drawn is refused before hours of training
     wanted, at_once = as_count(n_seeds, "n_seeds"), as_count(seeds_at_once, "seeds_at_once")
     at_once = min(at_once, wanted)
     blocks: Store = MemoryStore(at_once) if store is None else BlockStore(store, settings.plan(), at_once)
     numbers = range(-(-wanted // blocks.block_size))
     with progress_bar("Sweeping", len(numbers), progress) as tick:
-        found = gather(partial(_block, settings, blocks.block_size), numbers, blocks, tick=tick)
-    return _dataset(settings, {kind: np.concatenate([block[kind] for block in found])[:wanted] for kind in found[0]})
+        arrays = gather(partial(_block, settings, blocks.block_size), numbers, blocks, tick=tick)
+    return _dataset(settings, {kind: np.concatenate([block[kind] for block in arrays])[:wanted] for kind in arrays[0]})
 
 
 def _block(settings: Sweep, seeds_at_once: int, number: int) -> Arrays:
@@ -366,16 +333,10 @@ def _dataset(settings: Sweep, arrays: Arrays) -> xr.Dataset:
             difference = values - values[:, [baseline]]
             name = prefix.rstrip("_") or "loss"
             data[name] = ("inner_lr", values.mean(axis=0))
-            data[f"{prefix}stderr"] = ("inner_lr", _stderr(values))
+            data[f"{prefix}stderr"] = ("inner_lr", standard_errors(values))
             data[f"{prefix}difference"] = ("inner_lr", difference.mean(axis=0))
-            data[f"{prefix}difference_stderr"] = ("inner_lr", _stderr(difference))
+            data[f"{prefix}difference_stderr"] = ("inner_lr", standard_errors(difference))
             data[f"{name}_by_seed"] = (("seed", "inner_lr"), values)
     n_seeds = len(arrays["test"])
     coords = {"inner_lr": settings.inner_lrs, "adapt_lr_tried": settings.adapt_lrs, "seed": np.arange(n_seeds)}
     return xr.Dataset(data, coords)
-
-
-def _stderr(values: FloatArray) -> FloatArray:
-    """Return the standard error of the mean over seeds; NaN for one seed."""
-    n = len(values)
-    return values.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.full(values.shape[1], np.nan)

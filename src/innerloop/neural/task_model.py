@@ -52,7 +52,7 @@ def check_learnable(module: nn.Module) -> None:
 
 @final
 class TaskModel:
-    """Predictions and losses of many tasks, each with its own parameters.
+    """Predictions and losses of many tasks with different parameters.
 
     Parameters are dicts of tensors. One with an axis more than the module's holds one value per task; one without
     is shared by all tasks.
@@ -64,8 +64,8 @@ class TaskModel:
     loss
         Loss of one task, ``loss(prediction, y)``, a number.
     by_task
-        Go through the tasks in a loop rather than in one vectorised call. None: where the module has convolutions
-        and is on the CPU, where a convolution with weights for each task is slower than as many plain ones.
+        Loop over the tasks rather than vectorise. None: loop where the module has convolutions and is on the CPU, on
+        which a grouped convolution is slower than as many plain ones.
     """
 
     def __init__(self, module: nn.Module, loss: Loss = half_mse, by_task: bool | None = None) -> None:
@@ -79,11 +79,11 @@ class TaskModel:
         self.is_dense = False  # until `inspect` has seen the module at work
 
     def is_by_task(self, device: torch.device) -> bool:
-        """Return whether tasks on this device are gone through one by one."""
+        """Return whether tasks on this device are computed one by one."""
         return (self._has_convolutions and device.type == "cpu") if self.by_task is None else self.by_task
 
     def inspect(self, params: Mapping[str, Tensor], X: Tensor) -> None:
-        """Refuse a module that changes buffers in place, other than running statistics; look for dense layers.
+        """Refuse a module that changes buffers in place, other than running statistics; recognise dense modules.
 
         Parameters
         ----------
@@ -108,13 +108,13 @@ class TaskModel:
 
     @contextmanager
     def testing(self) -> Iterator[None]:
-        """Put the module in evaluation mode, but for normalisation layers, which go on as they were, then back.
+        """Put the module in evaluation mode for a while, but for normalisation layers, which keep theirs.
 
-        So dropout is off, and batch normalisation in training mode uses the statistics of the rows at hand. Attention
-        has shortcuts for this mode that can neither be differentiated nor vectorised: it goes without.
+        So dropout is off, and batch normalisation in training mode uses the statistics of the rows at hand. The fast
+        path of attention in evaluation mode can neither be differentiated nor vectorised; it is switched off.
         """
         modes = {part: part.training for part in self.module.modules()}
-        has_shortcuts = torch.backends.mha.get_fastpath_enabled()
+        had_fast_path = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         try:
             for part in modes:
@@ -123,7 +123,7 @@ class TaskModel:
         finally:
             for part, mode in modes.items():
                 part.training = mode
-            torch.backends.mha.set_fastpath_enabled(has_shortcuts)
+            torch.backends.mha.set_fastpath_enabled(had_fast_path)
 
     def predict(self, params: Mapping[str, Tensor], X: Tensor) -> Tensor:
         """Return each task's outputs: (n_tasks, n_rows, ...)."""
@@ -147,15 +147,15 @@ class TaskModel:
 
     def _over_tasks(self, function: Callable[..., Tensor], params: Mapping[str, Tensor], *data: Tensor) -> Tensor:
         everything, n_tasks = {**params, **self._copies(params, len(data[0]))}, len(data[0])
-        own = {name for name, value in everything.items() if value.ndim > self._ndim.get(name, value.ndim)}
-        own |= self._statistics.keys()
+        per_task = {name for name, value in everything.items() if value.ndim > self._ndim.get(name, value.ndim)}
+        per_task |= self._statistics.keys()
         if self.is_by_task(data[0].device):
             columns = {
-                name: value.unbind() if name in own else (value,) * n_tasks for name, value in everything.items()
+                name: value.unbind() if name in per_task else (value,) * n_tasks for name, value in everything.items()
             }
             tasks = ({name: column[i] for name, column in columns.items()} for i in range(n_tasks))
             return torch.stack([function(task, *(part[i] for part in data)) for i, task in enumerate(tasks)])
-        axes = {name: 0 if name in own else None for name in everything}
+        axes = {name: 0 if name in per_task else None for name in everything}
         try:
             return vmap(function, (axes, *(0 for _ in data)), randomness="different")(everything, *data)
         except RuntimeError as error:
@@ -163,16 +163,18 @@ class TaskModel:
                 raise
             raise ValueError(
                 f"torch cannot call `module` for many tasks at once ({str(error).splitlines()[0].rstrip('.')}); pass "
-                "by_task=True to go through them one at a time."
+                "by_task=True to compute them one at a time."
             ) from error
 
     def _copies(self, params: Mapping[str, Tensor], n_tasks: int) -> Tensors:
-        """Return buffers for one call: running statistics for each task to write to, all others as they are."""
-        own = {n: self._like(params, value).repeat(n_tasks, *[1] * value.ndim) for n, value in self._statistics.items()}
-        return {**own, **{name: self._like(params, value) for name, value in self._others.items()}}
+        """Return buffers for one call: a copy of running statistics for each task to write to, all others shared."""
+        copies = {
+            n: self._like(params, value).repeat(n_tasks, *[1] * value.ndim) for n, value in self._statistics.items()
+        }
+        return {**copies, **{name: self._like(params, value) for name, value in self._others.items()}}
 
     def _like(self, params: Mapping[str, Tensor], buffer: Tensor) -> Tensor:
-        """Return a buffer where the parameters are; one of the module's dtype also in theirs."""
+        """Return a buffer on the device of the parameters, and in their dtype if it had the module's."""
         first = next(iter(params.values()), buffer)
         return buffer.to(first.device, first.dtype if buffer.dtype == self._dtype else buffer.dtype)
 
@@ -186,7 +188,7 @@ def _numbers(values: Tensor, name: str) -> Tensor:
 
 
 def _running_statistics(module: nn.Module) -> Tensors:
-    """Return the buffers that normalisation layers write to, and do not read, in training."""
+    """Return the buffers that normalisation layers write to in training without reading them."""
     return {
         f"{prefix}.{name}".lstrip("."): value
         for prefix, part in module.named_modules()
@@ -196,7 +198,7 @@ def _running_statistics(module: nn.Module) -> Tensors:
 
 
 def module_identity(module: nn.Module, X: Tensor) -> dict[str, Any]:
-    """Return what tells a module from others: its layers, weights, and what it makes of some inputs."""
+    """Return what identifies a module: its layers, weights, and outputs for some inputs."""
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         outputs = torch.func.functional_call(module, _copies(module), (X.to(next(module.parameters())),))
     return {
@@ -209,5 +211,5 @@ def module_identity(module: nn.Module, X: Tensor) -> dict[str, Any]:
 
 
 def _copies(module: nn.Module) -> dict[str, Tensor]:
-    """Return copies of all tensors, so that a call leaves running statistics as they are."""
+    """Return copies of all tensors, so that a call does not change running statistics."""
     return {name: tensor.detach().clone() for name, tensor in module.state_dict(keep_vars=True).items()}

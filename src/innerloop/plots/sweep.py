@@ -1,4 +1,4 @@
-"""Pictures of sweeps: what many training rates come to, and by how much they differ from none."""
+"""The picture of a sweep: test scores against the inner rate of training."""
 
 from __future__ import annotations
 
@@ -8,49 +8,54 @@ from innerloop.plots.style import BLUE, GREY, ORANGE
 
 if TYPE_CHECKING:
     import xarray as xr
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 
-# Fewer do not tell a standard error.
-ENOUGH_SEEDS = 3
+# Standard errors over fewer seeds than this are neither drawn nor printed.
+FEWEST_SEEDS = 3
 
 
-def plot_sweep(result: xr.Dataset, what: str) -> Figure:
-    """Draw the metric of each training rate, and its paired difference to inner_lr = 0.
+def plot_sweep(result: xr.Dataset, ax: Axes, label: str | None = None, difference: bool = False) -> Axes:
+    """Draw the test score of each inner rate of training: the metric, or the loss where there is none.
 
     Parameters
     ----------
     result
-        From `innerloop.neural.sweep`, with a metric.
-    what
-        What the metric is called.
+        From `innerloop.neural.sweep`.
+    ax
+        Axes to draw on.
+    label
+        What the score is called; None: "metric", or "loss".
+    difference
+        Draw the paired difference to inner_lr = 0 instead.
 
     Returns
     -------
-    matplotlib.figure.Figure
+    matplotlib.axes.Axes
+        The axes that were drawn on.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    score = "metric" if "metric" in result else "loss"
+    prefix, label = "metric_" if score == "metric" else "", score if label is None else label
     rates, n_seeds = result["inner_lr"].values, result.sizes["seed"]
-    has_errors = n_seeds >= ENOUGH_SEEDS
-    for ax, name, label, colour in (
-        (left, "", what, BLUE),
-        (right, "_difference", f"{what} minus inner_lr = 0", ORANGE),
-    ):
-        for values in result["metric_by_seed"].values:
-            baseline = values[rates == 0] if name else 0.0
-            ax.plot(rates, values - baseline, color=GREY, lw=0.5, alpha=0.5)
-        ax.errorbar(
-            *(rates, result[f"metric{name}"].values),
-            yerr=result[f"metric{name}_stderr"].values if has_errors else None,
-            **{"fmt": "o-", "ms": 3.5, "color": colour, "capsize": 2, "lw": 1},
-        )
-        ax.axvline(0, color=GREY, lw=0.6)
-        ax.set(xlabel="inner_lr in training", ylabel=label)
-    right.axhline(0, color=GREY, lw=0.6)
+    has_errors = n_seeds >= FEWEST_SEEDS
+    for values in result[f"{score}_by_seed"].values:
+        baseline = values[rates == 0] if difference else 0.0
+        ax.plot(rates, values - baseline, color=GREY, lw=0.5, alpha=0.5)
+    mean, error = (f"{prefix}difference", f"{prefix}difference_stderr") if difference else (score, f"{prefix}stderr")
+    ax.errorbar(
+        rates,
+        result[mean].values,
+        yerr=result[error].values if has_errors else None,
+        fmt="o-",
+        ms=3.5,
+        color=ORANGE if difference else BLUE,
+        capsize=2,
+        lw=1,
+    )
+    ax.axvline(0, color=GREY, lw=0.6)
+    if difference:
+        ax.axhline(0, color=GREY, lw=0.6)
     seeds = f"{n_seeds} seed{'s' if n_seeds > 1 else ''}{' ± 1 s.e.' if has_errors else ''}"
-    left.set_title(f"mean over {seeds} (grey: each seed)", fontsize=9)
-    right.set_title("paired over seeds", fontsize=9)
-    return figure
+    ax.set(xlabel="inner_lr (meta-training)", ylabel=f"{label} minus inner_lr = 0" if difference else label)
+    ax.set_title("paired over seeds" if difference else f"mean over {seeds} (grey: each seed)", fontsize=9)
+    return ax

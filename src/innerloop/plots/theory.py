@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from innerloop._base.checks import FloatArray
 from innerloop.distributions import Design, MixedLinearRegression
-from innerloop.plots.style import BLUE, GREY, MAP_RANGE_PERCENT, ORANGE
-from innerloop.theory import RateOptimum, expected_loss, optimal_rates
+from innerloop.plots.style import BLUE, GREY, MAP_RANGE_PERCENT, ORANGE, axes_or_new
+from innerloop.theory import RateOptimum
+from innerloop.theory.curves import (
+    BestRateCurve,
+    LossCurve,
+    LossMap,
+    adapt_lr_curve,
+    best_rate_curve,
+    inner_lr_curve,
+    loss_map,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_N_RATES = 121
+_LABELS = {"inner_lr": "inner_lr (meta-training)", "adapt_lr": "adapt_lr (new task)"}
 
 
 def plot_theory(
@@ -44,53 +51,36 @@ def plot_theory(
         f"Expected test loss: {design.n_tasks} tasks, {dist.n_features} features, N/p = "
         f"{design.n_query_rows / dist.n_features:.3g}"
     )
-    plot_inner(dist, design, best, init, inner)
-    plot_adapt(dist, design, best, init, adapt)
-    plot_map(dist, design, best, init, both)
-    plot_ratio(dist, design, init, ratio)
+    plot_loss_curve(inner_lr_curve(dist, design, init, best), inner)
+    plot_loss_curve(adapt_lr_curve(dist, design, init, best), adapt)
+    plot_loss_map(loss_map(dist, design, init, best), both)
+    plot_best_rate(best_rate_curve(dist, design, init), ratio)
     return figure
 
 
-def plot_inner(
-    dist: MixedLinearRegression, design: Design, best: RateOptimum, init: ArrayLike | None, ax: Axes
-) -> None:
-    """Draw the loss against the inner rate, at the best adaptation rate."""
-    rates = _rates(best.inner_lr, design)
-    ax.plot(rates, expected_loss(dist, design, rates, best.adapt_lr, init), color=BLUE)
-    if np.isfinite(best.inner_lr):
-        ax.plot(best.inner_lr, best.loss, "o", color=ORANGE, mec="white", label=f"minimum: {best.inner_lr:.3g}")
-    ax.axhline(best.loss_no_inner, color=GREY, lw=1, ls="--", label="no inner loop in training")
+def plot_loss_curve(curve: LossCurve, ax: Axes | None = None) -> Axes:
+    """Draw the expected loss against one rate, its minimum and the loss without an inner loop."""
+    ax, best = axes_or_new(ax), curve.best
+    minimum = best.inner_lr if curve.varied == "inner_lr" else best.adapt_lr
+    ax.plot(curve.rates, curve.loss, color=BLUE)
+    if np.isfinite(minimum):
+        ax.plot(minimum, best.loss, "o", color=ORANGE, mec="white", label=f"minimum: {minimum:.3g}")
+    if curve.varied == "inner_lr":
+        ax.axhline(best.loss_no_inner, color=GREY, lw=1, ls="--", label="no inner loop in training")
     ax.axvline(0, color=GREY, lw=0.6)
+    other = "adapt_lr" if curve.varied == "inner_lr" else "inner_lr"
     ax.set(
-        xlabel="inner_lr (meta-training)",
-        ylabel="expected test loss (half MSE)",
-        title=f"at adapt_lr = {best.adapt_lr:.3g}",
+        xlabel=_LABELS[curve.varied], ylabel="expected test loss (half MSE)", title=f"at {other} = {curve.fixed:.3g}"
     )
     ax.legend(fontsize=8)
+    return ax
 
 
-def plot_adapt(
-    dist: MixedLinearRegression, design: Design, best: RateOptimum, init: ArrayLike | None, ax: Axes
-) -> None:
-    """Draw the loss against the adaptation rate, at the best inner rate."""
-    reach = max(2 * abs(best.adapt_lr), 0.1)
-    rates = np.linspace(0.0 if design.inner_rule == "implicit" else -0.5 * reach, 1.5 * reach, _N_RATES)
-    inner = _finite(best.inner_lr)
-    ax.plot(rates, expected_loss(dist, design, inner, rates, init), color=BLUE)
-    ax.plot(best.adapt_lr, best.loss, "o", color=ORANGE, mec="white", label=f"minimum: {best.adapt_lr:.3g}")
-    ax.axvline(0, color=GREY, lw=0.6)
-    ax.set(
-        xlabel="adapt_lr (new task)", ylabel="expected test loss (half MSE)", title=f"at inner_lr = {best.inner_lr:.3g}"
-    )
-    ax.legend(fontsize=8)
-
-
-def plot_map(dist: MixedLinearRegression, design: Design, best: RateOptimum, init: ArrayLike | None, ax: Axes) -> None:
+def plot_loss_map(result: LossMap, ax: Axes | None = None) -> Axes:
     """Draw the loss over both rates, as percent above the lowest."""
-    inner = _rates(best.inner_lr, design)
-    reach = max(2 * abs(best.adapt_lr), 0.1)
-    adapt = np.linspace(0.0 if design.inner_rule == "implicit" else -0.5 * reach, 1.5 * reach, 81)
-    excess = 100 * (np.asarray(expected_loss(dist, design, inner[:, None], adapt, init)) / best.loss - 1)
+    ax, best = axes_or_new(ax), result.best
+    inner, adapt = result.inner_lr, result.adapt_lr
+    excess = 100 * (result.loss / best.loss - 1)
     image = ax.pcolormesh(
         inner, adapt, excess.T, cmap="viridis_r", vmin=0, vmax=MAP_RANGE_PERCENT, shading="nearest", rasterized=True
     )
@@ -100,35 +90,16 @@ def plot_map(dist: MixedLinearRegression, design: Design, best: RateOptimum, ini
     if np.isfinite(best.inner_lr):
         ax.plot(best.inner_lr, best.adapt_lr, "o", color=ORANGE, mec="white", ms=8)
     ax.set(xlabel="inner_lr", ylabel="adapt_lr", title="Both (dotted: tied rates, usual MAML)")
+    return ax
 
 
-def plot_ratio(dist: MixedLinearRegression, design: Design, init: ArrayLike | None, ax: Axes) -> None:
-    """Draw the best inner rate over N/p, with other numbers of tasks of the first task's sizes."""
-    points = []
-    for ratio in np.geomspace(0.05, 20, 25 if dist.is_isotropic else 9):
-        changed = _with_ratio(dist, design, float(ratio))
-        if abs(changed.n_query_rows - dist.n_features) > 1 or design.l2 > 0:
-            points.append((changed.n_query_rows / dist.n_features, optimal_rates(dist, changed, init).inner_lr))
-    x, y = np.array(sorted(set(points))).T
-    ax.plot(x, y, ".-", color=BLUE)
+def plot_best_rate(curve: BestRateCurve, ax: Axes | None = None) -> Axes:
+    """Draw the best inner rate over N/p."""
+    ax = axes_or_new(ax)
+    ax.plot(curve.ratio, curve.inner_lr, ".-", color=BLUE)
     ax.axvline(1, color=GREY, lw=0.8, ls=":")
-    ax.axvline(design.n_query_rows / dist.n_features, color=ORANGE, lw=1, label="this design")
+    ax.axvline(curve.this_ratio, color=ORANGE, lw=1, label="this design")
     ax.axhline(0, color=GREY, lw=0.6)
     ax.set(xscale="log", xlabel="N/p", ylabel="best inner_lr", title="The best rate to train with")
     ax.legend(fontsize=8)
-
-
-def _with_ratio(dist: MixedLinearRegression, design: Design, ratio: float) -> Design:
-    """Return a design of about so many query rows per feature, with another number of tasks."""
-    group = design.groups[0]
-    n_tasks = max(2, round(ratio * dist.n_features / group.n_query))
-    return replace(design, n_tasks=n_tasks, n_support=group.n_support, n_query=group.n_query)
-
-
-def _rates(best: float, design: Design) -> FloatArray:
-    reach = max(2 * abs(_finite(best)), 0.5)
-    return np.linspace(0.0 if design.inner_rule == "implicit" else -reach, reach, _N_RATES)
-
-
-def _finite(rate: float) -> float:
-    return rate if np.isfinite(rate) else float(np.sign(rate) * 1e3)
+    return ax

@@ -15,13 +15,13 @@ from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import comb
 
 from innerloop._base.checks import FloatArray
 from innerloop._base.seeds import stream
 from innerloop.distributions import Design, MixedLinearRegression
+from innerloop.distributions.inner_rules import QueryRows
 from innerloop.distributions.mixed_linear import GAUSSIAN_FOURTH_MOMENT
-from innerloop.simulation.rows import Nodes, Rows, gradient_rows, implicit_rows
+from innerloop.simulation.nodes import Nodes
 from innerloop.theory.adapting import AdaptedLoss
 
 # Numbers held at once, per array: enough to keep BLAS busy, few enough to stay in the cache.
@@ -116,9 +116,8 @@ class ConditionalRuns:
 
     def _make_nodes(self) -> Nodes:
         dist, design, rates = self._dist, self._design, self._inner
-        if design.inner_rule == "implicit":
-            one = np.ones(len(rates))
-            return Nodes(rates[:, None], one, np.eye(len(rates)), one, rates[:, None])
+        if design.rule.degree is None:
+            return Nodes.at_rates(design.rule.coefficients(rates))
         n = min(group.n_support for group in design.groups)
         scale = 1 / (dist.eigenvalues.mean() * (1 + dist.n_features / n))
         degree = design.n_steps if self._over else 2 * design.n_steps
@@ -149,11 +148,6 @@ class ConditionalRuns:
             drawn.append((X[:, :, : group.n_support], X[:, :, group.n_support :]))
         return drawn
 
-    def _rows(self, X_support: FloatArray, X_query: FloatArray, steps: FloatArray) -> Rows:
-        if self._design.inner_rule == "implicit":
-            return implicit_rows(X_support, X_query, steps[:, 0])
-        return gradient_rows(X_support, X_query, steps)
-
     def _squared_error(self, groups: list[FeatureRows]) -> FloatArray:
         """Return E[(omega* - w0)_j^2 | X]: (n_runs, n_inner, n_directions), the sum alone where all are alike."""
         at_nodes = self._over_moments(groups) if self._over else self._under_moments(groups)
@@ -172,7 +166,7 @@ class ConditionalRuns:
 
     def _over_moments(self, groups: list[FeatureRows]) -> tuple[FloatArray, FloatArray]:
         """Return B B' and C at the nodes, homogenised: (n_runs, n_nodes, N, N)."""
-        tasks = [self._rows(*group, self._nodes.steps) for group in groups]
+        tasks = [self._design.rule.query_rows(*group, self._nodes.steps) for group in groups]
         B = np.concatenate([_stacked(rows.B) for rows in tasks], axis=2)
         return B @ B.swapaxes(-1, -2), self._covariance(tasks, B.shape[2])
 
@@ -184,7 +178,7 @@ class ConditionalRuns:
             at_once = self._tasks_at_once(X_query.shape[2])
             for first in range(0, X_query.shape[1], at_once):
                 tasks = slice(first, first + at_once)
-                rows = self._rows(X_support[:, tasks], X_query[:, tasks], self._nodes.steps)
+                rows = self._design.rule.query_rows(X_support[:, tasks], X_query[:, tasks], self._nodes.steps)
                 B, CB = _stacked(rows.B), _stacked(self._covariance_times(rows))
                 H += B.swapaxes(-1, -2) @ B
                 Q += B.swapaxes(-1, -2) @ CB
@@ -195,7 +189,7 @@ class ConditionalRuns:
         flat = at_nodes.reshape(*at_nodes.shape[:2], -1)
         return (self._nodes.weights[rates] @ flat).reshape(len(flat), -1, *at_nodes.shape[2:])
 
-    def _covariance(self, tasks: list[Rows], n_rows: int) -> FloatArray:
+    def _covariance(self, tasks: list[QueryRows], n_rows: int) -> FloatArray:
         """Return C at the nodes, homogenised: (n_runs, n_nodes, N, N), one block a task."""
         noise, spread = self._dist.noise_std**2, self._dist.task_variances
         C = np.zeros((tasks[0].B.shape[0], len(self._nodes.steps), n_rows, n_rows))
@@ -210,7 +204,7 @@ class ConditionalRuns:
         C[:, :, diagonal, diagonal] += noise * self._nodes.cosine[:, None] ** 2
         return C
 
-    def _covariance_times(self, rows: Rows) -> FloatArray:
+    def _covariance_times(self, rows: QueryRows) -> FloatArray:
         """Return C B of each task at the nodes, homogenised; products are taken in the cheaper order."""
         B, D, E = rows
         noise, Bt = self._dist.noise_std**2, B.swapaxes(-1, -2)
@@ -233,7 +227,7 @@ class ConditionalRuns:
             through = inverse - penalty * (inverse @ inverse) if self._penalty else inverse
             total: FloatArray = _product(through, C) + self._offset2.sum() / p * kept
             return total[..., None], doubtful
-        rows = [self._rows(*group, self._nodes.rate_steps[rates]) for group in groups]
+        rows = [self._design.rule.query_rows(*group, self._nodes.rate_steps[rates]) for group in groups]
         B = np.concatenate([_stacked(part.B) for part in rows], axis=2)
         Z = B.swapaxes(-1, -2) @ inverse
         error: FloatArray = ((Z @ C) * Z).sum(axis=-1)
@@ -272,7 +266,9 @@ class ConditionalRuns:
         """Return the error of one run at one rate without squaring B, which costs half the digits."""
         steps, cosine2 = self._nodes.rate_steps[[rate]], self._nodes.rate_cosine[rate] ** 2
         tasks = [
-            task for group in groups for task in zip(*(part[:, 0] for part in self._rows(*group, steps)), strict=True)
+            task
+            for group in groups
+            for task in zip(*(part[:, 0] for part in self._design.rule.query_rows(*group, steps)), strict=True)
         ]
         B = np.concatenate([own for own, _, _ in tasks])
         U, s, Vt = np.linalg.svd(B, full_matrices=False)
@@ -294,11 +290,7 @@ class ConditionalRuns:
         dist, design, p = self._dist, self._design, self._dist.n_features
         X = dist.draw_features(np.empty((_TEST_DRAWS, design.n_adapt, p)), rng)
         roots = np.broadcast_to(np.diag(np.sqrt(dist.eigenvalues)), (_TEST_DRAWS, p, p))
-        if design.inner_rule == "implicit":
-            rows = implicit_rows(X, roots, self._adapt)
-        else:
-            j = np.arange(design.adapt_steps + 1)
-            rows = gradient_rows(X, roots, comb(design.adapt_steps, j) * (-self._adapt[:, None]) ** j)
+        rows = design.adapt_rule.query_rows(X, roots, design.adapt_rule.coefficients(self._adapt))
         weights = (rows.B**2).sum(axis=-2).mean(axis=0)
         if dist.is_isotropic:
             weights = weights.mean(axis=-1, keepdims=True)

@@ -8,7 +8,7 @@ from typing import Any, Literal, final
 import numpy as np
 
 from innerloop._base.checks import FloatArray
-from innerloop._blocks.fingerprint import describe
+from innerloop._blocks.fingerprint import fingerprint
 from innerloop.distributions import Design, MixedLinearRegression, TaskDistribution
 from innerloop.simulation.conditional import ConditionalRuns
 from innerloop.simulation.sampled import SampledRuns
@@ -69,7 +69,7 @@ class Plan:
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan as JSON values; large arrays and tables by their SHA-256."""
-        plan = {field.name: describe(getattr(self, field.name)) for field in fields(self)}
+        plan = {field.name: fingerprint(getattr(self, field.name), field.name) for field in fields(self)}
         if self.scoring == "exact":
             del plan["n_test_tasks"], plan["n_test_rows"]
         return {"engine": _ENGINE, **plan}

@@ -16,19 +16,21 @@ from numpy.typing import ArrayLike
 
 from innerloop._base.checks import FloatArray, as_count, as_floats, as_rate, check_finite
 from innerloop._base.progress import progress as progress_bar
+from innerloop._base.standard_errors import standard_errors
 from innerloop._base.threads import one_thread
 from innerloop._blocks.pool import gather
 from innerloop._blocks.store import Arrays, BlockStore, MemoryStore, Store
 from innerloop.data.tasks import TaskSet
 from innerloop.distributions import Design, MixedLinearRegression, ResampledTasks, TaskDistribution
+from innerloop.distributions.resampled import as_distribution
 from innerloop.simulation.plan import Plan, Scoring
 
 if TYPE_CHECKING:
     import xarray as xr
 
-# With a requested precision, it is looked at after so many runs, then after 1.5 times as many, and so on: at numbers
-# that depend neither on the size of blocks nor on the workers.
-_FIRST_LOOK, _GROWTH = 32, 1.5
+# A requested precision is checked after so many runs, then after 1.5 times as many, and so on: at numbers that depend
+# neither on the size of blocks nor on the workers.
+_FIRST_CHECK, _GROWTH = 32, 1.5
 _QUANTILES = (0.05, 0.95)
 _TEST_TASKS, _TEST_ROWS = 100, 50
 
@@ -75,10 +77,10 @@ def estimate_loss(
     n_jobs
         Processes, from joblib's pool; -1 takes all cores.
     store
-        Folder for finished blocks of runs. A run that was killed goes on from there, a larger `n_runs` reuses what is
-        there, and several processes may fill it together.
+        Folder for finished blocks of runs. An interrupted estimate resumes from there, a larger `n_runs` reuses them,
+        and several processes may fill it together.
     progress
-        Whether to show a bar with the time left.
+        Whether to show a progress bar.
     init : (n_features,)
         Where meta-training starts; None is zero.
     baseline
@@ -128,7 +130,7 @@ def estimate_loss(
         raise ValueError(f"`rel_error` must be positive, got {rel_error}.")
     _check_executor(executor)
     size = (
-        plan.block_size(most if rel_error is None else _FIRST_LOOK)
+        plan.block_size(most if rel_error is None else _FIRST_CHECK)
         if block_size is None
         else as_count(block_size, "block_size")
     )
@@ -136,11 +138,11 @@ def estimate_loss(
     compute = partial(compute_block, plan, blocks.block_size)
     with _ticking(most, blocks.block_size, progress) as tick:
         losses, n_done = np.empty((0, len(plan.inner_lrs), len(plan.adapt_lrs))), 0
-        for target in _looks(most, rel_error is not None):
+        for target in _checkpoints(most, rel_error is not None):
             wanted = range(n_done, -(-target // blocks.block_size))
-            found = gather(compute, wanted, blocks, jobs, executor, tick)
+            computed = gather(compute, wanted, blocks, jobs, executor, tick)
             n_done = max(wanted.stop, n_done)
-            losses = np.concatenate([losses, *(arrays["losses"] for arrays in found)])
+            losses = np.concatenate([losses, *(arrays["losses"] for arrays in computed)])
             if rel_error is not None and _precise(losses[:target], rel_error):
                 break
     if rel_error is not None and not _precise(losses[:target], rel_error):
@@ -170,15 +172,12 @@ def _plan(
     test_sizes: tuple[int | None, int | None],
 ) -> Plan:
     """Return the checked plan; the baseline rate is the last of its inner rates unless it is among them."""
-    tasks: TaskDistribution = ResampledTasks(dist) if isinstance(dist, TaskSet) else dist
-    if not isinstance(tasks, TaskDistribution):
-        raise TypeError(f"`dist` must be a TaskDistribution or a TaskSet, got {type(dist).__name__}.")
+    tasks = as_distribution(dist, "dist")
     if not isinstance(design, Design):
         raise TypeError(f"`design` must be innerloop.Design, got {type(design).__name__}.")
     inner, adapt = (_rates(rate, name, design) for rate, name in zip(rates, ("inner_lr", "adapt_lr"), strict=True))
     compared = as_rate(baseline, "baseline")
-    if design.inner_rule == "implicit" and compared < 0:
-        raise ValueError(f"`baseline` must be zero or positive with inner_rule='implicit', got {compared}.")
+    design.rule.check_rates(np.array(compared), "baseline")
     if compared not in inner:
         inner = np.append(inner, compared)
     start = np.zeros(tasks.n_features) if init is None else as_floats(init, "init")
@@ -193,19 +192,22 @@ def _plan(
 def _test_sizes(
     dist: TaskDistribution, design: Design, n_test_tasks: int | None, n_test_rows: int | None
 ) -> tuple[int, int]:
-    """Return new tasks and their rows; of a table the most rows that half of the tasks left to it have."""
+    """Return the number of test tasks and their rows.
+
+    Of a table: the most rows that at least half of the tasks beside the training tasks have.
+    """
     given_tasks = None if n_test_tasks is None else as_count(n_test_tasks, "n_test_tasks")
     given_rows = None if n_test_rows is None else as_count(n_test_rows, "n_test_rows")
     if not isinstance(dist, ResampledTasks):
         return given_tasks or _TEST_TASKS, given_rows or _TEST_ROWS
-    taken = [group.n_support + group.n_query for group in design.groups for _ in range(group.n_tasks)]
+    training = [group.n_support + group.n_query for group in design.groups for _ in range(group.n_tasks)]
 
-    def room(rows: int) -> int:
-        return dist.room(design.n_adapt + rows, taken)
+    def n_available(rows: int) -> int:
+        return dist.n_available(design.n_adapt + rows, training)
 
-    wanted = given_tasks or min(_TEST_TASKS, -(-room(1) // 2))
-    rows = given_rows or next((rows for rows in range(_TEST_ROWS, 1, -1) if room(rows) >= wanted), 1)
-    return given_tasks or max(1, min(_TEST_TASKS, room(rows))), rows
+    wanted = given_tasks or min(_TEST_TASKS, -(-n_available(1) // 2))
+    rows = given_rows or next((rows for rows in range(_TEST_ROWS, 1, -1) if n_available(rows) >= wanted), 1)
+    return given_tasks or max(1, min(_TEST_TASKS, n_available(rows))), rows
 
 
 def _rates(value: ArrayLike, name: str, design: Design) -> FloatArray:
@@ -214,8 +216,7 @@ def _rates(value: ArrayLike, name: str, design: Design) -> FloatArray:
         raise ValueError(f"`{name}` must be one rate or a list of rates, got shape {np.shape(value)}.")
     if not np.isfinite(rates).all():
         raise ValueError(f"`{name}` must be finite (zero and negative are fine), got {rates[~np.isfinite(rates)][0]}.")
-    if design.inner_rule == "implicit" and (rates < 0).any():
-        raise ValueError(f"`{name}` must be zero or positive with inner_rule='implicit', got {rates.min()}.")
+    design.rule.check_rates(rates, name)
     return rates
 
 
@@ -226,7 +227,7 @@ def _scoring(dist: TaskDistribution, design: Design, scoring: str) -> Scoring:
     if scoring == "exact" and not linear:
         raise ValueError(f"`scoring` must be 'sampled' for {type(dist).__name__}: no expectation is known exactly.")
     chosen: Scoring = "exact" if scoring != "sampled" and linear else "sampled"
-    if chosen == "sampled" and design.inner_rule == "implicit":
+    if chosen == "sampled" and design.rule.degree is None:
         raise ValueError("`inner_rule` must be 'gradient' with sampled scoring; 'exact' has both rules.")
     return chosen
 
@@ -246,25 +247,25 @@ def _check_executor(executor: object) -> None:
 
 
 @contextmanager
-def _ticking(n_runs: int, block_size: int, shown: bool) -> Iterator[Callable[[], None]]:
-    if not shown:
+def _ticking(n_runs: int, block_size: int, visible: bool) -> Iterator[Callable[[], None]]:
+    if not visible:
         yield lambda: None
         return
     with progress_bar("Simulating", -(-n_runs // block_size)) as tick:
         yield tick
 
 
-def _looks(n_runs: int, adaptive: bool) -> Iterator[int]:
-    """Yield the numbers of runs after which to stop or to look at the precision."""
-    look = float(_FIRST_LOOK)
-    while adaptive and look < n_runs:
-        yield int(look)
-        look *= _GROWTH
+def _checkpoints(n_runs: int, adaptive: bool) -> Iterator[int]:
+    """Yield the numbers of runs after which to stop or to check the precision."""
+    n = float(_FIRST_CHECK)
+    while adaptive and n < n_runs:
+        yield int(n)
+        n *= _GROWTH
     yield n_runs
 
 
 def _relative_errors(losses: FloatArray) -> FloatArray:
-    mean, error = losses.mean(axis=0), losses.std(axis=0, ddof=1) / np.sqrt(len(losses))
+    mean, error = losses.mean(axis=0), standard_errors(losses)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio: FloatArray = np.where(error > 0, error / np.abs(mean), 0.0)
     return ratio
@@ -281,13 +282,12 @@ def _dataset(losses: FloatArray, plan: Plan, n_rates: int, baseline: float) -> x
     compared = int(np.flatnonzero(plan.inner_lrs == baseline)[0])
     differences = (losses - losses[:, compared : compared + 1])[:, :n_rates]
     losses = losses[:, :n_rates]
-    root = np.sqrt(len(losses))
     low, median, high = np.quantile(losses, (_QUANTILES[0], 0.5, _QUANTILES[1]), axis=0)
     values = {
         "loss": losses.mean(axis=0),
-        "stderr": losses.std(axis=0, ddof=1) / root,
+        "stderr": standard_errors(losses),
         "difference": differences.mean(axis=0),
-        "difference_stderr": differences.std(axis=0, ddof=1) / root,
+        "difference_stderr": standard_errors(differences),
         "median": median,
         "low": low,
         "high": high,

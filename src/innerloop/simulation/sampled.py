@@ -57,7 +57,7 @@ class SampledRuns:
         train = [(g.n_support, g.n_query) for g in self.design.groups for _ in range(g.n_tasks)]
         test = [(self.design.n_adapt, self.n_test_rows)] * self.n_test_tasks
         drawn = self.dist.draw_tasks([sum(sizes) for sizes in train + test], rng)
-        objective = MetaObjective.from_tasks(_episodes(drawn[: len(train)], train), self.design.n_steps)
+        objective = MetaObjective.from_episodes(_episodes(drawn[: len(train)], train), self.design.n_steps)
         start = self.init if objective.single_target else np.repeat(self.init[:, None], objective.n_targets, axis=1)
         # Warnings are expected near N = p, where they say nothing about the average over runs.
         coef = solve_unwarned(objective, self.inner_lrs, start, self.design.l2).coef

@@ -166,15 +166,15 @@ class Comparison:
     parts: Sequence[TrainingPart] = field(repr=False)
     trials: dict[int, list[list[Episodes]]] = field(repr=False)
 
-    def residuals(self, candidates: Sequence[Sequence[Predictor]]) -> dict[int, list[Residuals]]:
-        """Return the residuals of held-out tasks, by number of rows and split; a candidate is fitted to each part."""
+    def residuals(self, fitted: Sequence[Sequence[Predictor]]) -> dict[int, list[Residuals]]:
+        """Return the residuals of held-out tasks by several predictors fitted to each part, by rows and split."""
         return {
             n: [
                 Residuals(
                     np.concatenate(
                         [
-                            np.stack([fitted[f].residuals(episodes) for fitted in candidates], axis=-1)
-                            for f, episodes in enumerate(folds)
+                            np.stack([predictor.residuals(episodes) for predictor in of_part], axis=-1)
+                            for of_part, episodes in zip(fitted, folds, strict=True)
                         ]
                     ),
                     np.concatenate([np.repeat(episodes.task, episodes.n_query) for episodes in folds]),

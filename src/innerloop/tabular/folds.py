@@ -79,7 +79,7 @@ class TaskFolds:
     def of(cls, tasks: TaskSet, fold: IntArray, episodes: Episodes, settings: Settings) -> TaskFolds:
         """Gather the objective of each fold, given the tasks' training episodes."""
         parts = [episodes.select(fold == f) for f in range(fold.max() + 1)]
-        return cls(tasks, fold, episodes, [MetaObjective.from_tasks(part, settings.n_steps) for part in parts])
+        return cls(tasks, fold, episodes, [MetaObjective.from_episodes(part, settings.n_steps) for part in parts])
 
     def rest(self) -> Iterator[MetaObjective]:
         """Yield for every fold the objective of the others (of all tasks where there is one fold)."""

@@ -93,7 +93,7 @@ class GradientTraining:
             folds = TaskFolds.of(scaled, fold, in_training, settings)
             objective = reduce(add, folds.objectives)
         else:
-            objective = MetaObjective.from_tasks(in_training, settings.n_steps)
+            objective = MetaObjective.from_episodes(in_training, settings.n_steps)
             parts = folds_as_tasks(scaled, settings.seed)
             episodes = parts.deal(n_support, settings.seed)
             folds = TaskFolds.of(parts, folds_of_tasks(len(parts), settings), episodes, settings)

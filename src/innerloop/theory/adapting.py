@@ -1,4 +1,4 @@
-"""The test side: what a new task's adaptation makes of given meta-parameters, exactly (docs/theory.md, 7)."""
+"""The test loss after adaptation for a given error of the meta-parameters, exactly (docs/theory.md, 7)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.polynomial import polynomial
 from innerloop._base.checks import FloatArray
 from innerloop.distributions import Design, MixedLinearRegression
 from innerloop.distributions.mixed_linear import GAUSSIAN_FOURTH_MOMENT
-from innerloop.theory.spectrum import inner_filters, wishart_spectrum
+from innerloop.theory.spectrum import wishart_spectrum
 from innerloop.theory.wishart import wishart_diagonal, wishart_trace_moment, wishart_word_moment
 
 
@@ -35,22 +35,22 @@ class AdaptedLoss:
         Omega_j as coefficients of powers of r.
     passed_noise : (powers,)
         f as coefficients of powers of r.
-    implicit : Design or None
-        With an implicit inner rule, which is no polynomial: the design, and n_features in `n_features`.
+    design, n_features
+        With a rule that is no polynomial in the rate: the design and p, from which the loss is then computed.
     """
 
     noise: float
     spread: FloatArray
     weights: FloatArray
     passed_noise: FloatArray
-    implicit: Design | None = None
+    design: Design | None = None
     n_features: int = 0
 
     @classmethod
     def build(cls, dist: MixedLinearRegression, design: Design) -> AdaptedLoss:
         """Return the loss of a distribution and a design, or refuse by name what is not derived."""
         noise = dist.noise_std**2
-        if dist.fourth_moment != GAUSSIAN_FOURTH_MOMENT and (design.adapt_steps > 1 or design.inner_rule != "gradient"):
+        if dist.fourth_moment != GAUSSIAN_FOURTH_MOMENT and design.adapt_rule.degree != 1:
             raise ValueError(
                 "`fourth_moment` must be 3 (Gaussian) unless a new task adapts by one gradient step: no other "
                 "expectation is derived; use estimate_loss."
@@ -60,8 +60,8 @@ class AdaptedLoss:
             return cls(noise, dist.task_variances, weights, passed)
         spread = np.array([dist.task_variances.sum()])
         weights, passed = _isotropic(dist, design)
-        implicit = design if design.inner_rule == "implicit" else None
-        return cls(noise, spread, weights, passed, implicit, dist.n_features)
+        filtered = design if design.adapt_rule.degree is None else None
+        return cls(noise, spread, weights, passed, filtered, dist.n_features)
 
     def __call__(self, adapt_lr: FloatArray, error: FloatArray) -> FloatArray:
         """Return the loss at rates (...,) and errors (..., directions)."""
@@ -71,7 +71,7 @@ class AdaptedLoss:
 
     def best_rate(self, error: FloatArray) -> float:
         """Return the rate of the lowest loss, for errors (directions,)."""
-        if self.implicit is not None:
+        if self.design is not None:
             return _scan_rates(self, error)
         loss = self.noise * self.passed_noise + self.weights @ (self.spread + error)
         if not np.isfinite(loss).all():
@@ -83,11 +83,11 @@ class AdaptedLoss:
 
     def _at(self, adapt_lr: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return the weights (..., directions) and the noise (...,) at rates."""
-        if self.implicit is None:
+        if self.design is None:
             return _evaluate(self.weights, adapt_lr[..., None]), _evaluate(self.passed_noise, adapt_lr)
-        spectrum, p = wishart_spectrum(self.implicit.n_adapt, self.n_features), self.n_features
-        kept, taken = inner_filters(self.implicit, np.asarray(adapt_lr)[..., None], spectrum.nodes)
-        return (kept @ spectrum.weights)[..., None] / p, taken @ spectrum.weights / self.implicit.n_adapt
+        spectrum, p = wishart_spectrum(self.design.n_adapt, self.n_features), self.n_features
+        kept, taken = self.design.adapt_rule.filters(np.asarray(adapt_lr)[..., None], spectrum.nodes)
+        return (kept @ spectrum.weights)[..., None] / p, taken @ spectrum.weights / self.design.n_adapt
 
 
 def _evaluate(coefficients: FloatArray, rates: FloatArray) -> FloatArray:
@@ -109,7 +109,7 @@ def _isotropic(dist: MixedLinearRegression, design: Design) -> tuple[FloatArray,
 
 def _general(dist: MixedLinearRegression, design: Design) -> tuple[FloatArray, FloatArray]:
     """Return the diagonal of E A^K Sigma A^K and E tr Sigma F / n_r, any covariance (equation 16.3)."""
-    if design.inner_rule == "implicit":
+    if design.adapt_rule.degree is None:
         raise ValueError("`inner_rule` must be 'gradient' unless features are isotropic; use estimate_loss.")
     s, n, K = dist.eigenvalues, design.n_adapt, design.adapt_steps
     weights = np.zeros((2 * K + 1, len(s)))
@@ -132,7 +132,7 @@ def _noise_coefficients(moments: list[float], n: int, K: int) -> FloatArray:
 
 
 def _scan_rates(loss: AdaptedLoss, error: FloatArray) -> float:
-    """Return the best of implicit rates, which are positive."""
+    """Return the best rate of a rule whose rates are positive."""
     from scipy.optimize import minimize_scalar
 
     found = minimize_scalar(

@@ -1,4 +1,4 @@
-"""What is exact at finite size without an inner loop, by which the deterministic equivalent is scaled (13, 14)."""
+"""Exact finite-size values at inner_lr = 0, used to rescale the deterministic equivalent (docs/theory.md, 13, 14)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LARGEST_TERM = 0.5
 
 
 def overparameterised_task_part(n_query: int, n_rows: int, n_features: int) -> float:
-    """Return what a task of `n_query` of the `n_rows` < p - 1 rows adds to the task part, exactly (equation 12.3)."""
+    """Return the contribution of one task to the task part for N < p - 1, exactly (equation 12.3)."""
     p = n_features
     return n_query / p if n_query == n_rows else n_query / p * (p - n_query - 1) / (p - n_rows - 1)
 

@@ -40,7 +40,7 @@ def general_error(
     (n_features,)
         NaN and infinite where `isotropic_parts` is.
     """
-    if design.inner_rule == "implicit":
+    if design.rule.degree is None:
         raise ValueError("`inner_rule` must be 'gradient' unless features are isotropic; use estimate_loss.")
     p, n_rows = dist.n_features, design.n_query_rows
     if design.l2 == 0 and abs(p - n_rows) <= 1:
@@ -57,7 +57,7 @@ def general_error(
 def large_p_parts(
     dist: MixedLinearRegression, design: Design, inner_lr: float, start_squared: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return what label noise, task spread and the start add to E(omega* - w0)_j^2, without finite-size corrections."""
+    """Return the noise, task and start parts of E(omega* - w0)_j^2 without finite-size corrections."""
     equations = _Equations.of(dist, design, inner_lr)
     x = equations.solve()
     jacobian = equations.jacobian(x)
@@ -111,7 +111,7 @@ class _Equations:
         return cls(design.groups, dist.eigenvalues, inner_lr, design.n_steps, penalty, 0.0 if over else 1.0)
 
     def solve(self) -> FloatArray:
-        """Return the root: damped iteration and Newton's, or from rate to rate where those do not arrive."""
+        """Return the root, by damped iteration and Newton's method, or by continuation in the rate where those fail."""
         with np.errstate(all="ignore"):
             found = self._newton(self._near())
             if found is None:
@@ -123,7 +123,7 @@ class _Equations:
         return found
 
     def _follow(self) -> FloatArray | None:
-        """Return the root, found from rate to rate."""
+        """Return the root by continuation in the rate, or None."""
         found: FloatArray | None = self._near() if self.inner_lr == 0 else None
         for part in np.geomspace(1e-3, 1, _N_RATES):
             at_rate = replace(self, inner_lr=float(part * self.inner_lr))
@@ -179,7 +179,7 @@ class _Equations:
         return inverse
 
     def residual(self, x: Values, source: tuple[Any, Any, Any] = (0.0, 0.0, 0.0)) -> Values:
-        """Return x minus what the equations make of it."""
+        """Return x minus the right-hand side of the equations at x."""
         parts = self._split(x)
         local = [
             self._stiffness(group, np.exp(log_kappa), T, source)

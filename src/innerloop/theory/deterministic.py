@@ -11,10 +11,10 @@ from innerloop._base.checks import FloatArray
 from innerloop.distributions import Design, Group
 from innerloop.theory.anchors import overparameterised_task_part, pooled_ridge_parts, pooled_task_part
 from innerloop.theory.one_task import OneTask, root
-from innerloop.theory.spectrum import inner_filters, wishart_spectrum
+from innerloop.theory.spectrum import wishart_spectrum
 from innerloop.theory.sum_of_tasks import Source, first_order_terms
 
-# Beyond this a ratio of values without an inner loop is rounding, in sums that are themselves nearly zero.
+# A ratio of values at inner_lr = 0 beyond this is rounding, of sums that are nearly zero.
 _LARGEST_RATIO = 2.0
 
 
@@ -27,7 +27,7 @@ class Parts(NamedTuple):
 
 
 class _Field(NamedTuple):
-    """One group of tasks: the filters on the spectrum of its supports."""
+    """One group of tasks, and the filters A^2 and F / n_t on the spectrum of its supports."""
 
     group: Group
     kept: FloatArray  # A(s)^2
@@ -67,13 +67,13 @@ def isotropic_parts(design: Design, n_features: int, inner_lr: float, finite: bo
     if n_rows < p:
         return _overparameterised(fields, p, n_rows, finite)
     if design.n_tasks == 1:
-        return _one_task(fields[0], p, inner_lr, design.inner_rule == "implicit", finite)
+        return _one_task(fields[0], design, p, inner_lr, finite)
     return _underparameterised(fields, design, p, finite)
 
 
 def _field(design: Design, group: Group, p: int, inner_lr: float, finite: bool) -> _Field:
     nodes, weights = wishart_spectrum(group.n_support, p, finite)
-    kept, taken = inner_filters(design, inner_lr, nodes)
+    kept, taken = design.rule.filters(inner_lr, nodes)
     return _Field(group, kept, taken / group.n_support, weights)
 
 
@@ -99,9 +99,9 @@ def _one_task_noise(field: _Field, finite: bool) -> float:
     return leading + float(inverse + forced)
 
 
-def _one_task(field: _Field, p: int, inner_lr: float, implicit: bool, finite: bool) -> Parts:
-    """One task fitted exactly in its own metric: A is inverted, and for a > 0 steps can make it singular."""
-    if inner_lr > 0 and not implicit:
+def _one_task(field: _Field, design: Design, p: int, inner_lr: float, finite: bool) -> Parts:
+    """One task with N > p: B is square and invertible in A, which for a > 0 can be singular."""
+    if inner_lr > 0 and design.rule.degree is not None:
         return Parts(np.inf, np.inf, 0.0)
     spare = field.group.n_query - p - finite
     noise = field.trace(field.taken / field.kept) + field.trace(1 / field.kept) / spare
@@ -117,7 +117,7 @@ class _Sum(NamedTuple):
 
 
 def _underparameterised(fields: list[_Field], design: Design, p: int, finite: bool) -> Parts:
-    """Equation 13.2, brought to the exact value without an inner loop."""
+    """Equation 13.2, rescaled to the exact value at inner_lr = 0."""
     parts = _sum_of_tasks(fields, 0.0, p, finite).parts
     if not finite:
         return Parts(parts.noise, parts.tasks, 0.0)
@@ -140,7 +140,7 @@ def _fields_at_zero(groups: tuple[Group, ...], p: int) -> list[_Field]:
 
 
 def _ridge(fields: list[_Field], design: Design, p: int, finite: bool) -> Parts:
-    """Equations 14.1 to 14.3, brought to ridge regression's value without an inner loop (14.4)."""
+    """Equations 14.1 to 14.3, rescaled to the value of ridge regression at inner_lr = 0 (14.4)."""
     penalty = design.l2 * design.n_query_rows
     found = _sum_of_tasks(fields, penalty, p, finite)
     noise, tasks, start = found.parts

@@ -139,7 +139,7 @@ def choose_method(dist: MixedLinearRegression, design: Design, method: Method = 
 def _trust(dist: MixedLinearRegression, design: Design) -> str:
     n_rows, p = design.n_query_rows, dist.n_features
     gap = abs(p - n_rows)
-    one_task = design.n_tasks == 1 and n_rows > p and design.inner_rule == "gradient"
+    one_task = design.n_tasks == 1 and n_rows > p and design.rule.degree is not None
     measured = "within about 1 % of the loss in simulations of 40 to 100 features"
     if not 40 <= p <= 100:
         measured += f", and not measured at {p}"
@@ -173,7 +173,7 @@ def _check_leading(dist: MixedLinearRegression, design: Design) -> None:
     reasons = {
         "isotropic features and tasks": dist.is_isotropic,
         "tasks of one size": len(design.groups) == 1,
-        "one gradient step": design.n_steps == 1 and design.inner_rule == "gradient",
+        "one gradient step": design.rule.degree == 1,
         "no penalty": design.l2 == 0,
         "another number of query rows than features": design.n_query_rows != dist.n_features,
         "Gaussian features where query rows outnumber them": dist.fourth_moment == GAUSSIAN_FOURTH_MOMENT
@@ -190,8 +190,7 @@ def _check_rates(rates: FloatArray, name: str, design: Design) -> None:
     if not np.isfinite(rates).all():
         first = rates[~np.isfinite(rates)].flat[0]
         raise ValueError(f"`{name}` must be finite (zero and negative are fine), got {first}.")
-    if design.inner_rule == "implicit" and (rates < 0).any():
-        raise ValueError(f"`{name}` must be zero or positive with inner_rule='implicit', got {rates.min()}.")
+    design.rule.check_rates(rates, name)
 
 
 def _total(parts: tuple[float, float, float], scales: tuple[float, float, float]) -> float:

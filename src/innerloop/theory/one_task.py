@@ -1,4 +1,4 @@
-"""One task's query rows: what tr (X D X' + theta)^-1 is for Gaussian X, to first order in 1/p (docs/theory.md, 11)."""
+"""Resolvent traces tr (X D X' + theta)^-1 of one task's Gaussian query rows, to first order in 1/p (11)."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class OneTask:
 
 
 def root(function: Callable[[float], float], upper: float | None = None) -> float:
-    """Solve a function that increases through zero, up to `upper`; return an end where rounding hides the root."""
+    """Return the root of an increasing function below `upper`, or an end of the range where rounding hides it."""
     top = _LOG_RANGE if upper is None else float(np.log(upper))
     if function(np.exp(top)) <= 0:
         return float(np.exp(top))

@@ -1,4 +1,4 @@
-"""The best pair of rates, and what tying them or leaving out the inner loop costs (docs/theory.md, 17)."""
+"""The best pair of rates, and the losses with tied rates and without an inner loop (docs/theory.md, 17)."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def _n_candidates(dist: MixedLinearRegression) -> int:
 
 def _grid(natural: float, design: Design, n: int) -> FloatArray:
     sizes = natural * np.geomspace(_FINEST, _WIDEST, n)
-    below = sizes[:0] if design.inner_rule == "implicit" else -sizes[::-1]
+    below = sizes[:0] if design.rule.lowest_rate == 0 else -sizes[::-1]
     return np.concatenate([below, [0.0], sizes])
 
 
@@ -174,11 +174,11 @@ def _slope(
 ) -> float:
     """Return d loss / d inner_lr at zero: exactly where equation 17.1 holds, by differences otherwise."""
     p, n_rows, rate = dist.n_features, design.n_query_rows, np.array(adapt_lr)
-    exact = dist.is_isotropic and dist.fourth_moment == 3 and design.l2 == 0 and design.inner_rule == "gradient"
+    exact = dist.is_isotropic and dist.fourth_moment == 3 and design.l2 == 0 and design.rule.degree is not None
     if exact and abs(p - n_rows) > 1:
         size = 2 * design.n_steps * dist.noise_std**2 * min(n_rows, p) / (abs(p - n_rows) - 1)
         return float(loss(rate, np.array([size])) - loss(rate, np.zeros(1)))
     step = _SLOPE_STEP * natural
-    if design.inner_rule == "implicit":
+    if design.rule.lowest_rate == 0:
         return float((loss(rate, error(step)) - loss(rate, error(0.0))) / step)
     return float((loss(rate, error(step)) - loss(rate, error(-step))) / (2 * step))

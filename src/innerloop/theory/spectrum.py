@@ -1,4 +1,4 @@
-"""Expected eigenvalue averages of a real Wishart matrix, to first order in 1/p, and the filters of inner rules."""
+"""Expected eigenvalue averages of a real Wishart matrix, to first order in 1/p."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 
 from innerloop._base.checks import FloatArray
-from innerloop.distributions import Design
 
 _N_NODES = 1000
 
@@ -55,13 +54,3 @@ def wishart_spectrum(n_rows: int, n_features: int, first_order: bool = True) -> 
     if n_features > n_rows:
         nodes, weights = np.append(nodes, 0.0), np.append(weights, float(n_features - n_rows))
     return Spectrum(nodes, weights)
-
-
-def inner_filters(design: Design, inner_lr: float | FloatArray, nodes: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return A(s)^2 and F(s) = (1 - A(s))^2 / s, what an inner rule keeps of the start and takes of the noise (9.2)."""
-    if design.inner_rule == "implicit":
-        kept = 1 / (1 + inner_lr * nodes)
-        return kept**2, nodes * (inner_lr * kept) ** 2
-    shrink = 1 - inner_lr * nodes
-    total = sum((shrink**j for j in range(design.n_steps)), np.zeros_like(nodes))
-    return shrink ** (2 * design.n_steps), nodes * (inner_lr * total) ** 2

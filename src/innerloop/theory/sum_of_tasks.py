@@ -1,4 +1,4 @@
-"""What finite size adds to the sum of many tasks, to first order in 1/p (docs/theory.md, 14)."""
+"""First-order finite-size terms of the sum of many tasks (docs/theory.md, 14)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from innerloop._base.checks import FloatArray
 from innerloop.theory.one_task import OneTask
 
 _N_NODES = 9
-# Beyond this size a first-order term says only that the design is out of its reach.
+# A first-order term beyond this size is outside the range where first order means anything.
 _LARGEST_TERM = 0.5
 _HALF_WIDTH = 0.2  # of the window in log gamma on which functions are differentiated
 
 
 class Source(NamedTuple):
-    """Tasks of one size, and what disturbs each: F / n_t and A^2 / p on the task's nodes; k, its root."""
+    """Tasks of one size: F / n_t and A^2 / p on the nodes of the spectrum, and the saddle point k."""
 
     task: OneTask
     n_tasks: int
@@ -127,7 +127,7 @@ class _Local:
         return self.ks * self.curve / self.slack
 
     def moved(self, matrix: FloatArray, which: int) -> _Moved:
-        """Return what label noise (0) or the tasks' spread (1) moves."""
+        """Return the derivatives along label noise (0) or task spread (1)."""
         weights = self.source.task.weights
         own = 1.0 - which
         disturbance = (self.source.noise, self.source.spread)[which]

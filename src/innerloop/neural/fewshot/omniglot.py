@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -16,10 +16,10 @@ import torch
 
 from innerloop._base.checks import as_count
 from innerloop._base.seeds import stream
-from innerloop.neural.batch import TEST, TRAINING, VALIDATION, TaskBatch
+from innerloop.neural.batch import TaskBatch
+from innerloop.neural.sources import TEST, TRAINING, VALIDATION, Stage
 
 SIDE = 28
-_STAGES = {TRAINING: "training", VALIDATION: "validation", TEST: "test"}
 _LAYOUT = "images_background/Alphabet/character01/0001_01.png"
 
 
@@ -31,7 +31,7 @@ class Character:
     Parameters
     ----------
     alphabet, name
-        Where it belongs, and what it is called there.
+        Its alphabet, and its name there.
     drawings : (n_drawings, 28, 28) of bytes
         0 is paper, 255 is ink.
     """
@@ -78,20 +78,20 @@ def _read(path: Path) -> dict[tuple[str, str], list[np.ndarray]]:
         raise FileNotFoundError(
             f"there is no archive {path}; Omniglot's zip files are at github.com/brendenlake/omniglot."
         )
-    found: dict[tuple[str, str], list[np.ndarray]] = {}
+    drawings: dict[tuple[str, str], list[np.ndarray]] = {}
     try:
         with zipfile.ZipFile(path) as archive:
             names = sorted(archive.namelist())
             for name in names:
                 parts = PurePosixPath(name).parts
                 if len(parts) >= 3 and parts[0] != "__MACOSX" and parts[-1].endswith(".png"):
-                    found.setdefault((parts[-3], parts[-2]), []).append(_drawing(archive.read(name), name))
+                    drawings.setdefault((parts[-3], parts[-2]), []).append(_drawing(archive.read(name), name))
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
         raise ValueError(f"{path} is no zip archive or a damaged one ({error}); download it again.") from error
-    if not found:
+    if not drawings:
         first = f"its first entry is {names[0]}" if names else "it is empty"
         raise ValueError(f"{path} is no Omniglot archive: drawings lie in it like {_LAYOUT}, and {first}.")
-    return found
+    return drawings
 
 
 def _drawing(content: bytes, name: str) -> np.ndarray:
@@ -111,7 +111,7 @@ def split_alphabets(
     validation: Sequence[str] | None = None,
     test: Sequence[str] | None = None,
     seed: int = 0,
-) -> dict[int, list[Character]]:
+) -> dict[Stage, list[Character]]:
     """Return the characters of training, validation and test, which have no alphabet in common.
 
     Parameters
@@ -129,7 +129,7 @@ def split_alphabets(
         By stage: `TRAINING`, `VALIDATION`, `TEST`.
     """
     alphabets = sorted({character.alphabet for character in characters})
-    given = {"validation": validation, "test": test}
+    given = {VALIDATION: validation, TEST: test}
     for name, names in given.items():
         unknown = set(names or ()) - set(alphabets)
         if unknown:
@@ -140,16 +140,16 @@ def split_alphabets(
     free = [name for name in alphabets if name not in {*(validation or ()), *(test or ())}]
     order = [free[i] for i in stream(seed).permutation(len(free))]
     fifth = max(1, len(alphabets) // 5)
-    chosen = {}
-    for name in ("test", "validation"):
-        names = given[name]
-        chosen[name] = [order.pop() for _ in range(min(fifth, len(order)))] if names is None else names
-    if not order or not chosen["validation"] or not chosen["test"]:
+    chosen: dict[Stage, Sequence[str]] = {}
+    for stage in (TEST, VALIDATION):
+        names = given[stage]
+        chosen[stage] = [order.pop() for _ in range(min(fifth, len(order)))] if names is None else names
+    by_stage = {TRAINING: order, VALIDATION: chosen[VALIDATION], TEST: chosen[TEST]}
+    if not all(by_stage.values()):
+        counts = ", ".join(f"{len(names)} for {stage}" for stage, names in by_stage.items())
         raise ValueError(
-            f"training, validation and test need an alphabet each, and of {len(alphabets)} there are "
-            f"{len(order)}, {len(chosen['validation'])} and {len(chosen['test'])} left for them."
+            f"training, validation and test need an alphabet each, and {len(alphabets)} alphabets give {counts}."
         )
-    by_stage = {TRAINING: order, VALIDATION: chosen["validation"], TEST: chosen["test"]}
     return {
         stage: [character for character in characters if character.alphabet in names]
         for stage, names in by_stage.items()
@@ -158,7 +158,7 @@ def split_alphabets(
 
 @final
 class CharacterTasks:
-    """Tell a few characters apart: a source of tasks for `MetaTrainer`.
+    """Few-shot classification of characters: a source of tasks for `MetaTrainer`.
 
     A task is `n_ways` classes, drawn without replacement and numbered in the order of the draw, with as many support
     rows each and as many query rows each. The first number of its index chooses the characters: those of training,
@@ -173,31 +173,31 @@ class CharacterTasks:
     seed
         Any whole number from 0.
     rotations
-        Make a character turned by 90, 180 and 270 degrees three further classes.
+        Count a character rotated by 90, 180 and 270 degrees as three further classes.
     flat
         Give an image as a row of 784 pixels rather than as (1, 28, 28).
     """
 
     def __init__(
         self,
-        split: dict[int, list[Character]],
+        split: Mapping[Stage, list[Character]],
         n_ways: int = 5,
         seed: int = 0,
         rotations: bool = True,
         flat: bool = False,
     ) -> None:
         self.split, self.n_ways, self.seed = split, as_count(n_ways, "n_ways", 2), as_count(seed, "seed", 0)
-        self.n_turns, self.flat = 4 if rotations else 1, flat
+        self.n_rotations, self.flat = 4 if rotations else 1, flat
         for stage, characters in split.items():
-            n_classes = self.n_turns * len(characters)
+            n_classes = self.n_rotations * len(characters)
             if n_classes < n_ways:
                 raise ValueError(
-                    f"`n_ways` must be at most the number of {_STAGES[stage]} classes ({n_classes}), got {n_ways}; "
+                    f"`n_ways` must be at most the number of {stage} classes ({n_classes}), got {n_ways}; "
                     "ask for fewer ways or give more alphabets."
                 )
 
     def __repr__(self) -> str:
-        """Return what tells this source from others, its drawings included."""
+        """Return a text that identifies this source, its drawings included."""
         digest = hashlib.sha256()
         for stage in sorted(self.split):
             for character in self.split[stage]:
@@ -205,22 +205,21 @@ class CharacterTasks:
                     f"{stage}/{character.alphabet}/{character.name}".encode() + character.drawings.numpy().tobytes()
                 )
         return (
-            f"CharacterTasks(n_ways={self.n_ways}, seed={self.seed}, n_turns={self.n_turns}, flat={self.flat}, "
+            f"CharacterTasks(n_ways={self.n_ways}, seed={self.seed}, n_rotations={self.n_rotations}, flat={self.flat}, "
             f"drawings={digest.hexdigest()[:12]})"
         )
 
     def sample(self, n_tasks: int, n_support: int, n_query: int, index: tuple[int, ...]) -> TaskBatch:
         """Draw the tasks number `index`: pixels from 0 (paper) to 1 (ink), and numbers of classes."""
         n_shots, n_scored = (self._each(n, name) for n, name in ((n_support, "n_support"), (n_query, "n_query")))
-        self._check_drawings(index[0], n_shots + n_scored)
-        characters = self.split[index[0]]
+        characters = self._characters(Stage(index[0]), n_shots + n_scored)
         rng = stream(self.seed, *index)
         chosen = np.stack([self._classes(rng, len(characters)) for _ in range(n_tasks)])
         rows = [_some(rng, characters[i % len(characters)], n_shots + n_scored) for i in chosen.ravel()]
         X = torch.stack(rows)
-        for turn in range(1, self.n_turns):
-            turned = torch.from_numpy(chosen.ravel() // len(characters) == turn)
-            X[turned] = X[turned].rot90(turn, (-2, -1))
+        for rotation in range(1, self.n_rotations):
+            rotated = torch.from_numpy(chosen.ravel() // len(characters) == rotation)
+            X[rotated] = X[rotated].rot90(rotation, (-2, -1))
         shape = (SIDE * SIDE,) if self.flat else (1, SIDE, SIDE)
         X = (X.float() / 255).view(n_tasks, self.n_ways, n_shots + n_scored, *shape)
         y = torch.arange(self.n_ways).view(1, -1, 1)
@@ -228,7 +227,7 @@ class CharacterTasks:
         return TaskBatch(X[:, :, :n_shots].flatten(1, 2), y_support, X[:, :, n_shots:].flatten(1, 2), y_query)
 
     def _classes(self, rng: np.random.Generator, n_characters: int) -> np.ndarray:
-        return rng.choice(self.n_turns * n_characters, self.n_ways, replace=False)
+        return rng.choice(self.n_rotations * n_characters, self.n_ways, replace=False)
 
     def _each(self, n_rows: int, name: str) -> int:
         """Return the rows of each class."""
@@ -236,13 +235,18 @@ class CharacterTasks:
             raise ValueError(f"`{name}` must be a multiple of the ways ({self.n_ways}), got {n_rows}.")
         return n_rows // self.n_ways
 
-    def _check_drawings(self, stage: int, n_rows: int) -> None:
-        fewest = min(self.split[stage], key=lambda character: len(character.drawings))
+    def _characters(self, stage: Stage, n_rows: int) -> list[Character]:
+        """Return the characters of a stage, all of which have so many drawings."""
+        if stage not in self.split:
+            raise ValueError(f"`split` has no {stage} characters; give some alphabets to that stage.")
+        characters = self.split[stage]
+        fewest = min(characters, key=lambda character: len(character.drawings))
         if len(fewest.drawings) < n_rows:
             raise ValueError(
                 f"{fewest.alphabet}/{fewest.name} has {len(fewest.drawings)} drawing(s), too few for {n_rows} support "
                 "and query rows of a class; ask for fewer shots or queries."
             )
+        return characters
 
 
 def _some(rng: np.random.Generator, character: Character, n_rows: int) -> torch.Tensor:

@@ -3,40 +3,95 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Literal, final
 
 import torch
 from torch import Tensor, nn
 
+from innerloop.distributions import Design
 from innerloop.neural.algorithms import MAML, Algorithm, Reptile
-from innerloop.neural.batch import TEST, VALIDATION, SinusoidTasks, TaskSource
 from innerloop.neural.fewshot.networks import MLP, Conv4
 from innerloop.neural.fewshot.omniglot import SIDE, CharacterTasks
 from innerloop.neural.meta_gradient import query_predictions
 from innerloop.neural.rates import Rate
+from innerloop.neural.sources import TEST, VALIDATION, EpisodeSampler, SinusoidTasks, Stage, TaskSource
 from innerloop.neural.sweep import sweep
 from innerloop.neural.task_model import Loss, TaskModel, accuracy, half_mse
-from innerloop.neural.trainer import TASKS_AT_ONCE, Adam, MetaTrainer
+from innerloop.neural.trainer import TASKS_AT_ONCE, MetaTrainer
+from innerloop.neural.training import Training
 
 if TYPE_CHECKING:
     import xarray as xr
 
-AlgorithmName = Literal["maml", "fomaml", "anil", "meta-sgd", "reptile"]
-_ALGORITHMS: dict[str, Algorithm] = {
-    "maml": MAML(),
-    "fomaml": MAML(first_order=True),
-    "anil": MAML(subset=("head",)),
-    "meta-sgd": MAML(),
-    "reptile": Reptile(),
+_MOST_SINUSOID_STEPS = 5
+
+
+@final
+@dataclass(frozen=True)
+class Method:
+    """A usual name of meta-learning for networks with a body and a head.
+
+    Parameters
+    ----------
+    algorithm
+        How tasks adapt.
+    learns_rates
+        Learn a rate for each weight together with the weights.
+    """
+
+    algorithm: Algorithm
+    learns_rates: bool = False
+
+
+METHODS = {
+    "maml": Method(MAML()),
+    "fomaml": Method(MAML(first_order=True)),
+    "anil": Method(MAML(subset=("head",))),
+    "meta-sgd": Method(MAML(), learns_rates=True),
+    "reptile": Method(Reptile()),
 }
 
 
 def mse(prediction: Tensor, y: Tensor) -> Tensor:
     """Return the mean squared error over rows and targets."""
     return 2 * half_mse(prediction, y)
+
+
+@final
+@dataclass(frozen=True)
+class Metric:
+    """A score of a task, and how it is reported.
+
+    Parameters
+    ----------
+    key
+        Its name in files.
+    score
+        ``score(prediction, y)``, a number.
+    label
+        Its name in tables and pictures.
+    scale
+        What it is multiplied with in tables.
+    n_errors, error_label
+        Standard errors that tables show, and what they call them.
+    best
+        The best of several scores: `min` or `max`.
+    """
+
+    key: str
+    score: Loss
+    label: str
+    scale: float
+    n_errors: float
+    error_label: str
+    best: Callable[..., float]
+
+
+MSE = Metric("mse", mse, "MSE", 1.0, 1.0, "± s.e.", min)
+ACCURACY = Metric("accuracy", accuracy, "accuracy %", 100.0, 1.96, "± (95 %)", max)
 
 
 @final
@@ -48,92 +103,57 @@ class FewShot:
     ----------
     source
         Its tasks.
+    design
+        Tasks of an iteration, rows and inner steps.
     make_module
         Makes the network, which has a ``body`` and a ``head``.
-    loss
-        Of one task.
     metric
-        What is reported of one task.
+        What is reported of a task.
     adapt_lrs
         Rates of adaptation to choose from.
-    n_support, n_query, n_tasks
-        Rows of a task, and tasks of an iteration.
-    n_steps
-        Inner steps.
+    scored_steps
+        Numbers of inner steps after which test tasks are scored.
+    n_classes
+        Classes of a task; None where targets are numbers.
+    training
+        As in `MetaTrainer`.
+    learns_rates
+        Learn a rate for each weight together with the weights (Meta-SGD).
     n_validation
         Tasks that choose the rate of adaptation.
-    algorithm
-        maml, fomaml, anil, meta-sgd or reptile.
-    outer_lr
-        Rate of Adam in the outer loop.
-    seed
-        Of the initial weights; a source has its own.
-    device, compile
-        As in `MetaTrainer`.
     """
 
     source: TaskSource
+    design: Design
     make_module: Callable[[], nn.Module]
-    loss: Loss
-    metric: Loss
+    metric: Metric
     adapt_lrs: Sequence[float]
-    n_support: int
-    n_query: int
-    n_tasks: int
-    n_steps: int = 1
+    scored_steps: Sequence[int]
+    n_classes: int | None = None
+    training: Training = Training()  # noqa: RUF009
+    learns_rates: bool = False
     n_validation: int = 100
-    algorithm: AlgorithmName = "maml"
-    outer_lr: float = 1e-3
-    seed: int = 0
-    device: str | None = None
-    compile: bool = False
-
-    @property
-    def is_classification(self) -> bool:
-        """Whether targets name classes."""
-        return self.metric is accuracy
-
-    @property
-    def n_classes(self) -> int:
-        """Classes of a task."""
-        assert isinstance(self.source, CharacterTasks)
-        return self.source.n_ways
 
     def module(self) -> nn.Module:
         """Return the network that training starts from."""
         with torch.random.fork_rng():
-            torch.manual_seed(self.seed)
+            torch.manual_seed(self.training.seed)
             return self.make_module()
 
     def trainer(self, inner_lr: float) -> MetaTrainer:
-        """Return the trainer of the network at a rate of any sign; with Meta-SGD that is where all rates start."""
-        module, learned = self.module(), self.algorithm == "meta-sgd"
+        """Return the trainer of the network at a rate of any sign: the start of all rates where they are learned."""
+        module = self.module()
         rate: Rate = inner_lr
-        if learned:
+        if self.learns_rates:
             rate = {name: torch.full_like(value, inner_lr) for name, value in module.named_parameters()}
-        return self._trainer(module, rate, _ALGORITHMS[self.algorithm], learned)
+        return MetaTrainer(
+            module, self.source, self.design, rate, training=self.training, learn_inner_lr=self.learns_rates
+        )
 
     def comparison(self, algorithm: Algorithm) -> MetaTrainer:
         """Return the trainer of the network's body alone, for an algorithm that takes no steps."""
-        return self._trainer(self.module().get_submodule("body"), 0.0, algorithm, learned=False)
-
-    def _trainer(self, module: nn.Module, rate: Rate, algorithm: Algorithm, learned: bool) -> MetaTrainer:
-        return MetaTrainer(
-            module,
-            self.source,
-            rate,
-            n_tasks=self.n_tasks,
-            n_support=self.n_support,
-            n_query=self.n_query,
-            n_steps=self.n_steps,
-            learn_inner_lr=learned,
-            algorithm=algorithm,
-            loss=self.loss,
-            optimiser=Adam(self.outer_lr),
-            device=self.device,
-            dtype=torch.float32,
-            compile=self.compile,
-        )
+        body, training = self.module().get_submodule("body"), replace(self.training, algorithm=algorithm)
+        return MetaTrainer(body, self.source, self.design, 0.0, training=training)
 
     def best_adapt_lr(self, trainer: MetaTrainer) -> float:
         """Return the rate with the lowest mean loss on validation tasks."""
@@ -146,16 +166,24 @@ class FewShot:
 
     def scores_without_steps(self, algorithm: Algorithm, module: nn.Module, n_tasks: int) -> Tensor:
         """Score an algorithm that takes no steps on the tasks that `MetaTrainer.evaluate` scores: (n_tasks,)."""
-        model = TaskModel(module, self.loss)
-        params = {name: value.to(device=self.device) for name, value in module.named_parameters()}
+        model, device = TaskModel(module, self.training.loss), self.training.device
+        params = {name: value.to(device=device) for name, value in module.named_parameters()}
         scores = []
-        for k, first in enumerate(range(0, n_tasks, TASKS_AT_ONCE)):
-            size = min(TASKS_AT_ONCE, n_tasks - first)
-            batch = self.source.sample(size, self.n_support, self.n_query, (TEST, k)).to(self.device, torch.float32)
+        for drawn in self._sampler.batches(TEST, n_tasks, TASKS_AT_ONCE):
+            batch = drawn.to(device, torch.float32)
             with torch.no_grad():
                 prediction = query_predictions(algorithm, model, params, [], batch)
-                scores.append(model.score(prediction, batch.y_query, self.metric))
+                scores.append(model.score(prediction, batch.y_query, self.metric.score))
         return torch.cat(scores)
+
+    @cached_property
+    def _sampler(self) -> EpisodeSampler:
+        return EpisodeSampler(self.source, self.design)
+
+    def check_tasks(self) -> None:
+        """Refuse what cannot be drawn, before training."""
+        for stage in Stage:
+            self._sampler.draw(stage, 1, 0)
 
     def sweep(
         self,
@@ -167,35 +195,36 @@ class FewShot:
     ) -> xr.Dataset:
         """Train at many rates with common random numbers; `n_test` tasks score each seed.
 
-        With a folder as store, a sweep that was cut off goes on after its last finished seed. See `neural.sweep`.
+        With a folder as store, an interrupted sweep resumes after its last finished seed. See `neural.sweep`.
         """
         return sweep(
             self.make_module,
             self.source,
+            self.design,
             inner_lrs,
             self.adapt_lrs,
             n_seeds=n_seeds,
             n_iterations=n_iterations,
-            n_tasks=self.n_tasks,
-            n_support=self.n_support,
-            n_query=self.n_query,
-            n_steps=self.n_steps,
             n_validation=self.n_validation,
             n_test=n_test,
-            algorithm=_ALGORITHMS[self.algorithm],
-            loss=self.loss,
-            metric=self.metric,
-            optimiser=Adam(self.outer_lr),
-            seed=self.seed,
-            device=self.device,
-            dtype=torch.float32,
-            compile=self.compile,
+            metric=self.metric.score,
+            training=self.training,
             store=store,
             progress=True,
         )
 
 
-def sinusoids(n_shots: int = 10, n_query: int = 10, width: int = 40, seed: int = 0, **settings: Any) -> FewShot:
+def sinusoids(
+    n_shots: int = 10,
+    n_query: int = 10,
+    width: int = 40,
+    *,
+    n_tasks: int = 25,
+    n_steps: int = 1,
+    training: Training = Training(),  # noqa: B008
+    learns_rates: bool = False,
+    n_validation: int = 100,
+) -> FewShot:
     """Return the sine waves of Finn, Abbeel and Levine (2017) with a network of 1-width-width-1 units.
 
     Parameters
@@ -204,21 +233,21 @@ def sinusoids(n_shots: int = 10, n_query: int = 10, width: int = 40, seed: int =
         Support and query rows.
     width
         Hidden units of each of two layers.
-    seed
-        Of tasks and weights.
-    settings
-        Others of `FewShot`.
+    n_tasks, n_steps
+        Tasks of an iteration, and inner steps.
+    training, learns_rates, n_validation
+        As in `FewShot`; the loss is half the mean squared error, and the seed also draws the tasks.
     """
     return FewShot(
-        source=SinusoidTasks(seed),
+        source=SinusoidTasks(training.seed),
+        design=Design(n_tasks, n_shots, n_query, n_steps=n_steps),
         make_module=partial(MLP, 1, 1, (width, width)),
-        loss=half_mse,
-        metric=mse,
+        metric=MSE,
         adapt_lrs=(-0.03, -0.01, 0.0, 0.001, 0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5),
-        n_support=n_shots,
-        n_query=n_query,
-        seed=seed,
-        **settings,
+        scored_steps=range(max(_MOST_SINUSOID_STEPS, n_steps) + 1),
+        training=replace(training, loss=half_mse),
+        learns_rates=learns_rates,
+        n_validation=n_validation,
     )
 
 
@@ -228,7 +257,12 @@ def characters(
     n_queries: int = 3,
     width: int = 64,
     norm: Literal["batch", "group"] = "batch",
-    **settings: Any,
+    *,
+    n_tasks: int = 4,
+    n_steps: int = 1,
+    training: Training = Training(),  # noqa: B008
+    learns_rates: bool = False,
+    n_validation: int = 100,
 ) -> FewShot:
     """Return characters to tell apart, with a `Conv4`, or on flat pixels an `MLP` of two layers.
 
@@ -242,21 +276,23 @@ def characters(
         Channels, or hidden units.
     norm
         Of a `Conv4`.
-    settings
-        Others of `FewShot`.
+    n_tasks, n_steps
+        Tasks of an iteration, and inner steps.
+    training, learns_rates, n_validation
+        As in `FewShot`; the loss is the cross-entropy.
     """
-    n_support, n_query = n_shots * source.n_ways, n_queries * source.n_ways
-    for stage in source.split:
-        source.sample(1, n_support, n_query, (stage,))  # what cannot be drawn is refused before training
     make_mlp = partial(MLP, SIDE * SIDE, source.n_ways, (width, width))
-    return FewShot(
+    problem = FewShot(
         source=source,
+        design=Design(n_tasks, n_shots * source.n_ways, n_queries * source.n_ways, n_steps=n_steps),
         make_module=make_mlp if source.flat else partial(Conv4, source.n_ways, width, norm),
-        loss=nn.functional.cross_entropy,
-        metric=accuracy,
+        metric=ACCURACY,
         adapt_lrs=(-1.0, -0.1, 0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
-        n_support=n_support,
-        n_query=n_query,
-        seed=source.seed,
-        **settings,
+        scored_steps=(0, n_steps),
+        n_classes=source.n_ways,
+        training=replace(training, loss=nn.functional.cross_entropy),
+        learns_rates=learns_rates,
+        n_validation=n_validation,
     )
+    problem.check_tasks()
+    return problem

@@ -13,12 +13,14 @@ import numpy as np
 from innerloop._base.checks import FloatArray
 from innerloop._base.progress import progress as progress_bar
 from innerloop._base.seeds import stream
+from innerloop._base.standard_errors import standard_errors
 from innerloop._base.threads import one_thread
 from innerloop._blocks.pool import gather
 from innerloop._blocks.store import BlockStore, MemoryStore, Store
 from innerloop.data.episodes import Episodes
 from innerloop.distributions import Design, QuadraticRegression
 from innerloop.exact.kernel import KernelObjective, ReluKernel
+from innerloop.exact.solve import solve_path
 from innerloop.plots.style import BLUE, GREY, ORANGE
 
 if TYPE_CHECKING:
@@ -52,18 +54,18 @@ _TRAINING, _TEST, _WEIGHTS = range(3)
 
 @final
 @dataclass(frozen=True)
-class Choice:
-    """One choice of tasks and sizes; `adapt_lr` is best for inner_lr = 0 by the kernel, to a tenth."""
+class Setting:
+    """Tasks and sizes of a panel; `adapt_lr` is best for inner_lr = 0 by the kernel, to a tenth."""
 
     dist: QuadraticRegression
     design: Design
     adapt_lr: float
 
 
-CHOICES = {
-    "a": Choice(QuadraticRegression(10, 0.2, 0.2, 0.2), Design(5, 10, 5, 10), 0.6),
-    "b": Choice(QuadraticRegression(20, 1.0, 0.5, 0.1), Design(3, 30, 2, 20), 0.8),
-    "c": Choice(QuadraticRegression(10, 0.2, 0.5, 0.5), Design(5, 10, 5, 10), 0.9),
+SETTINGS = {
+    "a": Setting(QuadraticRegression(10, 0.2, 0.2, 0.2), Design(5, 10, 5, 10), 0.6),
+    "b": Setting(QuadraticRegression(20, 1.0, 0.5, 0.1), Design(3, 30, 2, 20), 0.8),
+    "c": Setting(QuadraticRegression(10, 0.2, 0.5, 0.5), Design(5, 10, 5, 10), 0.9),
 }
 
 
@@ -84,53 +86,53 @@ def compute(
     Returns
     -------
     dict
-        For each choice "loss" and "left" (n_seeds, n_rates), test losses of the networks at `RATES` and what is left
-        of their meta-training losses; and "kernel" (n_kernel_seeds, n_fine), predictions at `FINE`. Seed i has the same
-        tasks and the same initial weights everywhere.
+        For each setting "loss" (n_seeds, n_rates), test losses of the networks at `RATES`; "relative_loss", of the same
+        shape, their meta-training losses at the end as fractions of those at the start; and "kernel" (n_kernel_seeds,
+        n_fine), predictions at `FINE`. Seed i has the same tasks and the same initial weights everywhere.
     """
     parts = (("kernel", _kernel_block, _N_KERNEL_BLOCKS), ("network", _network_block, _N_BLOCKS))
-    arrays: dict[str, Arrays] = {letter: {} for letter in CHOICES}
+    arrays: dict[str, Arrays] = {letter: {} for letter in SETTINGS}
     for name, compute_block, n_at_scale_1 in parts:
         n_blocks = max(_FEWEST_BLOCKS, round(scale * n_at_scale_1))
-        for letter, choice in CHOICES.items():
-            plan = {"fig5": _VERSION, "choice": repr(choice), "width": WIDTH, "bias_std": BIAS_STD, "part": name}
+        for letter, setting in SETTINGS.items():
+            plan = {"fig5": _VERSION, "setting": repr(setting), "width": WIDTH, "bias_std": BIAS_STD, "part": name}
             plan["inner_lr"] = (FINE if name == "kernel" else RATES).tolist()
             blocks: Store = MemoryStore(1) if store is None else BlockStore(store / f"{letter}-{name}", plan, 1)
             with progress_bar(f"{letter}, {name}", n_blocks, progress) as tick:
-                found = gather(partial(compute_block, choice), range(n_blocks), blocks, n_jobs, tick=tick)
+                found = gather(partial(compute_block, setting), range(n_blocks), blocks, n_jobs, tick=tick)
             arrays[letter] |= {key: np.concatenate([block[key] for block in found]) for key in found[0]}
     return arrays
 
 
 def draw(arrays: Mapping[str, Arrays], ax: Mapping[str, Axes]) -> None:
-    """Draw a panel for each choice.
+    """Draw a panel for each setting.
 
     Parameters
     ----------
     arrays
         From `compute`.
     ax
-        Axes by the letter of the choice.
+        Axes by the letter of the setting.
     """
-    for letter, choice in CHOICES.items():
-        axis, own = ax[letter], arrays[letter]
-        gain, error = _against_zero(own["loss"], RATES)
-        predicted, band = _against_zero(own["kernel"], FINE)
+    for letter, setting in SETTINGS.items():
+        axis, losses, kernel = ax[letter], arrays[letter]["loss"], arrays[letter]["kernel"]
+        gain, error = _against_zero(losses, RATES)
+        predicted, band = _against_zero(kernel, FINE)
         axis.fill_between(FINE, predicted - band, predicted + band, color=ORANGE, alpha=0.25, lw=0)
-        axis.plot(FINE, predicted, color=ORANGE, lw=1.6, label=f"infinite width, {len(own['kernel'])} seeds, ± 1 s.e.")
-        label = f"width {WIDTH}, {len(own['loss'])} seeds, ± 1 s.e."
+        axis.plot(FINE, predicted, color=ORANGE, lw=1.6, label=f"infinite width, {len(kernel)} seeds, ± 1 s.e.")
+        label = f"width {WIDTH}, {len(losses)} seeds, ± 1 s.e."
         axis.errorbar(RATES, gain, error, fmt="o", ms=4, color=BLUE, capsize=2, lw=1, zorder=3, label=label)
         axis.axhline(0, color=GREY, lw=0.6)
         axis.axvline(0, color=GREY, lw=0.6)
         axis.set_xlabel("inner_lr (meta-training)")
-        axis.set_title(_title(choice, float(own["loss"][:, RATES == 0].mean())), fontsize=9)
+        axis.set_title(_title(setting, float(losses[:, RATES == 0].mean())), fontsize=9)
         axis.set_title(letter, loc="left", fontweight="bold")
         axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=1, frameon=False)
     ax["a"].set_ylabel("test loss minus that of inner_lr = 0 (half MSE)")
 
 
-def _title(choice: Choice, loss: float) -> str:
-    dist, design = choice.dist, choice.design
+def _title(setting: Setting, loss: float) -> str:
+    dist, design = setting.dist, setting.design
     return (
         f"noise {dist.noise_std:g}, spread of w {dist.task_std:g}, of b {dist.bias_std:g}\n{dist.n_inputs} inputs, "
         f"{design.n_tasks} tasks of {design.n_support} + {design.n_query} rows\nloss at inner_lr = 0: {loss:.3g}"
@@ -149,15 +151,16 @@ class Answer(NamedTuple):
 
 
 def answers(arrays: Mapping[str, Arrays]) -> list[Answer]:
-    """Return for each choice the best negative and the best positive rate against none.
+    """Return for each setting the best negative and the best positive rate against none.
 
     Rates are chosen on the kernel prediction for seeds that the networks do not have, so that choosing favours nothing.
     """
     found = []
     at = np.searchsorted(FINE, RATES)
-    for letter, own in arrays.items():
-        others = own["kernel"][len(own["loss"]) :].mean(axis=0)[at]
-        network, kernel = _against_zero(own["loss"], RATES), _against_zero(own["kernel"], FINE)
+    for letter, results in arrays.items():
+        losses, predictions = results["loss"], results["kernel"]
+        others = predictions[len(losses) :].mean(axis=0)[at]
+        network, kernel = _against_zero(losses, RATES), _against_zero(predictions, FINE)
         for side in (RATES < 0, RATES > 0):
             i = np.flatnonzero(side)[others[side].argmin()]
             numbers = (kernel[0][at[i]], kernel[1][at[i]], network[0][i], network[1][i])
@@ -168,31 +171,31 @@ def answers(arrays: Mapping[str, Arrays]) -> list[Answer]:
 def _against_zero(losses: FloatArray, rates: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return the mean over seeds of the difference to rate 0, and its standard error."""
     gain = losses - losses[:, rates == 0]
-    return gain.mean(axis=0), gain.std(axis=0, ddof=1) / np.sqrt(len(gain))
+    return gain.mean(axis=0), standard_errors(gain)
 
 
-def _kernel_block(choice: Choice, block: int) -> dict[str, FloatArray]:
+def _kernel_block(setting: Setting, block: int) -> dict[str, FloatArray]:
     with one_thread():
-        runs = prepare(choice, _seeds(block, _KERNEL_SEEDS_PER_BLOCK))
-        return {"kernel": runs.objective.solve(FINE).test_loss(runs.test, choice.adapt_lr).T}
+        runs = prepare(setting, _seeds(block, _KERNEL_SEEDS_PER_BLOCK))
+        return {"kernel": solve_path(runs.objective, FINE).test_loss(runs.test, setting.adapt_lr).T}
 
 
-def _network_block(choice: Choice, block: int) -> dict[str, FloatArray]:
+def _network_block(setting: Setting, block: int) -> dict[str, FloatArray]:
     import torch
 
     from innerloop.papers.bernacchia2021.network import Tasks, losses
 
-    runs = prepare(choice, _seeds(block, _SEEDS_PER_BLOCK))
+    runs = prepare(setting, _seeds(block, _SEEDS_PER_BLOCK))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        params, left = train_networks(runs, RATES)
-        adapt_lrs = torch.full_like(left, choice.adapt_lr)
+        params, relative_loss = train_networks(runs, RATES)
+        adapt_lrs = torch.full_like(relative_loss, setting.adapt_lr)
         tasks = (torch.split(part, _TEST_TASKS_AT_ONCE, dim=1) for part in as_tensors(runs.test, len(RATES)))
         parts = [losses(params, Tasks(*part), adapt_lrs, BIAS_STD) for part in zip(*tasks, strict=True)]
     finally:
         torch.set_num_threads(threads)
-    found = {"loss": torch.stack(parts).mean(dim=0), "left": left}
+    found = {"loss": torch.stack(parts).mean(dim=0), "relative_loss": relative_loss}
     return {name: value.view(-1, len(RATES)).double().numpy() for name, value in found.items()}
 
 
@@ -209,11 +212,11 @@ class Runs(NamedTuple):
     objective: KernelObjective
 
 
-def prepare(choice: Choice, seeds: range, width: int = WIDTH) -> Runs:
+def prepare(setting: Setting, seeds: range, width: int = WIDTH) -> Runs:
     """Draw tasks and weights: W (n_seeds, d + 1, n), v (n_seeds, n, 1), c (n_seeds, 1, 1)."""
-    training, test = ([_episodes(choice, seed, stage) for seed in seeds] for stage in (_TRAINING, _TEST))
+    training, test = ([_episodes(setting, seed, stage) for seed in seeds] for stage in (_TRAINING, _TEST))
     generators = [stream(seed, _WEIGHTS) for seed in seeds]
-    shapes = (choice.dist.n_inputs + 1, width), (width, 1), (1, 1)
+    shapes = (setting.dist.n_inputs + 1, width), (width, 1), (1, 1)
     weights = [np.stack([rng.standard_normal(shape) for rng in generators]) for shape in shapes]
     hidden, output, bias = weights
 
@@ -222,11 +225,11 @@ def prepare(choice: Choice, seeds: range, width: int = WIDTH) -> Runs:
         values: FloatArray = units @ output * np.sqrt(2 / width) + BIAS_STD * bias
         return values[..., 0]
 
-    return Runs(training, test, weights, KernelObjective.from_tasks(training, ReluKernel(BIAS_STD), start=start))
+    return Runs(training, test, weights, KernelObjective.from_episodes(training, ReluKernel(BIAS_STD), start=start))
 
 
 def train_networks(runs: Runs, rates: FloatArray) -> tuple[list[Tensor], Tensor]:
-    """Train a network for each seed and rate, rates fastest; return weights and what is left of the losses."""
+    """Train a network for each seed and rate, rates fastest; return weights and relative losses."""
     import torch
 
     from innerloop.papers.bernacchia2021.network import train
@@ -257,13 +260,13 @@ def as_tensors(episodes: list[Episodes], n_rates: int) -> Tasks:
     return Tasks(lanes("X_support"), lanes("y_support"), lanes("X_query"), lanes("y_query"))
 
 
-def _episodes(choice: Choice, seed: int, stage: int) -> Episodes:
-    (group,) = choice.design.groups
+def _episodes(setting: Setting, seed: int, stage: int) -> Episodes:
+    (group,) = setting.design.groups
     n_tasks, n_support, n_query = group.n_tasks, group.n_support, group.n_query
     if stage == _TEST:
-        n_tasks, n_support, n_query = N_TEST_TASKS, choice.design.n_adapt, N_TEST_ROWS
-    tasks = choice.dist.draw_tasks([n_support + n_query] * n_tasks, stream(seed, stage))
-    return Episodes((X[:n_support], y[:n_support], X[n_support:], y[n_support:]) for X, y in tasks)
+        n_tasks, n_support, n_query = N_TEST_TASKS, setting.design.n_adapt, N_TEST_ROWS
+    arrays = setting.dist.draw_episodes(n_tasks, n_support, n_query, stream(seed, stage))
+    return Episodes(zip(*arrays, strict=True))
 
 
 def _with_bias(X: FloatArray) -> FloatArray:

@@ -19,8 +19,8 @@ from torch import Tensor
 from innerloop._base.checks import FloatArray
 
 MOMENTUM = 0.9
-# Training ends when every loss of a block has fallen to this part of its start, looked at every so many steps.
-NEAR_ZERO, _LOOK_EVERY = 1e-4, 20
+# Training ends when every loss of a block is below this fraction of its start, checked once in so many steps.
+NEAR_ZERO, _CHECK_EVERY = 1e-4, 20
 
 
 class Tasks(NamedTuple):
@@ -79,12 +79,12 @@ def train(
     -------
     params
         Trained weights.
-    left : (n_lanes,)
-        Meta-training losses at the last look, as parts of those at the start.
+    relative : (n_lanes,)
+        Meta-training losses when last checked, as fractions of those at the start.
     """
     params = [torch.from_numpy(np.ascontiguousarray(part)).to(tasks.X_support.dtype) for part in weights]
     speed = [torch.zeros_like(part) for part in params]
-    first = left = torch.ones_like(rates)
+    first = relative = torch.ones_like(rates)
     for i in range(most_steps):
         points = [p.add(v, alpha=MOMENTUM).requires_grad_() for p, v in zip(params, speed, strict=True)]
         values = losses(points, tasks, rates, bias_std)
@@ -94,8 +94,8 @@ def train(
             p.add_(v)
         if i == 0:
             first = values.detach()
-        elif i % _LOOK_EVERY == 0:
-            left = values.detach() / first
-            if left.max() < NEAR_ZERO:
+        elif i % _CHECK_EVERY == 0:
+            relative = values.detach() / first
+            if relative.max() < NEAR_ZERO:
                 break
-    return params, left
+    return params, relative

@@ -1,0 +1,166 @@
+"""Expected losses as arrays: against each rate, over both, and the best inner rate over N/p."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, final
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from innerloop._base.checks import FloatArray
+from innerloop.distributions import Design, MixedLinearRegression
+from innerloop.theory.expected import expected_loss
+from innerloop.theory.optimum import RateOptimum, optimal_rates
+
+_N_RATES, _N_MAP_RATES = 121, 81
+_LOWEST_RATIO, _HIGHEST_RATIO = 0.05, 20.0
+_N_RATIOS, _N_RATIOS_CORRELATED = 25, 9
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class LossCurve:
+    """Expected test loss against one rate, the other at its best.
+
+    Parameters
+    ----------
+    varied
+        The rate that varies.
+    rates, loss : (n_rates,)
+        Its values, and HALF the mean squared error there.
+    fixed
+        The other rate.
+    best
+        Both rates at their best, and the losses to compare with.
+    """
+
+    varied: Literal["inner_lr", "adapt_lr"]
+    rates: FloatArray
+    loss: FloatArray
+    fixed: float
+    best: RateOptimum
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class LossMap:
+    """Expected test loss over both rates.
+
+    Parameters
+    ----------
+    inner_lr, adapt_lr : (n_inner,), (n_adapt,)
+        Rates.
+    loss : (n_inner, n_adapt)
+        HALF the mean squared error.
+    best
+        Both rates at their best.
+    """
+
+    inner_lr: FloatArray
+    adapt_lr: FloatArray
+    loss: FloatArray
+    best: RateOptimum
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class BestRateCurve:
+    """The best inner rate of designs with other numbers of tasks.
+
+    Parameters
+    ----------
+    ratio, inner_lr : (n_designs,)
+        Query rows per feature, N/p, and the best inner rate.
+    this_ratio
+        N/p of the design that was given.
+    """
+
+    ratio: FloatArray
+    inner_lr: FloatArray
+    this_ratio: float
+
+
+def inner_lr_curve(
+    dist: MixedLinearRegression, design: Design, init: ArrayLike | None = None, best: RateOptimum | None = None
+) -> LossCurve:
+    """Return the loss against the inner rate, at the best adaptation rate.
+
+    Parameters
+    ----------
+    dist, design, init
+        As in `expected_loss`.
+    best
+        What `optimal_rates` gives for them, if it is known already.
+
+    Returns
+    -------
+    LossCurve
+    """
+    best = best or optimal_rates(dist, design, init)
+    rates = _inner_rates(best, design)
+    loss = np.asarray(expected_loss(dist, design, rates, best.adapt_lr, init))
+    return LossCurve("inner_lr", rates, loss, best.adapt_lr, best)
+
+
+def adapt_lr_curve(
+    dist: MixedLinearRegression, design: Design, init: ArrayLike | None = None, best: RateOptimum | None = None
+) -> LossCurve:
+    """Return the loss against the adaptation rate, at the best inner rate. Parameters are those of `inner_lr_curve`."""
+    best = best or optimal_rates(dist, design, init)
+    rates = _adapt_rates(best, design, _N_RATES)
+    loss = np.asarray(expected_loss(dist, design, _finite(best.inner_lr), rates, init))
+    return LossCurve("adapt_lr", rates, loss, best.inner_lr, best)
+
+
+def loss_map(
+    dist: MixedLinearRegression, design: Design, init: ArrayLike | None = None, best: RateOptimum | None = None
+) -> LossMap:
+    """Return the loss over both rates. Parameters are those of `inner_lr_curve`."""
+    best = best or optimal_rates(dist, design, init)
+    inner, adapt = _inner_rates(best, design), _adapt_rates(best, design, _N_MAP_RATES)
+    return LossMap(inner, adapt, np.asarray(expected_loss(dist, design, inner[:, None], adapt, init)), best)
+
+
+def best_rate_curve(dist: MixedLinearRegression, design: Design, init: ArrayLike | None = None) -> BestRateCurve:
+    """Return the best inner rate over N/p, with other numbers of tasks of the first task's sizes.
+
+    Parameters
+    ----------
+    dist, design, init
+        As in `expected_loss`.
+
+    Returns
+    -------
+    BestRateCurve
+        Without designs for which no expected loss exists (N within 1 of p, no penalty).
+    """
+    p, points = dist.n_features, set()
+    n_ratios = _N_RATIOS if dist.is_isotropic else _N_RATIOS_CORRELATED
+    for ratio in np.geomspace(_LOWEST_RATIO, _HIGHEST_RATIO, n_ratios):
+        changed = _with_ratio(dist, design, float(ratio))
+        if abs(changed.n_query_rows - p) > 1 or design.l2 > 0:
+            points.add((changed.n_query_rows / p, optimal_rates(dist, changed, init).inner_lr))
+    ratios, rates = np.array(sorted(points)).T
+    return BestRateCurve(ratios, rates, design.n_query_rows / p)
+
+
+def _with_ratio(dist: MixedLinearRegression, design: Design, ratio: float) -> Design:
+    """Return a design of about so many query rows per feature, with another number of tasks."""
+    group = design.groups[0]
+    n_tasks = max(2, round(ratio * dist.n_features / group.n_query))
+    return replace(design, n_tasks=n_tasks, n_support=group.n_support, n_query=group.n_query)
+
+
+def _inner_rates(best: RateOptimum, design: Design) -> FloatArray:
+    reach = max(2 * abs(_finite(best.inner_lr)), 0.5)
+    return np.linspace(max(-reach, design.rule.lowest_rate), reach, _N_RATES)
+
+
+def _adapt_rates(best: RateOptimum, design: Design, n_rates: int) -> FloatArray:
+    reach = max(2 * abs(best.adapt_lr), 0.1)
+    return np.linspace(max(-0.5 * reach, design.adapt_rule.lowest_rate), 1.5 * reach, n_rates)
+
+
+def _finite(rate: float) -> float:
+    return rate if np.isfinite(rate) else float(np.sign(rate) * 1e3)
