@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from innerloop._base.checks import FloatArray, IntArray
 from innerloop._base.standard_errors import mean_and_error
-from innerloop.adaptation.predictor import Mixture, Predictor, supports
+from innerloop.adaptation.predictor import Mixture, supports
 from innerloop.adaptation.rules import NoAdaptation
 from innerloop.data.row_blocks import reduced
 from innerloop.tabular.comparison import Comparison, Residuals, TrainingPart
@@ -73,37 +73,33 @@ def choose_adaptation(comparison: Comparison, candidates: Sequence[Kind], whole:
     products = {n: np.mean([split.products() for split in splits], axis=0) for n, splits in residuals.items()}
     n_rows = np.array(list(residuals), dtype=float)
     weight = np.array([stack(products[n]) for n in residuals])
-
-    def mixture(fitted: Sequence[Predictor], part: TrainingPart) -> Mixture:
-        models = [part.effects(kind.model) for kind in candidates]
-        task_cov, noise = (
-            np.array(values) for values in zip(*((m.new_task_cov, m.noise) for m in models), strict=True)
-        )
-        return Mixture(tuple(fitted), task_cov, noise, n_rows, weight)
-
-    predictor = mixture([kind.fit(whole) for kind in candidates], whole)
-    by_fold = [mixture(*parts) for parts in zip(members, comparison.parts, strict=True)]
-    calibration = _calibration(comparison, predictor.noise, by_fold, residuals)
+    models = [whole.effects(kind.model) for kind in candidates]
+    predictor = Mixture(
+        tuple(kind.fit(whole) for kind in candidates),
+        np.array([effects.new_task_cov for effects in models]),
+        np.array([effects.noise for effects in models]),
+        n_rows,
+        weight,
+    )
+    calibration = _calibration(comparison, predictor, residuals)
     return AdaptationChoice(candidates, n_rows, weight, predictor, calibration, _table(candidates, weight, products))
 
 
-def _calibration(
-    comparison: Comparison, noise: FloatArray, by_fold: Sequence[Mixture], residuals: dict[int, list[Residuals]]
-) -> Calibration:
-    """Return quantiles of held-out residuals in units of the standard deviation that the predictor of the fold states.
+def _calibration(comparison: Comparison, predictor: Mixture, residuals: dict[int, list[Residuals]]) -> Calibration:
+    """Return quantiles of held-out residuals in units of the standard deviation that the predictor states.
 
-    The noise (n_members, n_targets) of all tasks is the least that is stated: in a fold whose other tasks have hardly
-    any, sizes in units of theirs would make all intervals wide.
+    The unit is that of the predictor fitted to all tasks, as it is in predictions: were it that of each fold, one whose
+    other tasks have hardly any noise, or too few of them to know a coefficient, would set the width of all intervals.
     """
     sizes: dict[int, list[tuple[FloatArray, IntArray]]] = {}
-    for (n, splits), weight in zip(residuals.items(), by_fold[0].weight, strict=True):
+    for (n, splits), weight in zip(residuals.items(), predictor.weight, strict=True):
         sizes[n] = []
         for split, folds in zip(splits, comparison.trials[n], strict=True):
             variances = []
-            for episodes, predictor in zip(folds, by_fold, strict=True):
+            for episodes in folds:
                 place = np.repeat(np.arange(len(episodes)) if n else np.full(len(episodes), -1), episodes.n_query)
-                variance = predictor.variance(reduced(supports(episodes)), episodes.X[episodes.query_rows], place)
-                variances.append(variance + weight @ np.maximum(noise - predictor.noise, 0.0))
+                rows = episodes.X[episodes.query_rows]
+                variances.append(predictor.variance(reduced(supports(episodes)), rows, place))
             sizes[n].append((split.values @ weight / np.sqrt(np.concatenate(variances)), split.task))
     return Calibration.of(sizes)
 
