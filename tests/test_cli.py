@@ -16,10 +16,9 @@ import innerloop as package
 from command_line import IDS, QUICK, innerloop, save, small_table, tree
 from innerloop.data.tasks import TaskSet
 from innerloop.estimators.storage import load_model
-from innerloop.evaluation import GRADIENT, NO_INNER_LOOP, PER_TASK, POOLED, RIDGE, TASK_MEAN, TIED, evaluate
-from innerloop.tabular.training import MetaTraining
+from innerloop.evaluation.methods import GRADIENT, NO_INNER_LOOP, PER_TASK, POOLED, RIDGE, TASK_MEAN, TIED
 
-METHODS = [RIDGE, GRADIENT, NO_INNER_LOOP, TIED, POOLED, PER_TASK, TASK_MEAN]
+METHODS = [m.label for m in (RIDGE, GRADIENT, NO_INNER_LOOP, TIED, POOLED, PER_TASK, TASK_MEAN)]
 PICTURE = "held_out_loss.png"
 SCRIPT = Path(sys.executable).with_name("innerloop")
 FEATURES = ["a", "b", "c", "same", "sum"]
@@ -73,7 +72,7 @@ def test_fit_prints_every_method_in_full(fitted, results, method):
     assert "…" not in line
     assert f"{found['mse']:.4g}" in line.split()
     assert f"{found['mse_se']:.2g}" in line.split()
-    if method != RIDGE:
+    if method != RIDGE.label:
         assert f"{found['excess']:+.3g}" in line.split()
         assert line.split()[-1] == f"{found['excess_se']:.2g}"
 
@@ -109,11 +108,10 @@ def test_saved_model_knows_the_names_of_its_features(fitted):
 def test_fit_agrees_with_the_library(results):
     frame = small_table()
     tasks = TaskSet.from_arrays(frame[FEATURES], frame["y"], frame["task"].to_numpy(str), FEATURES)
-    training = MetaTraining.prepare(tasks, package.MetaRegressor(cv=2).settings())
-    evaluation = evaluate(training, tasks)
+    study = package.study(tasks, package.MetaRegressor(cv=2))
     assert [m["name"] for m in results["methods"]] == METHODS
-    np.testing.assert_allclose([m["mse"] for m in results["methods"]], [m.mse for m in evaluation.methods], rtol=1e-12)
-    assert results["verdict"] == evaluation.verdict
+    np.testing.assert_allclose([m["mse"] for m in results["methods"]], study.methods["mse"], rtol=1e-12)
+    assert results["verdict"] == study.verdict
 
 
 def test_fitting_again_replaces_the_model(table, tmp_path):

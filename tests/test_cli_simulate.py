@@ -130,9 +130,9 @@ def test_the_equivalent_passes_through_the_dots(figure):
 
 
 def test_monte_carlo_agrees_with_the_map():
-    design = ratemap._design(0.4, 0.7)
-    rate, gain = ratemap._best(design)
-    measured, measured_gain, error = ratemap._measured(design, 100)
+    design = ratemap.design_at(0.4, 0.7)
+    rate, gain = ratemap.best_rate(design)
+    measured, measured_gain, error = ratemap.measured_rate(design, 100)
     assert rate < 0
     assert abs(measured / rate - 1) < 0.1
     assert abs(gain - measured_gain) < 4 * error + 0.3

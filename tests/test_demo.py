@@ -21,7 +21,7 @@ from innerloop.cli._demo_tables import (
     paper_table,
 )
 from innerloop.estimators.storage import load_model
-from innerloop.evaluation import GRADIENT, NO_INNER_LOOP, POOLED, TIED
+from innerloop.evaluation.methods import GRADIENT, NO_INNER_LOOP, POOLED, TIED
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def demo(tmp_path_factory):
     out, shown = tmp_path_factory.mktemp("demo") / "out", []
     show = command.show
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, "show", lambda model, evaluation: (shown.append(evaluation), show(model, evaluation)))
+        patch.setattr(command, "show", lambda study: (shown.append(study.evaluation), show(study)))
         ran = innerloop("demo", "--out", out)
     return ran, out, shown
 
@@ -145,7 +145,7 @@ def test_on_the_papers_table_a_negative_rate_is_better_beyond_two_standard_error
 def test_on_digits_adaptation_tells_unseen_ones_apart(demo):
     digits = demo[2][0]
     assert digits[POOLED].excess > 2 * digits[POOLED].excess_se
-    assert float(re.search(r"told apart after 10 images: ([\d.]+) %", demo[0].out)[1]) > 90
+    assert float(re.search(r"classified correctly after 10 images: ([\d.]+) %", demo[0].out)[1]) > 90
 
 
 def test_no_number_of_the_demo_is_cut_off(demo):

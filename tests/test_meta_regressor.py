@@ -20,7 +20,7 @@ UNEQUAL = [1, 7, 3, 12, 1, 2, 9, 5]
 
 def original(model, theta, X):
     """Return predictions of coefficients in the units of meta-training, y_mean added."""
-    return model._scaling.design(X) @ theta + model._scaling.y_mean
+    return model._table.scaling.design(X) @ theta + model._table.scaling.y_mean
 
 
 @pytest.mark.parametrize("n_targets", [None, 1, 3])
@@ -46,11 +46,11 @@ def test_without_inner_loop_a_penalty_makes_it_ridge_on_standardised_features(l2
     standard = StandardScaler().fit_transform(X)
     rough = Ridge(alpha=len(X) * l2).fit(standard, y).predict(standard)
     np.testing.assert_allclose(model.predict(X), rough, atol=2e-3)  # units are rounded to four digits
-    design, centred = model._scaling.design(X), y - model._scaling.y_mean
+    design, centred = model._table.scaling.design(X), y - model._table.scaling.y_mean
     np.testing.assert_allclose(design[:, :-1], standard, atol=1e-3)
     np.testing.assert_array_equal(design[:, -1], 1.0)
     exact = Ridge(alpha=len(X) * l2, fit_intercept=False).fit(design, centred)
-    np.testing.assert_allclose(model.predict(X) - model._scaling.y_mean, exact.predict(design), atol=1e-10)
+    np.testing.assert_allclose(model.predict(X) - model._table.scaling.y_mean, exact.predict(design), atol=1e-10)
 
 
 @pytest.mark.parametrize("n_steps", [1, 2, 3])
@@ -59,7 +59,7 @@ def test_without_inner_loop_a_penalty_makes_it_ridge_on_standardised_features(l2
 def test_fixed_rates_give_the_exact_meta_parameters_of_dealt_tasks(n_steps, n_targets, ids):
     X, y, groups = table(UNEQUAL, 3, n_targets, ids=ids)
     model = il.MetaRegressor(**RATES, n_steps=n_steps, n_support=3, random_state=5).fit(X, y, groups)
-    tasks = il.TaskSet.from_arrays(model._scaling.design(X), y - model._scaling.y_mean, groups)
+    tasks = il.TaskSet.from_arrays(model._table.scaling.design(X), y - model._table.scaling.y_mean, groups)
     episodes = tasks.deal(n_support=3, seed=5)
     solution = il.solve(il.MetaObjective.from_episodes(episodes, n_steps), RATES["inner_lr"], l2=RATES["l2"])
     slow = reference.meta_coef(list(episodes), RATES["inner_lr"], n_steps, l2=RATES["l2"])
@@ -76,12 +76,12 @@ def test_fixed_rates_give_the_exact_meta_parameters_of_dealt_tasks(n_steps, n_ta
 def test_seen_groups_are_predicted_after_explicit_steps_on_all_their_rows(n_steps, n_targets):
     X, y, groups = table(UNEQUAL, 3, n_targets)
     model = il.MetaRegressor(**RATES, n_steps=n_steps).fit(X, y, groups)
-    design = model._scaling.design(X)
-    theta = np.linalg.lstsq(design, model.predict(X) - model._scaling.y_mean)[0]
+    design = model._table.scaling.design(X)
+    theta = np.linalg.lstsq(design, model.predict(X) - model._table.scaling.y_mean)[0]
     predicted = model.predict(X, groups)
     for i, task in enumerate(model.groups_):
         own = groups == task
-        steps = reference.adapted(theta, design[own], y[own] - model._scaling.y_mean, RATES["adapt_lr"], n_steps)
+        steps = reference.adapted(theta, design[own], y[own] - model._table.scaling.y_mean, RATES["adapt_lr"], n_steps)
         np.testing.assert_allclose(predicted[own], original(model, steps, X[own]), atol=1e-10)
         by_hand = X[own] @ model.group_coef_[i].T + model.group_intercept_[i]
         np.testing.assert_allclose(predicted[own], by_hand, atol=1e-12)

@@ -16,11 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
 
 import innerloop as il
 from cases import table
-from innerloop._base.threads import one_thread
 from innerloop._blocks import pool as worker_pool
 from innerloop._blocks import store as block_store
 from innerloop._blocks.pool import gather
@@ -126,25 +124,36 @@ def test_a_dask_cluster_gives_the_same_bits(serial, tmp_path):
             assert estimate(name, executor=executor, block_size=4).identical(expected)
 
 
-def test_threads_leave_blas_as_it_was():
-    def threads():
-        return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+THREADS = """
+import threading
+import scipy.linalg
+from threadpoolctl import threadpool_info
+from innerloop._base.threads import one_thread
 
-    before, inside, leave = threads(), threading.Barrier(2), threading.Event()
+def threads():
+    return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
 
-    def first():
-        with one_thread():
-            inside.wait()
-            leave.wait()
-
-    thread = threading.Thread(target=first)
-    thread.start()
+def first():
     with one_thread():
         inside.wait()
-        leave.set()
-        thread.join()
-        assert set(threads()) == {1}
-    assert threads() == before
+        leave.wait()
+
+inside, leave = threading.Barrier(2), threading.Event()
+before, thread = threads(), threading.Thread(target=first)
+thread.start()
+with one_thread():
+    inside.wait()
+    leave.set()
+    thread.join()
+    within = threads()
+print(set(before), set(within), threads() == before)
+"""
+
+
+def test_threads_leave_blas_as_it_was():
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "PYTHONPATH": str(Path(il.__file__).parents[1])}
+    ran = subprocess.run([sys.executable, "-c", THREADS], env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout == "{2} {1} True\n"
 
 
 def test_a_longer_sweep_reuses_the_blocks_that_are_there(tmp_path, undisturbed):

@@ -153,11 +153,11 @@ MANIFESTS = [
     (b"[]", "is not an innerloop model folder"),
     (b"{}", "is not an innerloop model folder"),
     (b'{"format": "other", "version": 1}', "is not an innerloop model folder"),
-    (b'{"format": "innerloop-model", "version": 2}', "has model format 2, this version reads 1; update"),
+    (b'{"format": "innerloop-model", "version": 1}', "has model format 1, this version reads 2; fit the model again"),
     (b'{"format": "innerloop-model"}', "has model format None"),
-    (b'{"format": "innerloop-model", "version": 1}', "is damaged"),
-    (b'{"format": "innerloop-model", "version": 1, "files": []}', "is damaged"),
-    (b'{"format": "innerloop-model", "version": 1, "files": {"model": {}, "arrays": {}}}', "is damaged"),
+    (b'{"format": "innerloop-model", "version": 2}', "is damaged"),
+    (b'{"format": "innerloop-model", "version": 2, "files": []}', "is damaged"),
+    (b'{"format": "innerloop-model", "version": 2, "files": {"model": {}, "arrays": {}}}', "is damaged"),
 ]
 
 

@@ -101,8 +101,6 @@ def take_groups(group: str | None, X: Any, groups: Any, required: bool = True) -
         return X, groups
     if group not in frame.columns:
         if groups is None and required:
-            from innerloop.data.frames import missing_column
-
             raise ValueError(missing_column(group, frame.columns, "`X`"))
         if groups is None:
             warnings.warn(

@@ -107,8 +107,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ValueError(f"{folder} is not an innerloop model folder: it has no readable {MANIFEST}.")
     if manifest.get("version") != _MODEL.version:
         raise ValueError(
-            f"{folder} has model format {manifest.get('version')!r}, this version reads {_MODEL.version}; fit the model "
-            "again, or use the version of innerloop that wrote it."
+            f"{folder} has model format {manifest.get('version')!r}, this version reads {_MODEL.version}; fit the "
+            "model again, or use the version of innerloop that wrote it."
         )
     try:
         parts = _MODEL.read(folder, manifest)

@@ -38,8 +38,8 @@ def verdict(scores: Sequence[Score], asked: bool = False) -> str:
     if by_method[POOLED].excess <= by_method[POOLED].excess_se:
         return (
             f"Do not use an inner loop: {POOLED.label} over all tasks, without adaptation, predicts unseen tasks no "
-            f"worse, within a standard error, than this model, which {_does(model)} (inner_lr = adapt_lr = 0 gives that "
-            "ridge)."
+            f"worse, within a standard error, than this model, which {_does(model)} (inner_lr = adapt_lr = 0 gives "
+            "that ridge)."
         )
     return _on_adaptation(model, by_method) if model.method.adapts else _on_rates(model, by_method)
 
@@ -83,8 +83,8 @@ def _on_adaptation(model: Score, by_method: Mapping[Method, Score]) -> str:
 
 def _on_pooled(model: Score, by_method: Mapping[Method, Score]) -> str:
     use = (
-        f"Do not use an inner loop: {POOLED.label} over all tasks, without adaptation, which this model is, predicts unseen "
-        "tasks"
+        f"Do not use an inner loop: {POOLED.label} over all tasks, without adaptation, which this model is, predicts "
+        "unseen tasks"
     )
     better = _better(by_method[method] for method in (RIDGE, GRADIENT) if method in by_method)
     if better:

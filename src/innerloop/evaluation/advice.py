@@ -18,7 +18,7 @@ from innerloop.evaluation.methods import POOLED
 from innerloop.evaluation.scores import Evaluation
 from innerloop.tabular.training import TrainedTable
 
-# Bounds of the number of draws from the table by which new tasks are simulated, and the most numbers in their covariances.
+# Bounds of the number of draws from the table that simulate new tasks, and the most numbers in their covariances.
 _DRAWS = 200, 2_000
 _MOST_NUMBERS = 2**22
 # Variances are taken as known.
@@ -48,7 +48,7 @@ class Option:
 class Advice:
     """Recommended adaptation and rates, their gain, and further data in order of their gain.
 
-    Errors are in squared units of the target; of several targets, they are in units of each one's variance and averaged.
+    Errors are in squared units of the target; those of several targets are averaged in units of each one's variance.
 
     Parameters
     ----------

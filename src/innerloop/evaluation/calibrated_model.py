@@ -200,9 +200,7 @@ def calibrate(
     """
     check_task_set(tasks)
     if len(tasks) < 2:
-        raise ValueError(
-            "`tasks` must hold at least two tasks: differences between tasks cannot be estimated from one."
-        )
+        raise ValueError("`tasks` must hold at least two tasks: from one, no differences can be estimated.")
     if tasks.y.ndim > 1:
         raise ValueError(f"`tasks` must have one target, got {tasks.y.shape[1]}; calibrate one at a time.")
     scaling = Scaling.fit(tasks.X, tasks.y, standardize, fit_intercept)

@@ -46,7 +46,7 @@ class Method(ABC):
     uses_task_alone
         Whether a task is predicted by its own rows alone.
     colour, line, marker
-        In figures: the name of a colour in `innerloop.plots.style`, and what matplotlib calls a line style and a marker.
+        In figures: the name of a colour in `innerloop.plots.style`, and a line style and a marker of matplotlib.
     """
 
     key: ClassVar[str]
@@ -195,10 +195,12 @@ class BestGradientStep(_AtRates):
     colour, marker = "green", "^"
 
     def is_model(self, trained: TrainedTable) -> bool:
+        """Return whether the model takes gradient steps, or was trained with an inner loop."""
         kind = trained.choice.kind
         return isinstance(kind, Gradient) and not kind.chosen.inner_lr == kind.chosen.adapt_lr == 0
 
     def choose(self, training: MetaTraining, free: MetaTraining) -> Rates:  # noqa: ARG002
+        """Return the rates of the simplest step within a standard error of the best."""
         return free.gradient_rates()
 
 
@@ -240,7 +242,8 @@ class PooledRidge(_BestInGrid):
     colour, marker = "orange", "s"
 
     def is_model(self, trained: TrainedTable) -> bool:  # noqa: ARG002
-        return True  # where no other is
+        """Return True: a model that is no other method is this one."""
+        return True
 
 
 @final
@@ -252,6 +255,7 @@ class RidgePerTask(Method):
     colour, line, marker = "grey", "--", "v"
 
     def fit(self, training: MetaTraining, rates: Rates | None, tasks: TaskSet) -> Scorer:  # noqa: ARG002
+        """Return errors by ridges of each task's support rows."""
         intercept = training.settings.fit_intercept
 
         def errors(unseen: Episodes, similar: Episodes | None) -> FloatArray:
@@ -269,6 +273,7 @@ class TaskMean(Method):
     colour, line, marker = "purple", "--", "D"
 
     def fit(self, training: MetaTraining, rates: Rates | None, tasks: TaskSet) -> Scorer:  # noqa: ARG002
+        """Return errors by the mean of each task's support rows."""
         population = np.asarray(tasks.y.mean(axis=0))
         return lambda unseen, _: mean_errors(unseen, population)
 

@@ -26,7 +26,7 @@ _COMPARED = 2.0
 
 @final
 @dataclass(frozen=True, eq=False)
-class Slice:
+class RateSlice:
     """Mean squared error on unseen tasks against one rate, the other rate and the penalty fixed.
 
     Parameters
@@ -88,7 +88,7 @@ class Slice:
         return np.asarray(self.mse <= _COMPARED * self.mse.min())
 
 
-def slices(evaluation: Evaluation, calibrated: CalibratedModel | None = None) -> list[Slice]:
+def slices(evaluation: Evaluation, calibrated: CalibratedModel | None = None) -> list[RateSlice]:
     """Return the losses against adapt_lr, and against inner_lr, through the rates of the best gradient step.
 
     Parameters
@@ -105,11 +105,11 @@ def slices(evaluation: Evaluation, calibrated: CalibratedModel | None = None) ->
     for name in NAMES:
         rates, per_task = held_out.along(name, pair)
         predicted = _predicted(evaluation.trained.training, calibrated, asdict(pair) | {name: rates})
-        found.append(Slice(name, getattr(pair, name), mark, rates, per_task, at_pair, predicted))
+        found.append(RateSlice(name, getattr(pair, name), mark, rates, per_task, at_pair, predicted))
     return found
 
 
-def theory_failures(through: Sequence[Slice]) -> str | None:
+def theory_failures(through: Sequence[RateSlice]) -> str | None:
     """Return a sentence on where theory differs from cross-validation; None where it agrees."""
     failures: list[str] = []
     for losses in through:
@@ -125,15 +125,15 @@ def theory_failures(through: Sequence[Slice]) -> str | None:
     if not failures:
         return None
     return (
-        "The table does not satisfy the assumptions of the theory (Gaussian features with one covariance for all tasks, "
-        f"Gaussian coefficients and noise): {'; '.join(failures)}. Use the cross-validation."
+        "The table does not satisfy the assumptions of the theory (Gaussian features with one covariance for all "
+        f"tasks, Gaussian coefficients and noise): {'; '.join(failures)}. Use the cross-validation."
     )
 
 
 def _predicted(
     training: MetaTraining, calibrated: CalibratedModel | None, rates: Mapping[str, Any]
 ) -> FloatArray | None:
-    """Return the loss by theory at these rates, one of which is an array; None where theory does not cover the table."""
+    """Return the loss by theory at these rates, one of them maybe an array; None where it does not cover the table."""
     if calibrated is None:
         return None
     settings = training.settings
