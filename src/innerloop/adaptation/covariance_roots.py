@@ -82,7 +82,7 @@ class DiagonalRoots(NamedTuple):
     def shared(cls, columns: IntArray, squares: FloatArray, prior: IntArray, spread: float) -> DiagonalRoots:
         """Return one variance for all coefficients of a prior."""
         numbers, parameter = np.unique(prior[columns], return_inverse=True)
-        size = np.bincount(parameter, squares[columns], len(numbers))
+        size = np.asarray(np.bincount(parameter, squares[columns], len(numbers)), dtype=float)
         return cls(len(squares), columns, parameter, np.ones(len(columns)), size, numbers, spread)
 
     def root(self, t: FloatArray) -> FloatArray:
@@ -94,7 +94,7 @@ class DiagonalRoots(NamedTuple):
     def chain(self, t: FloatArray, by_root: FloatArray) -> FloatArray:
         """Return the gradient by t."""
         of_column = by_root[self.columns].diagonal() * np.exp(t[self.parameter] / 2) / (2 * self.unit)
-        return np.bincount(self.parameter, of_column, len(t))
+        return np.asarray(np.bincount(self.parameter, of_column, len(t)), dtype=float)
 
     def prior(self, t: FloatArray) -> tuple[float, FloatArray]:
         """Return the prior's term of the loss, and its gradient."""

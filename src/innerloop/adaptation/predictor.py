@@ -11,7 +11,7 @@ from innerloop._base.checks import FloatArray, IntArray
 from innerloop._base.ragged import row_starts
 from innerloop.adaptation.rules import Adaptation
 from innerloop.data.episodes import Episodes
-from innerloop.data.row_blocks import row_blocks
+from innerloop.data.row_blocks import reduced, row_blocks
 from innerloop.data.tasks import TaskSet
 
 _ROWS_AT_ONCE = 2**16
@@ -109,6 +109,11 @@ class Mixture:
     n_rows: FloatArray
     weight: FloatArray
 
+    @classmethod
+    def of_one(cls, predictor: Predictor, task_cov: FloatArray, noise: FloatArray) -> Mixture:
+        """Return a predictor alone, with its model."""
+        return cls((predictor,), task_cov[None], noise[None], np.zeros(1), np.ones((1, 1)))
+
     @property
     def unseen(self) -> FloatArray:
         """Coefficients of tasks without rows: (n_features, n_targets)."""
@@ -130,11 +135,12 @@ class Mixture:
 
     def residuals(self, episodes: Episodes) -> FloatArray:
         """Return target minus prediction of every query row: (n_rows, n_targets)."""
-        weight, theta = self.weights(episodes.n_support), 0.0
+        weight = self.weights(episodes.n_support)
+        theta = np.zeros((len(episodes), *self.members[0].coef.shape))
         for k, member in enumerate(self.members):
             if weight[:, k].any():
-                theta = theta + weight[:, k, None, None] * member.episode_coef(episodes)
-        return residuals(episodes, np.asarray(theta))
+                theta += weight[:, k, None, None] * member.episode_coef(episodes)
+        return residuals(episodes, theta)
 
     def mse(self, episodes: Episodes) -> FloatArray:
         """Return the mean squared error of each task that occurs, over its query rows and targets: (n_tasks,)."""
@@ -148,7 +154,7 @@ class Mixture:
         """
         n_rows = np.append(known.original_sizes, 0)
         weight = self.weights(n_rows[place])
-        used = np.flatnonzero(weight.any(axis=0))
+        used = np.flatnonzero(weight.any(axis=0)).tolist()
         if len(used) == 1:
             return self._variance(used[0], known, X, place)
         seen = np.unique(place[place >= 0])
@@ -162,13 +168,19 @@ class Mixture:
             for i in range(0, len(X), _ROWS_AT_ONCE):
                 part = slice(i, i + _ROWS_AT_ONCE)
                 f[part] = np.einsum("ij,ijt->it", X[part], theta[position[place[part]]])
-            variance += weight[:, k, None] * self._variance(k, known, X, place)
+            variance = variance + weight[:, k, None] * self._variance(k, known, X, place)
         mean = np.einsum("ik,kit->it", weight[:, used], predictions)
         return np.asarray(variance + np.einsum("ik,kit->it", weight[:, used], np.square(predictions - mean)))
 
+    def episode_variance(self, episodes: Episodes) -> FloatArray:
+        """Return the variance of the query rows of episodes around their predictions: (n_rows, n_targets)."""
+        place = np.where(episodes.n_support > 0, np.cumsum(episodes.n_support > 0) - 1, -1)
+        known = reduced(supports(episodes))
+        return self.variance(known, episodes.X[episodes.query_rows], np.repeat(place, episodes.n_query))
+
     def _variance(self, k: int, known: TaskSet, X: FloatArray, place: IntArray) -> FloatArray:
         """Return the variance by a member and its model."""
-        return self.noise[k] * self.members[k].variance(known, self.task_cov[k], X, place)
+        return np.asarray(self.noise[k] * self.members[k].variance(known, self.task_cov[k], X, place))
 
 
 def supports(episodes: Episodes) -> TaskSet:

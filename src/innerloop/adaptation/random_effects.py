@@ -91,7 +91,7 @@ class RandomEffects:
         mean, precision = np.zeros((n_features, n_targets)), np.zeros((n_targets, n_features))
         mean_cov, task_cov = (np.zeros((n_targets, n_features, n_features)) for _ in range(2))
         mean[columns], precision[:, columns] = self.mean, self.precision
-        square = np.ix_(range(n_targets), columns, columns)
+        square = np.ix_(np.arange(n_targets), columns, columns)
         mean_cov[square], task_cov[square] = self.mean_cov, self.task_cov
         return RandomEffects(mean, mean_cov, task_cov, self.noise, precision, self.deviance)
 

@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.preprocessing import SplineTransformer
 
 from innerloop._base.checks import FloatArray, IntArray
+from innerloop.data.episodes import Episodes
 from innerloop.data.tasks import TaskSet
 
 _N_KNOTS = 4
@@ -96,6 +97,11 @@ class Curves:
             return X
         end = X.shape[1] - intercept
         return np.concatenate((X[:, :end], self.columns(X), X[:, end:]), axis=1)
+
+    def episodes(self, episodes: Episodes, intercept: bool) -> Episodes:
+        """Return the same episodes with these columns too."""
+        support, query = (episodes.support_rows, episodes.n_support), (episodes.query_rows, episodes.n_query)
+        return Episodes.from_rows(self.expand(episodes.X, intercept), episodes.y, support, query, episodes.task)
 
     def tasks(self, tasks: TaskSet, intercept: bool) -> TaskSet:
         """Return the same tasks with these columns too."""

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from innerloop._base.checks import FloatArray, IntArray
 from innerloop._base.standard_errors import mean_and_error
-from innerloop.adaptation.predictor import Mixture, supports
+from innerloop.adaptation.predictor import Mixture
 from innerloop.adaptation.rules import NoAdaptation
-from innerloop.data.row_blocks import reduced
 from innerloop.tabular.comparison import Comparison, Residuals, TrainingPart
 from innerloop.tabular.intervals import Calibration
 from innerloop.tabular.kinds import Kind
@@ -95,12 +94,8 @@ def _calibration(comparison: Comparison, predictor: Mixture, residuals: dict[int
     for (n, splits), weight in zip(residuals.items(), predictor.weight, strict=True):
         sizes[n] = []
         for split, folds in zip(splits, comparison.trials[n], strict=True):
-            variances = []
-            for episodes in folds:
-                place = np.repeat(np.arange(len(episodes)) if n else np.full(len(episodes), -1), episodes.n_query)
-                rows = episodes.X[episodes.query_rows]
-                variances.append(predictor.variance(reduced(supports(episodes)), rows, place))
-            sizes[n].append((split.values @ weight / np.sqrt(np.concatenate(variances)), split.task))
+            variance = np.concatenate([predictor.episode_variance(episodes) for episodes in folds])
+            sizes[n].append((split.values @ weight / np.sqrt(variance), split.task))
     return Calibration.of(sizes)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
 from typing import Any, final
@@ -121,10 +121,12 @@ class MetaTraining:
         Whether each coefficient may vary between tasks.
     bendable
         Positions of the columns that curves may be fitted in.
+    order
+        Position of the feature that the rows of a task are in order of.
     fold : (n_tasks,)
         Of the cross-validation over tasks.
     gradient
-        Training of gradient steps; None where tasks adapt by ridge.
+        Training of gradient steps; None where it was not asked for.
     """
 
     settings: Settings
@@ -133,6 +135,7 @@ class MetaTraining:
     tasks: TaskSet
     varying: NDArray[np.bool_]
     bendable: IntArray
+    order: int | None
     fold: IntArray
     gradient: GradientTraining | None
 
@@ -164,17 +167,32 @@ class MetaTraining:
             if scaling.n_columns == 0:
                 raise ValueError("`X` holds nothing but zeros, and there is no intercept: nothing can be fitted.")
             n_support = settings.n_support or n_support or tasks.default_support()
+            order = None
             if settings.order is not None:
-                tasks = tasks.sorted_by(int(_positions((settings.order,), tasks, "order")[0]))
+                order = int(_positions((settings.order,), tasks, "order")[0])
+                tasks = tasks.sorted_by(order)
             varying, bendable = _uses_of_columns(tasks, scaling, settings)
             scaled = scaling.tasks(tasks)
             if len(tasks) == 1:
                 settings = settings.of_one_task()
             fold = folds_of_tasks(len(tasks), settings)
-            gradient = None
-            if settings.takes_gradient_steps():
-                gradient = GradientTraining.prepare(scaled, fold, n_support, settings, tick)
-            return cls(settings, scaling, n_support, scaled, varying, bendable, fold, gradient)
+            training = cls(settings, scaling, n_support, scaled, varying, bendable, order, fold, None)
+            return training.with_gradient(tick) if settings.takes_gradient_steps() else training
+
+    def with_gradient(self, tick: Callable[[], None] = _no_tick, is_free: bool = False) -> MetaTraining:
+        """Return it with the training of gradient steps; with `is_free` of steps of which no rate is given."""
+        settings = self.settings
+        if is_free and settings.fixes_rates():
+            settings = replace(settings, inner_lr=None, adapt_lr=None)
+        elif self.gradient is not None:
+            return self
+        with one_thread(self.tasks.n_features):
+            gradient = GradientTraining.prepare(self.tasks, self.fold, self.n_support, settings, tick)
+        return replace(self, settings=settings, gradient=gradient)
+
+    def in_order(self, tasks: TaskSet) -> TaskSet:
+        """Return tasks in the units of the data with the rows of each in order, where one is given."""
+        return tasks if self.order is None else tasks.sorted_by(self.order)
 
     def predictor_at(self, rates: Rates) -> Predictor:
         """Return the predictor with gradient steps at any rates; needs the training of such steps."""
@@ -210,7 +228,8 @@ class MetaTraining:
     def _comparison(self, tasks: TaskSet, terms: Terms, similar: Estimates) -> tuple[Comparison, Sequence[Kind]]:
         """Return the folds of tasks on which candidates are compared, and the candidates."""
         settings, options, fold, folds = self.settings, self._options(), self.fold, None
-        if self.gradient is not None:  # its folds are of rows where there is one task
+        if settings.takes_gradient_steps():  # its folds are of rows where there is one task
+            assert self.gradient is not None
             folds = self.gradient.folds
             tasks, fold = folds.tasks, folds.fold
         sizes = (0,) if len(self.tasks) == 1 else tuple(sorted({*SUPPORT_SIZES, self.n_support}))
@@ -223,8 +242,9 @@ class MetaTraining:
             sample = training_sample(tasks, fold, f, settings.seed)
             parts.append(TrainingPart(Estimates(sample, terms, options, similar), options, gradient=gradient))
         comparison = Comparison(parts, trials)
-        if self.gradient is None:
+        if not settings.takes_gradient_steps():
             return comparison, self._ridges(terms, similar)
+        assert self.gradient is not None
         rates = self.gradient.rates()
         if not settings.per_feature:
             return comparison, [Gradient(rates, settings.n_steps)]
@@ -339,20 +359,28 @@ class TrainedTable:
 
     @property
     def rates(self) -> UsedRates:
-        """Rates and penalty in use; NaN where tasks adapt by ridge."""
-        if self.training.gradient is None:
+        """Rates and penalty in use; of a ridge those of the best gradient step, NaN where none was trained."""
+        gradient = self.training.gradient
+        if not self.training.settings.takes_gradient_steps():
             precision = self.effects.precision
             l2 = float(precision[precision > 0].mean()) if (precision > 0).any() else 0.0
-            return UsedRates(np.nan, np.nan, l2 / self.tasks.n_rows)
-        rates, rule = self.training.gradient.rates(), self.predictor.members[0].rule
+            best = Rates(np.nan, np.nan, np.nan) if gradient is None else gradient.rates()
+            return UsedRates(best.inner_lr, best.adapt_lr, l2 / self.tasks.n_rows)
+        assert gradient is not None
+        rates, rule = gradient.rates(), self.predictor.members[0].rule
         if self.training.settings.per_feature:
             assert isinstance(rule, GradientSteps)
             return UsedRates(rule.lr, rule.lr, rates.l2)
         return UsedRates(rates.inner_lr, rates.adapt_lr, rates.l2)
 
     def expand(self, tasks: TaskSet) -> TaskSet:
-        """Return tasks in the units of the data as the predictor takes them."""
-        return self.curves.tasks(self.training.scaling.tasks(tasks), self.training.settings.fit_intercept)
+        """Return tasks in the units of the data as the predictor takes them, in order where one is given."""
+        training = self.training
+        return self.curves.tasks(training.scaling.tasks(training.in_order(tasks)), training.settings.fit_intercept)
+
+    def mse(self, episodes: Episodes) -> FloatArray:
+        """Return the mean squared error of each task that occurs, in scaled units: (n_tasks,)."""
+        return self.predictor.mse(self.curves.episodes(episodes, self.training.settings.fit_intercept))
 
     def table(self, remember: bool = True) -> FittedTable:
         """Return the fitted table; with `remember` it knows the tasks it was trained on."""
