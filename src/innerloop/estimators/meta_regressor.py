@@ -325,7 +325,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         self.cv_results_ = selection.cv_results or None
         self.adaptation_results_ = selection.adaptation_results
         target = 0 if table.single_target else slice(None)
-        coef, intercept = table.population()
+        coef, intercept = table.meta_parameters()
         self.coef_, self.intercept_ = coef[target], intercept[target]
         self.groups_ = table.known.ids
         coef, intercept = table.group_coef()

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from innerloop._base.checks import FloatArray, IntArray
 from innerloop.adaptation.predictor import Mixture, Predictor
 from innerloop.adaptation.random_effects import RandomEffects
+from innerloop.adaptation.rules import Ridge
+from innerloop.adaptation.scale_mixture import ScaledRidge
 from innerloop.data.curves import Curves
 from innerloop.data.ids import alike, places
 from innerloop.data.row_blocks import reduced
@@ -93,9 +95,13 @@ class FittedTable:
     known: TaskSet
     known_coef: FloatArray
 
-    def population(self) -> tuple[FloatArray, FloatArray]:
-        """Return the population's coefficients (n_targets, n_features) and intercepts (n_targets,), in data units."""
-        return original_units(self.scaling, self.effects.mean)
+    def meta_parameters(self) -> tuple[FloatArray, FloatArray]:
+        """Return coefficients (n_targets, n_features) and intercepts (n_targets,) in data units.
+
+        Of a ridge those of the population, by the random-effects model; of gradient steps those that they start from.
+        """
+        adapts_by_ridge = isinstance(self.predictor.members[-1].rule, Ridge | ScaledRidge)
+        return original_units(self.scaling, self.effects.mean if adapts_by_ridge else self.predictor.unseen)
 
     def group_coef(self) -> tuple[FloatArray, FloatArray]:
         """Return the same of every known group, with a leading axis of groups."""

@@ -42,7 +42,7 @@ def stack(products: FloatArray) -> FloatArray:
     least = products.diagonal(axis1=1, axis2=2).min(axis=1)
     scale = np.maximum(least + least.mean(), 1e-30)
     A = (products / scale[:, None, None]).mean(axis=0)
-    A /= max(float(A.diagonal().min()), _TINY)
+    A /= max(float(A.diagonal().min()), 1e-15 * float(A.diagonal().max()), _TINY)
     penalty = _PRIOR_TASKS / n_tasks
     values, vectors = np.linalg.eigh((A + A.T) / 2 + penalty * np.eye(n))
     root = np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
