@@ -142,6 +142,7 @@ def test_unseen_tasks_are_predicted_by_the_pooled_ridge_where_levels_depend_on_f
     assert model.group_coef_[:, 0] == pytest.approx(np.ones(60), abs=0.2)
 
 
+@pytest.mark.slow
 def test_few_tasks_leave_unseen_ones_half_way_between_population_and_pooled_ridge():
     shares = []
     for seed in range(12):
@@ -243,6 +244,7 @@ def test_a_loaded_model_has_the_same_intervals(tmp_path, params, n_targets):
             assert mine.tobytes() == theirs.tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not DATA.exists(), reason="the tables are not part of the project")
 @pytest.mark.parametrize("name", ["school", "parkinsons"])
 def test_unseen_tasks_of_real_tables_are_predicted_better_than_by_their_own_rows_alone(name, monkeypatch):

@@ -55,6 +55,7 @@ def brute_force(trained, dist, n_adapt, n_tasks=4_000, n_query=20):
     return errors.mean(), errors.std() / np.sqrt(n_tasks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adaptation", ["gradient", "ridge"])
 @pytest.mark.parametrize(("n_rows", "n_features", "n_support"), [(6, 10, 3), (12, 10, 6), (12, 4, 6)])
 def test_the_predicted_error_is_that_on_rows_that_no_task_adapted_on(
@@ -153,6 +154,7 @@ def test_options_gain_what_their_words_say_the_largest_first(trained):
     assert [o.gain for o in options] == sorted((o.gain for o in options), reverse=True)
 
 
+@pytest.mark.slow
 def test_advice_is_the_evaluation_in_words(tasks, trained):
     advice = advice_from(evaluate(trained, tasks))
     assert advice.adaptation == "ridge"
@@ -161,6 +163,7 @@ def test_advice_is_the_evaluation_in_words(tasks, trained):
     assert "12 rows of a new task" in str(advice)
 
 
+@pytest.mark.slow
 def test_advice_from_tasks_alone():
     advice = il.advise(DIST.sample_tasks(30, 10, seed=3))
     assert advice.mse > 0

@@ -99,6 +99,7 @@ def test_differences_are_paired_with_the_best_of_inner_rate_zero(settings):
         assert row.difference_se == pytest.approx(paired.std(ddof=1) / np.sqrt(len(base)), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_steps", [1, 2, 3])
 @pytest.mark.parametrize("l2", [0.0, 0.1])
 def test_the_adaptation_rate_is_where_held_out_loss_is_lowest(n_steps, l2):
@@ -125,6 +126,7 @@ def test_on_pure_noise_there_is_no_inner_loop_in_training(seed):
     assert il.MetaRegressor().fit(X, y, groups).inner_lr_ == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_negative_rate_is_found_where_query_rows_are_as_few_as_isotropic_features(seed):
     X, y, groups = table([21] * 100, 60, seed=seed, noise=1.0, task_std=0.5 / np.sqrt(60))

@@ -114,6 +114,7 @@ def test_fit_agrees_with_the_library(results):
     assert results["verdict"] == study.verdict
 
 
+@pytest.mark.slow
 def test_fitting_again_replaces_the_model(table, tmp_path):
     for seed in (0, 1):
         ran = innerloop("fit", table, *QUICK, "--out", tmp_path / "m", "--seed", seed)
@@ -141,6 +142,7 @@ def test_parquet_gives_the_same_numbers_as_csv(results, tmp_path):
     assert fit_json(save(small_table(), tmp_path / "t.parquet")) == results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ending", "options", "separator"), [(".tsv", [], "\t"), (".csv", ["--delimiter", ";"], ";")])
 def test_other_separators_give_the_same_numbers(results, tmp_path, ending, options, separator):
     path = tmp_path / f"t{ending}"
@@ -154,6 +156,7 @@ def test_the_order_of_rows_in_the_file_does_not_matter(results, tmp_path):
     assert leaves(shuffled) == pytest.approx(leaves(results), rel=1e-9, abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -189,6 +192,7 @@ def test_nothing_left_to_choose_gives_a_model_without_a_picture(table, tmp_path)
     assert load_model(tmp_path / "m").inner_lr_ == -0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "params"),
     [
@@ -214,6 +218,7 @@ def test_options_reach_the_model(table, tmp_path, results, options, params):
     assert (found["inner_lr"], found["adapt_lr"], found["l2"]) == (direct.inner_lr_, direct.adapt_lr_, direct.l2_)
 
 
+@pytest.mark.slow
 def test_paths_are_not_broken_over_lines(tmp_path):
     folder = tmp_path / "a folder with a long name" / "and one more within it, so that the path fills a line"
     folder.mkdir(parents=True)
@@ -222,6 +227,7 @@ def test_paths_are_not_broken_over_lines(tmp_path):
         assert str(path) in ran.out
 
 
+@pytest.mark.slow
 def test_min_rows_leaves_small_tasks_out_and_says_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     frame = small_table()
@@ -239,6 +245,7 @@ def test_two_tasks_are_enough(tmp_path):
     assert all(map(math.isfinite, leaves(found).values()))
 
 
+@pytest.mark.slow
 def test_without_out_nothing_is_written(table, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = tree(table.parent)
@@ -247,6 +254,7 @@ def test_without_out_nothing_is_written(table, tmp_path, monkeypatch):
     assert tree(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [[SCRIPT], [sys.executable, "-m", "innerloop"]], ids=["script", "module"])
 def test_installed_command_fits_and_predicts(table, tmp_path, results, command):
     def run(*args):
@@ -259,6 +267,7 @@ def test_installed_command_fits_and_predicts(table, tmp_path, results, command):
     assert (len(ran.stdout.splitlines()), ran.stderr) == (145, "")
 
 
+@pytest.mark.slow
 def test_output_that_cannot_be_encoded_still_ends_well(table, tmp_path):
     command = [SCRIPT, "fit", table, *QUICK, "--out", tmp_path / "m"]
     ran = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=False)

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import innerloop as il
 from cases import RAGGED, SHORT, draw
@@ -37,6 +39,37 @@ def test_select_speaks_of_tasks_that_may_have_several_episodes():
     chosen = episodes.select([True, False, True])
     assert set(chosen.task) == {0, 2}
     assert_parts_equal(chosen, [part for part, task in zip(episodes, episodes.task, strict=True) if task != 1])
+
+
+@given(st.one_of(st.lists(st.integers(-3, 2)), st.lists(st.booleans(), min_size=3, max_size=3)))
+def test_both_selections_are_those_of_numpy(chosen):
+    X = np.arange(24.0)[:, None]
+    tasks = il.TaskSet.from_arrays(X, X[:, 0], np.repeat([0, 1, 2], [4, 12, 8]))
+    expected = np.arange(3)[chosen or np.arange(0)].tolist()
+    assert tasks.select(chosen).ids.tolist() == expected
+    episodes = tasks.deal(3)
+    parts = list(zip(episodes, episodes.task.tolist(), strict=True))
+    wanted = [part for task in expected for part, of in parts if of == task]
+    selected = episodes.select(chosen)
+    assert_parts_equal(selected, wanted)
+    assert selected.task.tolist() == [task for task in expected for _, of in parts if of == task]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "error", "sentence"),
+    [
+        ([True, False], ValueError, "`tasks` must hold one bool for each of 3, got 2"),
+        ([True] * 5, ValueError, "`tasks` must hold one bool for each of 3, got 5"),
+        ([0, 3], IndexError, "`tasks` must hold positions from -3 to 2, got 3"),
+        ([0.0, 1.0], TypeError, "`tasks` must be a list of positions"),
+        (1, TypeError, "`tasks` must be a list of positions"),
+    ],
+)
+def test_selections_that_name_no_tasks_are_refused(chosen, error, sentence):
+    tasks = il.TaskSet.from_arrays(np.arange(6.0)[:, None], np.arange(6.0), [0, 0, 1, 1, 2, 2])
+    for selectable in (tasks, tasks.split(1), tasks.split(1).select([0, 2])):
+        with pytest.raises(error, match=sentence):
+            selectable.select(chosen)
 
 
 @pytest.mark.parametrize("max_rows", [1, 2, 5, 7, 1000])

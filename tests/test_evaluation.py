@@ -115,6 +115,7 @@ def ridge_errors(training, tasks):
     return np.array([[np.mean(np.concatenate(own)) for own in task] for task in squares])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("settings", "n_targets"), [(SETTINGS[0], None), (SETTINGS[1], 2), (SETTINGS[2], None)])
 def test_the_ridge_per_task_equals_a_loop_over_support_rows(settings, n_targets):
     tasks, training = made(n_targets, **settings)
@@ -132,6 +133,7 @@ def test_the_ridge_per_task_equals_a_loop_over_support_rows(settings, n_targets)
     np.testing.assert_allclose(errors_of(result, PER_TASK), expected, rtol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_meta_learned_rates_equal_estimators_fitted_on_the_other_folds(settings, choices):
     tasks, training = made(**settings)
@@ -158,6 +160,7 @@ def test_meta_learned_rates_equal_estimators_fitted_on_the_other_folds(settings,
             np.testing.assert_allclose(errors_of(result, method)[fold == f], expected, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_choices_for_a_fold_have_not_seen_its_targets(choices):
     tasks, training = made()
     first = evaluate(training.choose(), tasks)
@@ -208,6 +211,7 @@ def test_learning_curves_go_through_the_errors_of_the_table():
         assert curve.mse_se[i] == pytest.approx(errors.std(ddof=1) / np.sqrt(scored.sum()))
 
 
+@pytest.mark.slow
 def test_points_of_the_learning_curve_equal_estimators_adapted_one_by_one():
     X, y, groups = table([12] * 24, 3, task_std=2.0)
     tasks = il.TaskSet.from_arrays(X, y, groups)
@@ -479,6 +483,7 @@ def test_the_verdict_on_the_pooled_ridge_says_that_no_inner_loop_is_needed(chang
         assert words in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adaptation", ["auto", "ridge"])
 def test_the_ridge_is_scored_as_an_estimator_fitted_on_the_other_folds(adaptation):
     X, y, groups = table([12] * 24, 3, task_std=2.0)

@@ -1,6 +1,9 @@
 """Two values have the same fingerprint only if they would give the same results, and it lasts over processes."""
 
+import importlib.util
 import json
+import linecache
+import sys
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -27,6 +30,142 @@ def table(y):
     return il.TaskSet.from_arrays(np.arange(4000.0)[:, None], y, np.arange(4000) % 50)
 
 
+class Noise:
+    """Not a dataclass, with a setting that `repr` hides."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def __repr__(self):
+        return "Noise()"
+
+
+def keyword_only(power):
+    def raised(x, *, power=power):
+        return x**power
+
+    return raised
+
+
+HEAD = """
+import functools
+from dataclasses import dataclass
+import innerloop as il
+SCALE = 1.0
+TABLE = {"scale": [1.0, 2.0]}
+
+def helper(x):
+    return x * 2.0
+
+class Base:
+    def scaled(self, x):
+        return x * 3.0
+
+@dataclass(frozen=True)
+class Inner:
+    depth: int = 4
+
+@dataclass(frozen=True)
+class Mine(Base, il.TaskDistribution):
+    n_features: int = 3
+
+    def draw_task(self, n_rows, rng):
+        \"\"\"Draw.\"\"\"
+        inside = lambda x: helper(x) * SCALE * TABLE["scale"][0]
+        return inside(self.scaled(rng)) + self.offset + Inner().depth
+
+    @property
+    def offset(self):
+        return 5.0
+
+    @staticmethod
+    def constant():
+        return 6.0
+"""
+EDITS = {
+    "a method": ("return inside(self", "return 7.0 * inside(self"),
+    "a global number": ("SCALE = 1.0", "SCALE = 7.0"),
+    "a global dict": ("[1.0, 2.0]", "[1.0, 7.0]"),
+    "a function that an inner function uses": ("x * 2.0", "x * 7.0"),
+    "a base": ("x * 3.0", "x * 7.0"),
+    "a default of a class that is used": ("depth: int = 4", "depth: int = 7"),
+    "a property": ("return 5.0", "return 7.0"),
+    "a static method": ("return 6.0", "return 7.0"),
+}
+LAYOUTS = {
+    "a comment": ("SCALE = 1.0", "# a comment\nSCALE = 1.0  # another"),
+    "a docstring": ("Draw.", "Draw one task."),
+    "blank lines and spaces": ("x * 2.0", "(x  *\n\n        2.0)"),
+    "quotes": ('"scale"', "'scale'"),
+}
+
+
+def imported(folder, source, name="mine_module"):
+    """Return the fingerprint of the user's distribution in a module of this source."""
+    path = folder / f"{name}.py"
+    path.write_text(source)
+    sys.modules.pop(name, None)
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+        return fingerprint(module.Mine(), "dist")
+    finally:
+        del sys.modules[name]
+
+
+def edited(tmp_path, before, after):
+    assert before in HEAD
+    (tmp_path / "edited").mkdir()
+    return imported(tmp_path / "edited", HEAD.replace(before, after, 1))
+
+
+@pytest.mark.parametrize(("before", "after"), EDITS.values(), ids=EDITS)
+def test_changed_code_differs(tmp_path, before, after):
+    assert imported(tmp_path, HEAD) != edited(tmp_path, before, after)
+
+
+@pytest.mark.parametrize(("before", "after"), LAYOUTS.values(), ids=LAYOUTS)
+def test_layout_and_comments_do_not_differ(tmp_path, before, after):
+    assert imported(tmp_path, HEAD) == edited(tmp_path, before, after)
+
+
+def test_code_is_recorded_without_the_python_version_unless_there_is_no_source(tmp_path):
+    assert "compiled by" not in json.dumps(imported(tmp_path, HEAD))
+    made = {}
+    exec("def typed(x): return x + 1", made)
+    version = f"compiled by Python {sys.version_info.major}.{sys.version_info.minor}"
+    assert version in json.dumps(fingerprint(made["typed"], "f"))
+
+
+def test_a_file_that_was_edited_after_its_import_is_not_taken_for_the_code_that_runs(tmp_path):
+    path = tmp_path / "late.py"
+    path.write_text("def f(x):\n    return x + 1\n")
+    spec = importlib.util.spec_from_file_location("late", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    path.write_text("def f(x):\n    return x + 2  # and longer\n")
+    running = fingerprint(module.f, "f")
+    fresh = importlib.util.module_from_spec(spec)
+    linecache.checkcache(str(path))
+    importlib.invalidate_caches()
+    exec(compile(path.read_text(), str(path), "exec"), vars(fresh))
+    assert running != fingerprint(fresh.f, "f")
+
+
+def test_functions_that_use_each_other_end():
+    assert fingerprint(even, "f") == json.loads(json.dumps(fingerprint(even, "f")))
+
+
+def even(n):
+    return n == 0 or odd(n - 1)
+
+
+def odd(n):
+    return n > 0 and even(n - 1)
+
+
 LARGE = np.arange(2000.0)
 CHANGED = np.where(LARGE == 1000, -1.0, LARGE)
 DIFFERENT = {
@@ -41,6 +180,13 @@ DIFFERENT = {
     "a function in a dataclass": (Settings(0.1, LARGE, function(2)), Settings(0.1, LARGE, function(3))),
     "entries of a mapping": ({"a": LARGE}, {"a": CHANGED}),
     "built-in functions": (np.sin, np.cos),
+    "a setting that repr hides": (Noise(1.0), Noise(2.0)),
+    "a setting of a loss that repr hides": (
+        torch.nn.CrossEntropyLoss(label_smoothing=0.1),
+        torch.nn.CrossEntropyLoss(label_smoothing=0.2),
+    ),
+    "a keyword-only default": (keyword_only(2), keyword_only(3)),
+    "objects of bound methods": (Noise(1.0).__repr__, Noise(2.0).__repr__),
 }
 
 

@@ -129,6 +129,7 @@ def test_gradients_of_reptile(kind, n_steps, by_task):
     assert_same(found, mean([reference.reptile_gradient(module, params, [rates] * n_steps, t) for t in tasks(batch)]))
 
 
+@pytest.mark.slow
 @BOTH_WAYS
 @STEPS
 @KINDS
@@ -182,13 +183,10 @@ def test_gradients_of_dense_layers_without_their_weights(rate, n_support, n_step
     trainer = MetaTrainer(
         module,
         Fixed(batch),
+        il.Design(N_TASKS, n_support, 4, n_steps=n_steps),
         rate,
-        n_tasks=N_TASKS,
-        n_support=n_support,
-        n_query=4,
-        n_steps=n_steps,
+        training=Training(algorithm=algorithm),
         learn_inner_lr=True,
-        algorithm=algorithm,
     )
     assert trainer.model.is_dense
     trainer.step()

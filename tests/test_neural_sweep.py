@@ -2,6 +2,7 @@
 
 import sys
 from functools import partial
+from threading import Lock
 
 import numpy as np
 import pytest
@@ -69,6 +70,7 @@ LANES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "source", "algorithm", "n_steps"), LANES.values(), ids=LANES)
 def test_each_lane_is_a_training_of_its_own(make, source, algorithm, n_steps):
     design = il.Design(4, 5, 4, n_steps=n_steps)
@@ -162,6 +164,7 @@ def at_global_rate(tensors):
         {"loss": partial(nn.functional.huber_loss, delta=0.5)},
         {"algorithm": MAML(first_order=True)},
         {"scheduler": lambda optimiser: torch.optim.lr_scheduler.StepLR(optimiser, 1)},
+        {"loss": nn.HuberLoss(delta=0.5)},
     ],
 )
 def test_a_store_never_mixes_two_experiments(tmp_path, changes, monkeypatch):
@@ -177,13 +180,16 @@ def test_a_store_never_mixes_two_experiments(tmp_path, changes, monkeypatch):
             small(**other, training=Training(**changes))
 
 
-def test_a_source_without_a_name_of_its_own_cannot_be_stored(tmp_path):
-    class Nameless:
+def test_a_source_that_cannot_be_told_from_others_cannot_be_stored(tmp_path):
+    class Locked:
         sample = SinusoidTasks(3).sample
 
+        def __init__(self):
+            self.lock = Lock()
+
     counts = {"n_seeds": 1, "n_iterations": 1, "n_test": 2, "n_validation": 2}
-    with pytest.raises(TypeError, match="a store cannot tell this `tasks` from others"):
-        sweep(tanh_net, Nameless(), DESIGN, [0.1], [0.0], store=tmp_path / "s", **counts)
+    with pytest.raises(TypeError, match=r"a store needs a `tasks\.lock` that can be told from others"):
+        sweep(tanh_net, Locked(), DESIGN, [0.1], [0.0], store=tmp_path / "s", **counts)
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,7 @@ def test_nothing_to_compare_is_refused(l2):
         il.plot_held_out(fitted(inner_lr=0.1, adapt_lr=0.1, l2=l2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["free", "two steps"])
 def test_the_same_model_gives_the_same_bytes(name):
     model = MODELS[name]()

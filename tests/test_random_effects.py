@@ -132,6 +132,7 @@ def test_variances_of_many_tasks_are_found_and_correlations_too():
         assert (np.abs(effects.mean[:, 0] - [1.0, -2.0, 3.0]) < 4 * np.sqrt(truth.diagonal() / 600)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("correlation", [0.0, 0.8, 0.99])
 @pytest.mark.parametrize("shape", [(50, 10, 5), (30, 12, 15), (60, 20, 30), (400, 10, 20)], ids=str)
 def test_correlations_of_many_features_are_found(shape, correlation):

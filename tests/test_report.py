@@ -53,6 +53,7 @@ def written(tmp_path_factory):
     return ran, (folder / "r.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_page_is_well_formed_and_whole(written):
     page = Page(written[1])
     assert {"svg", "table", "h1"} <= page.tags
@@ -113,6 +114,7 @@ def test_every_method_has_a_row_and_a_line(written):
         assert f"<!-- {method.label}" in curves  # as matplotlib notes what a drawn text says
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "said", "unsaid"),
     [
@@ -143,6 +145,7 @@ def test_any_choice_has_a_report(tmp_path, options, said, unsaid):
     assert "-0.0 %" not in text
 
 
+@pytest.mark.slow
 def test_two_tasks_are_told_that_choices_were_made_on_both(tmp_path):
     table = save(small_table()[lambda frame: frame.task.isin(["t0", "t1"])], tmp_path / "table.csv")
     ran = innerloop("fit", table, *COLUMNS, "--report", tmp_path / "r.html")
@@ -188,6 +191,7 @@ def test_the_theory_fails_where_it_is_visibly_off(predicted, said):
         assert words in text
 
 
+@pytest.mark.slow
 def test_the_theory_is_that_of_as_many_tasks_as_cross_validation_trains_on():
     import innerloop as il
     from innerloop.cli._demo_tables import PAPER_N_QUERY, PAPER_N_SUPPORT, paper_table

@@ -117,6 +117,7 @@ def test_scales_are_worth_their_parameters_only_where_they_differ(noise_std, coe
     assert (log_ratio > 2 * N_PARAMETERS) == (noise_std + coef_std > 0)
 
 
+@pytest.mark.slow
 def test_what_scales_are_worth_is_a_ratio_of_likelihoods():
     tasks = drawn([5] * 40, np.linspace(-1, 1, 40), np.zeros(40))
     effects = estimate_effects(tasks)
@@ -155,6 +156,7 @@ def uses_scales(model):
     return any(isinstance(m.rule, ScaledRidge) and w > 0 for m, w in zip(table.members, weights, strict=True))
 
 
+@pytest.mark.slow
 def test_scales_are_used_where_noise_differs_between_tasks_and_lower_the_error_there(monkeypatch):
     X, y, groups = table_of(260, 2.0, 5)
     train = groups < 60
@@ -169,11 +171,13 @@ def test_scales_are_used_where_noise_differs_between_tasks_and_lower_the_error_t
         assert gain.mean() > 4 * gain.std() / np.sqrt(len(gain))
 
 
+@pytest.mark.slow
 def test_scales_are_left_out_where_tasks_have_one():
     chosen = [il.MetaRegressor(adaptation="ridge").fit(*table_of(60, 0.0, seed)) for seed in range(3)]
     assert sum(map(uses_scales, chosen)) <= 1
 
 
+@pytest.mark.slow
 def test_a_task_that_differs_from_others_without_any_noise_is_no_trouble():
     X, y, groups = table_of(12, 0.0, 5)
     for own in (np.zeros(len(y)), X.sum(axis=1)):

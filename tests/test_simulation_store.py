@@ -95,6 +95,7 @@ def serial():
     return {name: estimate(name) for name in PROBLEMS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_size", [1, 7, 64])
 def test_blocks_of_any_size_give_the_same_bits(serial, block_size, tmp_path):
     for name, expected in serial.items():
@@ -103,6 +104,7 @@ def test_blocks_of_any_size_give_the_same_bits(serial, block_size, tmp_path):
         assert resumed.identical(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_jobs", [2, 4])
 def test_any_number_of_processes_gives_the_same_bits(serial, n_jobs):
     for name, expected in serial.items():
@@ -116,6 +118,7 @@ def test_any_executor_gives_the_same_bits(serial, kind, tmp_path):
             assert estimate(name, executor=executor, block_size=4, store=tmp_path / name).identical(expected)
 
 
+@pytest.mark.slow
 def test_a_dask_cluster_gives_the_same_bits(serial, tmp_path):
     distributed = pytest.importorskip("distributed")
     options = {"n_workers": 2, "threads_per_worker": 2, "dashboard_address": None, "local_directory": str(tmp_path)}
@@ -194,6 +197,7 @@ def wait_for_blocks(folder, n_blocks, child):
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_a_killed_sweep_goes_on_where_it_was(n_jobs, tmp_path):
     (tmp_path / "whole").mkdir()
@@ -209,6 +213,7 @@ def test_a_killed_sweep_goes_on_where_it_was(n_jobs, tmp_path):
     assert n_drawn(tmp_path) <= 120 + 2 * 4 * 2 * n_jobs  # at most the blocks under way at each kill twice
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_sweep(tmp_path):
     children = [start(tmp_path), start(tmp_path, 2)]
     assert [child.wait(60) for child in children] == [0, 0]
@@ -217,17 +222,20 @@ def test_two_processes_share_a_sweep(tmp_path):
     assert list((tmp_path / "store" / "locks").glob("block-*")) == []
 
 
+@pytest.mark.slow
 def test_a_killed_worker_does_not_lose_the_run(tmp_path, undisturbed):
     assert same(logged(tmp_path, "kill", n_jobs=2), undisturbed)
     assert (tmp_path / "acted").exists()
 
 
+@pytest.mark.slow
 def test_a_broken_executor_does_not_lose_the_run(tmp_path, undisturbed):
     with ProcessPoolExecutor(2) as executor, pytest.warns(UserWarning, match="the executor lost a worker"):
         assert same(logged(tmp_path, "kill", executor=executor), undisturbed)
     assert (tmp_path / "acted").exists()
 
 
+@pytest.mark.slow
 def test_a_pool_that_stops_without_a_word_is_not_waited_for(tmp_path, undisturbed, monkeypatch):
     class Silent(Executor):
         """Takes work and never does it, as a process pool whose manager has ended."""
@@ -242,6 +250,7 @@ def test_a_pool_that_stops_without_a_word_is_not_waited_for(tmp_path, undisturbe
         assert same(logged(tmp_path, executor=Silent()), undisturbed)
 
 
+@pytest.mark.slow
 def test_a_pool_whose_manager_has_ended_is_replaced(tmp_path, undisturbed, monkeypatch):
     pool, ended = worker_pool._workers(2), threading.Thread(target=int)
     ended.start()
@@ -252,12 +261,14 @@ def test_a_pool_whose_manager_has_ended_is_replaced(tmp_path, undisturbed, monke
     assert worker_pool._workers(2) is worker_pool._workers(2)
 
 
+@pytest.mark.slow
 def test_workers_that_always_die_end_the_run_with_its_blocks_kept(tmp_path):
     with pytest.raises(RuntimeError, match="workers died 4 times in a row; finished blocks are kept"):
         logged(tmp_path, "always kill", n_jobs=2)
     assert list((tmp_path / "store").glob("block-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("action", "error"), [("fail", ZeroDivisionError), ("interrupt", KeyboardInterrupt)])
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_an_error_inside_a_run_leaves_no_locks(action, error, n_jobs, tmp_path):
@@ -351,13 +362,54 @@ def test_tables_are_told_apart_by_their_numbers(tmp_path):
         il.estimate_loss(other, design, **RATES, **own, n_runs=2, store=tmp_path)
 
 
+def users_tasks(noise):
+    """Return what a user has who edits a number within `draw_task` and runs the script again."""
+
+    @dataclass(frozen=True)
+    class Mine(il.TaskDistribution):
+        n_features: int = 1
+
+        def draw_task(self, n_rows, rng):
+            X = rng.standard_normal((n_rows, 1))
+            return X, noise * rng.standard_normal(n_rows)
+
+    return Mine()
+
+
+@dataclass(frozen=True)
+class SameFields(il.TaskDistribution):
+    n_features: int = 1
+
+    def draw_task(self, n_rows, rng):
+        X = rng.standard_normal((n_rows, 1))
+        return X, X[:, 0]
+
+
+@dataclass(frozen=True)
+class OtherName(SameFields):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(users_tasks(0.1), users_tasks(5.0)), (SameFields(), OtherName())], ids=["edited", "renamed"]
+)
+def test_a_store_tells_tasks_from_others_by_their_code(first, second, tmp_path):
+    sizes = {"n_runs": 2, "n_test_tasks": 2, "n_test_rows": 2, "store": tmp_path}
+    il.estimate_loss(first, il.Design(2, 3, 2, 3), 0.0, 0.0, **sizes)
+    with pytest.raises(ValueError, match="another plan"):
+        il.estimate_loss(second, il.Design(2, 3, 2, 3), 0.0, 0.0, **sizes)
+
+
 def test_what_cannot_be_told_apart_is_not_stored(tmp_path):
     class Squares:
+        def __init__(self):
+            self.lock = threading.Lock()
+
         def __call__(self, x):
             return x**2
 
     dist = il.Sinusoid(features=Squares())
-    with pytest.raises(TypeError, match=r"a store needs a `dist\.features` that can be told from others, got <"):
+    with pytest.raises(TypeError, match=r"a store needs a `dist\.features\.lock` that can be told from others, got <"):
         il.estimate_loss(dist, il.Design(2, 3, 2, 3), 0.0, 0.0, 2, store=tmp_path, n_test_tasks=2)
     assert il.estimate_loss(dist, il.Design(2, 3, 2, 3), 0.0, 0.0, 2, n_test_tasks=2).plan == ""
 
@@ -382,6 +434,7 @@ def test_a_block_that_another_process_holds_is_waited_for(tmp_path):
     timer.join()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
 def test_a_forked_worker_that_outlives_its_parent_holds_no_lock(tmp_path):
     script = """

@@ -38,7 +38,16 @@ if TYPE_CHECKING:
     from innerloop.plots.theory import plot_theory
     from innerloop.report import TableStudy, advise, study
     from innerloop.simulation import estimate_loss
-    from innerloop.theory import RateOptimum, choose_method, expected_loss, optimal_rates
+    from innerloop.theory import (
+        RateOptimum,
+        ReferenceLosses,
+        chance_of_improvement,
+        choose_method,
+        expected_loss,
+        loss_interval,
+        optimal_rates,
+        reference_losses,
+    )
 
 __version__ = "0.1.0"
 
@@ -56,6 +65,7 @@ __all__ = [
     "QuadraticRegression",
     "RandomFeatures",
     "RateOptimum",
+    "ReferenceLosses",
     "ReluKernel",
     "ResampledTasks",
     "Sinusoid",
@@ -64,11 +74,13 @@ __all__ = [
     "TaskSet",
     "advise",
     "calibrate",
+    "chance_of_improvement",
     "choose_method",
     "compare",
     "estimate_loss",
     "expected_loss",
     "load_model",
+    "loss_interval",
     "optimal_rates",
     "plot_coverage",
     "plot_held_out",
@@ -77,6 +89,7 @@ __all__ = [
     "plot_simulation",
     "plot_sweep",
     "plot_theory",
+    "reference_losses",
     "save_model",
     "solve",
     "solve_path",
@@ -93,6 +106,7 @@ _ON_FIRST_USE = {
     "QuadraticRegression": "innerloop.distributions",
     "RandomFeatures": "innerloop.distributions",
     "RateOptimum": "innerloop.theory",
+    "ReferenceLosses": "innerloop.theory",
     "ReluKernel": "innerloop.exact.kernel",
     "ResampledTasks": "innerloop.distributions",
     "Sinusoid": "innerloop.distributions",
@@ -100,11 +114,13 @@ _ON_FIRST_USE = {
     "TaskDistribution": "innerloop.distributions",
     "advise": "innerloop.report",
     "calibrate": "innerloop.evaluation.calibrated_model",
+    "chance_of_improvement": "innerloop.theory",
     "choose_method": "innerloop.theory",
     "compare": "innerloop.evaluation.other_packages",
     "estimate_loss": "innerloop.simulation",
     "expected_loss": "innerloop.theory",
     "load_model": "innerloop.estimators.storage",
+    "loss_interval": "innerloop.theory",
     "optimal_rates": "innerloop.theory",
     "plot_coverage": "innerloop.plots.table",
     "plot_held_out": "innerloop.plots.held_out",
@@ -113,6 +129,7 @@ _ON_FIRST_USE = {
     "plot_simulation": "innerloop.plots.simulation",
     "plot_sweep": "innerloop.plots.sweep",
     "plot_theory": "innerloop.plots.theory",
+    "reference_losses": "innerloop.theory",
     "save_model": "innerloop.estimators.storage",
     "study": "innerloop.report",
 }

@@ -107,6 +107,30 @@ def as_nonnegative(value: ArrayLike, name: str) -> FloatArray:
     return array
 
 
+def as_positions(value: ArrayLike, name: str, n: int) -> IntArray:
+    """Return the positions among `n` things that `value` names, as numpy does.
+
+    Whole numbers are positions, negative ones counted from the end; order and repeats are kept. Bools are one for each
+    of the `n`.
+    """
+    given = np.asarray(value)
+    if given.size == 0 and given.ndim == 1 and given.dtype != bool:
+        return np.empty(0, dtype=np.intp)
+    if given.ndim != 1 or given.dtype.kind not in "biu":
+        raise TypeError(
+            f"`{name}` must be a list of positions (whole numbers) or of bools, got dtype {given.dtype} of shape "
+            f"{given.shape}."
+        )
+    if given.dtype == bool:
+        if len(given) != n:
+            raise ValueError(f"`{name}` must hold one bool for each of {n}, got {len(given)}.")
+        return np.flatnonzero(given)
+    outside = (given < -n) | (given >= n)
+    if outside.any():
+        raise IndexError(f"`{name}` must hold positions from {-n} to {n - 1}, got {given[outside][0]}.")
+    return given.astype(np.intp) % max(n, 1)
+
+
 def check_nonnegative_number(value: Any, name: str) -> None:
     """Refuse anything but one finite number that is zero or positive."""
     if as_nonnegative(value, name).ndim:

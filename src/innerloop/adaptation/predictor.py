@@ -70,7 +70,7 @@ class Predictor:
         at_once = max(1, _MOST_NUMBERS // X.shape[1] ** 2)
         used = np.unique(place[place >= 0])
         position = np.full(len(known) + 1, -1)  # the last is that of -1
-        for block in row_blocks(known.take(used)):
+        for block in row_blocks(known.select(used)):
             members = used[block.members]
             position[members] = np.arange(len(members))
             rows = np.flatnonzero(position[place] >= 0)
@@ -164,7 +164,7 @@ class Mixture:
         variance = np.zeros(predictions.shape[1:])
         for f, k in zip(predictions, used, strict=True):
             member = self.members[k]
-            theta = np.concatenate((member.rule.adapt(member.coef, known.take(seen)), member.coef[None]))
+            theta = np.concatenate((member.rule.adapt(member.coef, known.select(seen)), member.coef[None]))
             for i in range(0, len(X), _ROWS_AT_ONCE):
                 part = slice(i, i + _ROWS_AT_ONCE)
                 f[part] = np.einsum("ij,ijt->it", X[part], theta[position[place[part]]])

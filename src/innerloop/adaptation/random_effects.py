@@ -254,7 +254,7 @@ def variance_sample(tasks: TaskSet, seed: int, among: NDArray[np.bool_] | None =
     order = chosen[stream(seed, Stream.VARIANCE_SAMPLE).permutation(len(chosen))]
     n = int(np.searchsorted(np.cumsum(sizes[order] * tasks.n_features), _MOST_NUMBERS))
     n = min(max(n, _LEAST_TASKS), _MOST_TASKS)
-    return tasks if among is None and n >= len(tasks) else tasks.select(order[:n])
+    return tasks if among is None and n >= len(tasks) else tasks.select(np.sort(order[:n]))
 
 
 class _Known(NamedTuple):

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from innerloop._base.checks import as_count
 from innerloop._base.files import check_file
 from innerloop.cli._output import command_line, console, need_matplotlib, pictures_of, show
-from innerloop.cli._tables import check_sizes, read_tasks
+from innerloop.cli._tables import check_sizes, print_size, read_tasks
 from innerloop.estimators import MetaRegressor
 from innerloop.estimators.storage import check_writable, save_model
 from innerloop.evaluation import Score
@@ -123,20 +123,18 @@ def fit(
         need_matplotlib("--report")
     if min_rows is not None:
         as_count(min_rows, "min_rows")
-    tasks, left_out = read_tasks(table, group, target, features, drop, delimiter, min_rows)
-    least = n_support or (1 if n_query is None else tasks.default_support())
-    check_sizes(tasks, table, least, n_query or 1)
-    found = study(tasks, model, title=table.name, target=target, group=group, progress=True)
+    read = read_tasks(table, group, target, features, drop, delimiter, min_rows)
+    check_sizes(read.tasks, table, n_support, n_query)
+    found = study(read.tasks, model, title=table.name, target=target, group=group, progress=True)
     pictures = {} if out is None else pictures_of(found.model, table.name)
     if report is not None:
         found.report(report, command_line(), progress=True)
     if out is not None:
-        save_model(found.model, out, {"group": group, "target": target, "features": tasks.feature_names}, pictures)
+        save_model(found.model, out, read.details(group), pictures)
     if json_:
         print(json.dumps(as_json(found), indent=1))
         return
-    size = f"{len(tasks)} tasks, {tasks.n_rows} rows, {tasks.n_features} features{left_out}"
-    console.print(f"{table}: {size}", soft_wrap=True, markup=False)
+    print_size(table, read)
     show(found)
     if out is not None:
         saved = f"\nSaved the model to {out}" + (f", the picture to {out / PICTURE}" if pictures else "")

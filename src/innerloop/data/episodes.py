@@ -10,7 +10,7 @@ from typing import final
 import numpy as np
 from numpy.typing import ArrayLike
 
-from innerloop._base.checks import FloatArray, IntArray, as_matrix, as_targets
+from innerloop._base.checks import FloatArray, IntArray, as_matrix, as_positions, as_targets
 from innerloop._base.ragged import ragged_ranges, row_starts
 
 Episode = tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike]
@@ -38,6 +38,8 @@ class Episodes:
         Numbers of support and of query rows of each episode.
     task : (n_episodes,)
         Index of the task that each episode belongs to.
+    n_tasks
+        Number of tasks that `task` counts.
     """
 
     X: FloatArray
@@ -47,6 +49,7 @@ class Episodes:
     n_support: IntArray
     n_query: IntArray
     task: IntArray
+    n_tasks: int
 
     def __init__(self, episodes: Iterable[Episode]) -> None:
         parts = [_check_episode(i, *episode) for i, episode in enumerate(episodes)]
@@ -66,7 +69,7 @@ class Episodes:
         self.n_support, self.n_query = np.ascontiguousarray(sizes.T)
         self.support_rows = ragged_ranges(first[:, 0], self.n_support)
         self.query_rows = ragged_ranges(first[:, 1], self.n_query)
-        self.task = np.arange(len(parts))
+        self.task, self.n_tasks = np.arange(len(parts)), len(parts)
 
     @classmethod
     def from_rows(
@@ -76,12 +79,17 @@ class Episodes:
         support: tuple[IntArray, IntArray],
         query: tuple[IntArray, IntArray],
         task: IntArray,
+        n_tasks: int | None = None,
     ) -> Episodes:
-        """Make episodes of rows of X and y: (positions, rows per episode) for support and for query."""
+        """Make episodes of rows of X and y: (positions, rows per episode) for support and for query.
+
+        `n_tasks` None: the tasks up to the last that has an episode.
+        """
         episodes = cls.__new__(cls)
         episodes.X, episodes.y, episodes.task = X, y, task
         episodes.support_rows, episodes.n_support = support
         episodes.query_rows, episodes.n_query = query
+        episodes.n_tasks = int(task.max(initial=-1)) + 1 if n_tasks is None else n_tasks
         return episodes
 
     def __len__(self) -> int:
@@ -109,14 +117,31 @@ class Episodes:
         return 1 if self.y.ndim == 1 else int(self.y.shape[1])
 
     def select(self, tasks: ArrayLike) -> Episodes:
-        """Return the episodes of the tasks where `tasks` (one bool per task) is true."""
-        keep = np.asarray(tasks, dtype=bool)[self.task]
+        """Return the episodes of some tasks.
+
+        `task` and `n_tasks` of the result still count the tasks of all.
+
+        Parameters
+        ----------
+        tasks
+            Positions (order and repeats are kept, negative ones count from the end), or one bool per task: as numpy.
+
+        Raises
+        ------
+        TypeError, ValueError, IndexError
+            If `tasks` is neither, holds too few or too many bools, or a position that is not there.
+        """
+        chosen = as_positions(tasks, "tasks", self.n_tasks)
+        by_task, n_episodes = np.argsort(self.task, kind="stable"), np.bincount(self.task, minlength=self.n_tasks)
+        members = by_task[ragged_ranges(row_starts(n_episodes)[chosen], n_episodes[chosen])]
+        n_support, n_query = self.n_support[members], self.n_query[members]
         return Episodes.from_rows(
             self.X,
             self.y,
-            (self.support_rows[np.repeat(keep, self.n_support)], self.n_support[keep]),
-            (self.query_rows[np.repeat(keep, self.n_query)], self.n_query[keep]),
-            self.task[keep],
+            (self.support_rows[ragged_ranges(row_starts(self.n_support)[members], n_support)], n_support),
+            (self.query_rows[ragged_ranges(row_starts(self.n_query)[members], n_query)], n_query),
+            self.task[members],
+            self.n_tasks,
         )
 
     def blocks(self, max_rows: int) -> Iterator[EpisodeBlock]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -14,11 +13,12 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from innerloop._base.checks import FloatArray, IntArray
+from innerloop._base.checks import FloatArray, IntArray, as_targets
 from innerloop._base.progress import progress
+from innerloop.data.columns import ColumnMap, Columns
 from innerloop.data.episodes import Episodes
-from innerloop.data.frames import take_groups
-from innerloop.data.ids import alike, as_labels
+from innerloop.data.frames import is_frame, take_groups
+from innerloop.data.ids import distinct_ids
 from innerloop.data.tasks import TaskSet
 from innerloop.tabular.fitted_table import FittedTable
 from innerloop.tabular.intervals import as_level
@@ -30,9 +30,9 @@ from innerloop.tabular.training import MetaTraining
 class MetaRegressor(RegressorMixin, BaseEstimator):
     """Linear regression for many related tasks, meta-trained exactly at signed inner learning rates.
 
-    A new task adapts on its own few rows: by a ridge that draws its coefficients towards the population's, each as
-    strongly as the training tasks agree on it, or by a gradient step from coefficients that were meta-trained for
-    such steps, or not at all. Which, and with what strength, is chosen by cross-validation over whole tasks.
+    A new task adapts on its few rows: by a ridge that shrinks its coefficients towards the population's, with a metric
+    learned from the training tasks; by gradient steps from coefficients that were meta-trained for such steps; or not
+    at all. The kind of adaptation and its parameters are chosen by cross-validation over whole tasks.
 
     Parameters
     ----------
@@ -42,31 +42,30 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         Learning rate of the gradient step by which a task adapts. "per-feature": one of either sign for each
         feature, the same in training and in adaptation (Meta-SGD, in closed form).
     adaptation : {"auto", "none", "gradient", "ridge"}, default="auto"
-        How tasks adapt. "auto": the best of the other three on held-out tasks, over 0, 1, 2, 5, 10 and 20 rows
-        or at `n_support` rows where that is given: by mean error beyond a standard error; within one no gradient
-        steps, but a ridge if tasks are few, or most gain. "none": one pooled ridge, or what `inner_lr` gives.
-        "gradient" where a rate is given; its rate may turn out to be 0.
+        How tasks adapt. "auto" compares the other three on held-out tasks, after 0, 1, 2, 5, 10 and 20 rows, or after
+        `n_support` rows if that is given. Gradient steps must lower the mean error by more than one standard error.
+        Within one standard error "ridge" is preferred if tasks are few or most of them gain. "none": one pooled ridge,
+        or meta-training with the given `inner_lr`. Where a rate is given, "auto" is "gradient"; a chosen rate may be 0.
     l2 : float or "auto", default="auto"
         Ridge penalty on the meta-parameters, in units of the half mean squared error. "auto": by cross-validation;
         for "ridge", by restricted maximum likelihood.
     group : str, default=None
         Name of the column of X, a data frame, that holds the task ids. It is not a feature.
     random_state : int, RandomState instance or None, default=0
-        Deals rows into support and query and tasks into folds.
+        Assigns rows to support and query, and tasks to folds.
     n_support : int, default=None
-        Rows on which a task adapts. Rates are tuned for this number. None: half of the median task, at
-        most 10. Smaller tasks adapt on all their rows but one.
+        Rows on which a task adapts; rates are chosen for this number. None: half of the median task, at most 10.
+        Smaller tasks adapt on all their rows but one.
     n_query : int, default=None
-        None: every row of a training task is a query row once, its support drawn from the task's other rows. A
-        number: the usual MAML episodes, one per task, of `n_support` rows to adapt on and `n_query` others to
-        score; the task's further rows are not used in training.
+        None: every row of a training task is a query row once, with support rows drawn from the task's other rows. A
+        number: the usual episodes of MAML, one per task, with `n_support` support and `n_query` query rows; further
+        rows of the task are not used in training.
     n_steps : int, default=1
         Gradient steps, in training and in adaptation.
     cv : int, default=5
         Folds of tasks in the cross-validation.
     standardize : bool, default=True
-        Whether features are brought to unit standard deviation. Rates refer to standardised features, so they
-        do not depend on units.
+        Whether features are scaled to unit standard deviation. Rates then do not depend on the units of the data.
     fit_intercept : bool, default=True
         Whether to fit an intercept, which adapts like any coefficient.
     verbose : bool, default=False
@@ -92,13 +91,16 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
     n_support_ : int
         Support rows per episode.
     groups_ : (n_groups,)
-        Ids of the tasks it knows.
+        Ids of the known tasks.
     group_coef_, group_intercept_
         Their adapted coefficients: `coef_` and `intercept_` with a leading axis of tasks.
     cv_results_ : dict of arrays or None
         Held-out mean squared error over the grid of ``inner_lr``, ``l2`` and ``adapt_lr``: ``mse``, ``mse_se``,
-        the paired ``difference`` to inner_lr = 0 at its own best adapt_lr and l2, and ``difference_se``; in units
+        the paired ``difference`` to inner_lr = 0 at its best adapt_lr and l2, and ``difference_se``; in units
         as above. None where nothing was chosen.
+    columns_ : ColumnMap or None
+        How the columns of a data frame became features: `coef_` belongs to ``columns_.feature_names``, and
+        ``columns_.notes`` says what was done. None where X was an array.
     n_features_in_ : int
     feature_names_in_ : (n_features,), where X had string column names
 
@@ -131,6 +133,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
     adapt_lr_: Any
     l2_: float
     cv_results_: dict[str, NDArray[Any]] | None
+    columns_: ColumnMap | None
     _table: FittedTable
     _group: str | None  # the parameter at the time of fitting
 
@@ -182,7 +185,9 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         Parameters
         ----------
         X : (n_rows, n_features) array or data frame
-            With `group` set, a frame that holds that column too.
+            With `group` set, a frame that holds that column too. Columns of a frame may be of any kind: categories
+            become columns of 0 and 1, dates days, missing values the median with a column that says where; see
+            `columns_`.
         y : (n_rows,) or (n_rows, n_targets)
         groups : (n_rows,), default=None
             Task id of each row. None, without `group`: all rows are one task.
@@ -198,7 +203,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         """
         settings = read_settings(self.get_params())
         X, groups = take_groups(self.group, X, groups)
-        X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64)
+        if not is_frame(X):
+            X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64)
         if groups is None:
             warnings.warn(
                 "neither `groups` nor `group` is given: all rows count as one task and there is no inner loop. "
@@ -208,8 +214,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
                 UserWarning,
                 stacklevel=2,
             )
-        labels = np.zeros(len(X), dtype=int) if groups is None else groups
-        tasks = TaskSet.from_arrays(X, y, labels, getattr(self, "feature_names_in_", None))
+        tasks = self._tasks(X, y, np.zeros(len(X), dtype=int) if groups is None else groups)
         with progress("Meta-training", settings.n_folds, shown=bool(self.verbose)) as tick:
             training = MetaTraining.prepare(tasks, settings, tick)
         self._group = self.group
@@ -219,7 +224,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
     def predict(
         self, X: Any, groups: ArrayLike | None = None, return_std: bool = False
     ) -> FloatArray | tuple[FloatArray, FloatArray]:
-        """Predict rows: seen groups with their adapted coefficients, all others with the meta-parameters.
+        """Predict rows: those of known groups by their adapted coefficients, others by the meta-parameters.
 
         Parameters
         ----------
@@ -227,8 +232,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         groups : (n_rows,), default=None
             Task id of each row. None, without a `group` column in X: the meta-parameters for all rows.
         return_std : bool, default=False
-            Whether to return the standard deviation of a target around its prediction too: that of the noise and of
-            the task's coefficients, scaled to what held-out tasks showed.
+            Whether to return the standard deviation of targets around predictions too, due to the noise and to the
+            uncertainty of the task's coefficients, calibrated on held-out tasks.
 
         Returns
         -------
@@ -242,10 +247,10 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
     def predict_interval(
         self, X: Any, groups: ArrayLike | None = None, level: float = 0.9
     ) -> tuple[FloatArray, FloatArray]:
-        """Return intervals that hold the target of a new row with a given probability.
+        """Return intervals that contain the target of a new row with a given probability.
 
-        Their width follows the model's standard deviation; its scale is that at which rows of held-out tasks were
-        held, after adaptation on as many rows. So they are right on average over tasks, whatever the noise.
+        Their width is proportional to the model's standard deviation, with a factor from the residuals of held-out
+        tasks after adaptation on as many rows. So coverage is correct on average over tasks, whatever the noise.
 
         Parameters
         ----------
@@ -269,13 +274,12 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         return prediction - half, prediction + half
 
     def adapt(self, X: Any, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
-        """Return a fitted estimator that also knows the groups of these rows; this one does not change.
+        """Return a fitted estimator that also knows the groups of these rows; the estimator itself does not change.
 
         Parameters
         ----------
         X, y, groups
-            Labelled rows of new tasks, as in `fit`. A group that is already known is adapted anew, from the
-            meta-parameters, on these rows.
+            Labelled rows of new tasks, as in `fit`. A known group adapts on these rows alone, from the meta-parameters.
 
         Returns
         -------
@@ -283,12 +287,11 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         """
         check_is_fitted(self)
         X, groups = take_groups(self._group, X, groups)
-        X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64, reset=False)
         if groups is None:
             raise ValueError("`groups` must say which task each row belongs to, got None.")
-        labels, _ = alike(as_labels(groups, "groups", len(X)), self.groups_)
-        ids, task = np.unique(labels, return_inverse=True)
-        tasks = replace(TaskSet.from_arrays(X, y, task), ids=ids)
+        if self.columns_ is None:
+            X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64, reset=False)
+        tasks = TaskSet.from_arrays(self._features(X), y, groups)
         if tasks.y.shape[1:] != np.shape(self.intercept_):
             raise ValueError(f"`y` must have the targets seen in fit, got shape {tasks.y.shape}.")
         adapted = copy.copy(self)
@@ -310,15 +313,41 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         """Return checked rows, and the position of each one's group among the known: -1 for none."""
         check_is_fitted(self)
         X, groups = take_groups(self._group, X, groups, required=False)
-        X = validate_data(self, X, reset=False, dtype=np.float64)
+        X = self._features(X)
         if groups is None:
             return X, np.full(len(X), -1)
-        return X, self._table.places(as_labels(groups, "groups", len(X)))
+        ids, task = distinct_ids(groups, "groups", len(X))
+        return X, self._table.places(ids)[task]
+
+    def _tasks(self, X: Any, y: Any, groups: Any) -> TaskSet:
+        """Return the tasks to fit, of an array or of a frame with columns of any kind."""
+        if not is_frame(X):
+            return TaskSet.from_arrays(X, y, groups)
+        validate_data(self, X, skip_check_array=True)  # keeps the names of columns
+        ids, task = distinct_ids(groups, "groups", len(X))
+        columns = Columns.read(X, task, name="`X`")
+        if columns.notes:
+            warnings.warn(f"{'; '.join(columns.notes)}.", UserWarning, stacklevel=3)
+        return TaskSet.from_columns(columns, as_targets(y, "y", len(X)), ids, task)
+
+    def _features(self, X: Any) -> FloatArray:
+        """Return the matrix of features of an array or a frame like that of `fit`."""
+        columns = self.columns_
+        if columns is None:
+            return np.asarray(validate_data(self, X, reset=False, dtype=np.float64))
+        if is_frame(X):
+            validate_data(self, X, reset=False, skip_check_array=True)
+        else:
+            import pandas as pd
+
+            rows = validate_data(self, X, reset=False, dtype=None, ensure_all_finite=False)
+            X = pd.DataFrame(rows, columns=getattr(self, "feature_names_in_", None))
+        return columns.transform(columns.read(X))
 
     def _set_table(self, table: FittedTable) -> None:
         """Set the fitted attributes, which are views of a fitted table."""
         selection = table.selection
-        self._table = table
+        self._table, self.columns_ = table, table.columns
         self.adaptation_, self.n_support_ = selection.adaptation, selection.n_support
         self.inner_lr_, self.adapt_lr_, self.l2_ = selection.rates
         self.inner_lr_se_, self.adapt_lr_se_ = selection.inner_lr_se, selection.adapt_lr_se
@@ -347,7 +376,7 @@ def fitted_regressor(
         Names of the columns of X, where they have names.
     """
     model = MetaRegressor(**parameters)
-    model.n_features_in_ = len(table.scaling.kept)
+    model.n_features_in_ = len(table.scaling.kept) if feature_names is None else len(feature_names)
     if feature_names is not None:
         model.feature_names_in_ = np.array(feature_names, dtype=object)
     model._group = model.group
@@ -366,7 +395,6 @@ def predict_episodes(model: MetaRegressor, episodes: Episodes) -> FloatArray:
         With at least one support row each.
     """
     task, support, query = np.arange(len(episodes)), episodes.support_rows, episodes.query_rows
-    adapted = model.adapt(episodes.X[support], episodes.y[support], groups=np.repeat(task, episodes.n_support))
-    predictions = adapted.predict(episodes.X[query], groups=np.repeat(task, episodes.n_query))
-    assert isinstance(predictions, np.ndarray)
-    return predictions
+    tasks = TaskSet.from_arrays(episodes.X[support], episodes.y[support], np.repeat(task, episodes.n_support))
+    adapted = model._table.adapt(tasks)
+    return adapted.predict(episodes.X[query], adapted.places(task)[np.repeat(task, episodes.n_query)])

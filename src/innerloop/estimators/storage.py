@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from innerloop._base.memory import read_arrays
 from innerloop._base.sealed_folder import MANIFEST, SealedFolder
 from innerloop.estimators.meta_regressor import MetaRegressor, fitted_regressor
 from innerloop.tabular.fitted_table import FittedTable
@@ -35,7 +36,7 @@ def save_model(
     folder
         Where to save.
     details
-        Further facts to keep, anything JSON can hold; `load_details` returns them.
+        Further facts to save, of types that JSON has; `load_details` returns them.
     attachments
         Further files, by name: a picture, a report. They are not checked on loading.
 
@@ -113,14 +114,13 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         parts = _MODEL.read(folder, manifest)
         description = json.loads(parts["model"])
-        with np.load(io.BytesIO(parts["arrays"]), allow_pickle=False) as archive:
-            return description, {name: archive[name] for name in archive.files}
+        return description, read_arrays(parts["arrays"], str(folder))
     except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{folder} is damaged ({error}); fit the model again or restore the folder.") from error
 
 
 def _plain(value: Any) -> Any:
-    """Return a parameter as JSON can hold it; None for a random state that is an object."""
+    """Return a parameter as a type that JSON has; None for a random state that is an object."""
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
         return value.item()
     return value if value is None or isinstance(value, bool | int | float | str) else None

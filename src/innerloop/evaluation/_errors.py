@@ -40,11 +40,11 @@ def episodes_by_size(
     Every row is a query row once, or, in order, all after the first; see `dealt`. Of many or long tasks a part is used.
     """
     chosen = np.sort(stream(seed, Stream.CURVE_TASKS).permutation(len(tasks))[:_MOST_TASKS])
-    short = _shortened(tasks.take(chosen), seed, in_order)
+    short = _shortened(tasks.select(chosen), seed, in_order)
     for n in support_sizes:
         longer = np.flatnonzero(short.sizes > n)
         if len(longer):
-            part = short.take(longer)
+            part = short.select(longer)
             yield n, chosen[longer], dealt(part, n, seed, in_order or n == 0)
 
 

@@ -51,7 +51,8 @@ def evaluate(trained: TrainedTable, tasks: TaskSet, tick: Callable[[], None] = l
         overall, held_out = _choose(training, methods, tick)
         errors = np.full((1 + len(sizes), len(tasks), len(methods)), np.nan)
         for f in range(fold.max() + 1):
-            rest, unseen = tasks.select(fold != f), tasks.select(fold == f)
+            rest = tasks.select(fold != f).fit_columns()
+            unseen = tasks.select(fold == f).encode(rest.column_map)
             if len(rest) > 1:
                 fitted = MetaTraining.prepare(rest, settings, tick, training.n_support).with_gradient(tick)
                 chosen = _choose(fitted, methods, tick)[0]

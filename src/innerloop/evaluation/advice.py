@@ -104,12 +104,13 @@ def advice_from(evaluation: Evaluation) -> Advice:
 def further_data(trained: TrainedTable) -> tuple[Option, ...]:
     """Return further data with their gain by the fitted random-effects model, that of largest gain first."""
     n = trained.training.n_support
-    now = predicted_error(trained, n)
+    new = _simulated(trained.tasks, n)
+    now = _predicted_error(trained, new)
     changes = {
-        f"twice as many training tasks{_AT_LEAST}": predicted_error(trained, n, tasks=2),
-        f"twice as many rows in every training task{_AT_LEAST}": predicted_error(trained, n, rows=2),
-        "as many training rows, from half the tasks": predicted_error(trained, n, tasks=0.5, rows=2),
-        "as many training rows, from twice the tasks": predicted_error(trained, n, tasks=2, rows=0.5),
+        f"twice as many training tasks{_AT_LEAST}": _predicted_error(trained, new, tasks=2),
+        f"twice as many rows in every training task{_AT_LEAST}": _predicted_error(trained, new, rows=2),
+        "as many training rows, from half the tasks": _predicted_error(trained, new, tasks=0.5, rows=2),
+        "as many training rows, from twice the tasks": _predicted_error(trained, new, tasks=2, rows=0.5),
         f"{2 * n} rows of a new task to adapt on instead of {n}": predicted_error(trained, 2 * n),
     }
     options = [Option(what, 1 - error / now) for what, error in changes.items()]
@@ -141,6 +142,11 @@ def predicted_error(trained: TrainedTable, n_adapt: int, tasks: float = 1.0, row
     float
         Of several targets, in units of each one's variance, the mean.
     """
+    return _predicted_error(trained, _simulated(trained.tasks, n_adapt), tasks, rows)
+
+
+def _predicted_error(trained: TrainedTable, new: Episodes, tasks: float = 1.0, rows: float = 1.0) -> float:
+    """Return the same for the query rows of some episodes."""
     effects, main = trained.effects, trained.choice.main
     with one_thread(trained.tasks.n_features):
         population = [_population_cov(trained, k, tasks, rows) for k in range(len(effects.noise))]
@@ -148,7 +154,7 @@ def predicted_error(trained: TrainedTable, n_adapt: int, tasks: float = 1.0, row
         member = trained.predictor.members[list(trained.choice.candidates).index(main)]
         member = replace(member, rule=member.rule.with_task_cov(task_cov))
         mixture = Mixture.of_one(member, task_cov, effects.noise)
-        return float(np.mean(mixture.episode_variance(_simulated(trained.tasks, n_adapt))))
+        return float(np.mean(mixture.episode_variance(new)))
 
 
 def _population_cov(trained: TrainedTable, target: int, tasks: float, rows: float) -> FloatArray:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import final
 
 import numpy as np
+from joblib import cpu_count
 from numpy.typing import ArrayLike
 
 from innerloop._base.checks import FloatArray, as_count
@@ -205,13 +207,17 @@ def calibrate(
         raise ValueError(f"`tasks` must have one target, got {tasks.y.shape[1]}; calibrate one at a time.")
     scaling = Scaling.fit(tasks.X, tasks.y, standardize, fit_intercept)
     scaled = scaling.tasks(tasks)
-    resampled = []
-    n_drawn = min(len(tasks), _MOST_RESAMPLED)
-    with one_thread(tasks.n_features):
+    n_drawn, n_resamples = min(len(tasks), _MOST_RESAMPLED), as_count(n_resamples, "n_resamples", 2)
+    with one_thread(tasks.n_features), ThreadPoolExecutor(cpu_count()) as pool:
         estimated = _Estimates.of(scaled, fit_intercept, seed)
-        for i in range(as_count(n_resamples, "n_resamples", 2)):
+
+        def resample(i: int) -> _Estimates:
             drawn = stream(seed, Stream.BOOTSTRAP, i).integers(len(tasks), size=n_drawn)
-            resampled.append(_Estimates.of(scaled.take(drawn), fit_intercept, seed, estimated.effects))
+            return _Estimates.of(scaled.select(drawn), fit_intercept, seed, estimated.effects)
+
+        resampled = []
+        for estimates in pool.map(resample, range(n_resamples)):
+            resampled.append(estimates)
             tick()
     narrowed = float(np.sqrt(n_drawn / len(tasks)))
     names = tasks.feature_names or tuple(f"x{j}" for j in range(tasks.n_features))

@@ -44,7 +44,7 @@ class Method(ABC):
     origins
         Where inner_lr and adapt_lr come from, if the user gave one: each "given" or "tuned".
     uses_task_alone
-        Whether a task is predicted by its own rows alone.
+        Whether a task is predicted from its rows alone.
     colour, line, marker
         In figures: the name of a colour in `innerloop.plots.style`, and a line style and a marker of matplotlib.
     """
@@ -119,8 +119,8 @@ class RidgeAdaptation(_Chosen):
 
     key, label, adapts = "ridge", "ridge adaptation", "by ridge"
     explanation = (
-        "starts from what is usual for all tasks and moves towards the new task's own rows, the further the more rows "
-        "there are and the more tasks differ."
+        "starts from the coefficients of the population and moves towards a fit of the new task's rows, the further "
+        "the more rows there are and the more tasks differ."
     )
     rates_caption = "inner_lr / adapt_lr of the best gradient step"
     colour, marker = "blue", "o"
@@ -135,7 +135,7 @@ class FeatureRates(_Chosen):
     """One gradient step with a learning rate for each feature."""
 
     key, label, adapts = "feature_rates", "one rate for each feature", "with one rate for each feature"
-    explanation = "is a gradient step that moves the coefficient of each feature at a rate of its own."
+    explanation = "is a gradient step with a separate learning rate for the coefficient of each feature."
     colour, marker = "blue", "P"
 
     def is_compared(self, settings: Settings) -> bool:
@@ -190,8 +190,8 @@ class BestGradientStep(_AtRates):
 
     key, label = "gradient", "best gradient step"
     explanation = (
-        "moves the shared formula by adapt_lr times the slope of the error on the new task's rows (0: not at all); "
-        "inner_lr is the same rate inside training, where it may be negative (0: training without an inner loop)."
+        "moves the shared coefficients by adapt_lr times the slope of the error on the new task's rows (0: not at "
+        "all); inner_lr is the same rate inside training, where it may be negative (0: training without an inner loop)."
     )
     rates_caption = "recommended inner_lr / adapt_lr"
     colour, marker = "green", "^"
@@ -240,7 +240,7 @@ class PooledRidge(_BestInGrid):
     """One ridge over the rows of all tasks."""
 
     key, label, adapt = "pooled", "one pooled ridge", "none"
-    explanation = "is one formula for all tasks, the same whatever rows a new task brings."
+    explanation = "has one set of coefficients for all tasks, whatever rows a new task brings."
     rates_caption = "inner_lr / adapt_lr: neither inner loop nor adaptation"
     colour, marker = "orange", "s"
 
@@ -254,7 +254,7 @@ class RidgePerTask(Method):
     """A ridge on the rows of the task alone, its penalty chosen on training tasks with as many rows."""
 
     key, label, uses_task_alone = "per_task", "one ridge per task", True
-    explanation = "and mean of the task use the new task's own rows alone."
+    explanation = "and mean of the task use only the rows of the new task."
     colour, line, marker = "grey", "--", "v"
 
     def fit(self, training: MetaTraining, rates: Rates | None, tasks: TaskSet) -> Scorer:  # noqa: ARG002

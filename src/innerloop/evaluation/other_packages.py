@@ -135,7 +135,9 @@ def _split(tasks: TaskSet, n_adapt: int, seed: int) -> tuple[TaskSet, Episodes]:
             f"`tasks` must have groups to train on and unseen groups of more than {n_adapt} rows to score, got "
             f"{n_train} and {len(scored)}; adapt on fewer rows."
         )
-    return tasks.select(order[:n_train]), tasks.select(scored).split(n_support=n_adapt, seed=seed)
+    train = tasks.select(np.sort(order[:n_train])).fit_columns()
+    unseen = tasks.select(np.sort(scored)).encode(train.column_map)
+    return train, unseen.split(n_support=n_adapt, seed=seed)
 
 
 def _innerloop(train: TaskSet, unseen: Episodes) -> tuple[float, FloatArray]:

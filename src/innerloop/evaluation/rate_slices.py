@@ -22,6 +22,8 @@ NAMES: tuple[Name, ...] = ("adapt_lr", "inner_lr")
 _LARGEST_ERROR = 0.15
 # Only rates are compared at which the loss is at most this multiple of the lowest.
 _COMPARED = 2.0
+# Theory, which takes long, is evaluated only at rates whose loss is at most this multiple of that at rate 0.
+_EVALUATED = 3.0
 
 
 @final
@@ -43,7 +45,7 @@ class RateSlice:
     at_mark : (n_tasks,)
         Cross-validated errors at the marked pair.
     predicted : (n_points,) or None
-        Errors by theory; None where it does not cover the table.
+        Errors by theory, NaN at rates whose loss is far above the lowest; None where it does not cover the table.
     """
 
     name: Name
@@ -85,7 +87,8 @@ class RateSlice:
         return float(self.rates[by_theory]), float(self.rates[best])
 
     def _compared(self) -> NDArray[np.bool_]:
-        return np.asarray(self.mse <= _COMPARED * self.mse.min())
+        near = np.asarray(self.mse <= _COMPARED * self.mse.min())
+        return near if self.predicted is None else near & np.isfinite(self.predicted)
 
 
 def slices(evaluation: Evaluation, calibrated: CalibratedModel | None = None) -> list[RateSlice]:
@@ -104,7 +107,11 @@ def slices(evaluation: Evaluation, calibrated: CalibratedModel | None = None) ->
     found = []
     for name in NAMES:
         rates, per_task = held_out.along(name, pair)
-        predicted = _predicted(evaluation.trained.training, calibrated, asdict(pair) | {name: rates})
+        mse = per_task.mean(axis=0)
+        near = mse <= _EVALUATED * float(np.interp(0.0, rates, mse))
+        predicted = _predicted(evaluation.trained.training, calibrated, asdict(pair) | {name: rates[near]})
+        if predicted is not None:
+            predicted = np.where(near, np.interp(rates, rates[near], predicted), np.nan)
         found.append(RateSlice(name, getattr(pair, name), mark, rates, per_task, at_pair, predicted))
     return found
 

@@ -198,12 +198,12 @@ class Lanes:
 
     def _steps(self, rate: Tensor, n_steps: int | None = None) -> list[dict[str, Tensor]]:
         step = dict.fromkeys(self.sweep.training.algorithm.adapted(self.params), rate)
-        return [step] * (self.sweep.sampler.design.n_steps if n_steps is None else n_steps)
+        return [step] * (int(self.sweep.sampler.design.n_steps) if n_steps is None else n_steps)
 
     def _scores(self, adapt_lr: float) -> Arrays:
         """Return each lane's mean losses when tasks adapt at a rate."""
         sweep, algorithm = self.sweep, self.sweep.training.algorithm
-        rates = self._steps(torch.tensor(adapt_lr).to(self.some_param), sweep.sampler.design.adapt_steps)
+        rates = self._steps(torch.tensor(adapt_lr).to(self.some_param), int(sweep.sampler.design.adapt_steps))
         stages = {"validation": (VALIDATION, sweep.n_validation), "test": (TEST, sweep.n_test)}
         scores: dict[str, list[FloatArray]] = {}
         for kind, (stage, n_tasks) in stages.items():

@@ -12,6 +12,7 @@ from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
+from innerloop._blocks.fingerprint import fingerprint
 from innerloop.neural.dense import is_dense
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -198,11 +199,12 @@ def _running_statistics(module: nn.Module) -> Tensors:
 
 
 def module_identity(module: nn.Module, X: Tensor) -> dict[str, Any]:
-    """Return what identifies a module: its layers, weights, and outputs for some inputs."""
+    """Return what identifies a module: its layers, their code, weights, and outputs for some inputs."""
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         outputs = torch.func.functional_call(module, _copies(module), (X.to(next(module.parameters())),))
     return {
         "layers": str(module),
+        "code": fingerprint(list(dict.fromkeys(type(part) for part in module.modules())), "module"),
         "weights": {
             n: [list(p.shape), f"{p.detach().double().norm().item():.6g}"] for n, p in module.named_parameters()
         },

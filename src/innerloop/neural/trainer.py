@@ -293,10 +293,10 @@ class MetaTrainer:
         return query_losses(self.training.algorithm, self.model, params, rates, batch)
 
     def _rates(self, tensors: Tensors) -> list[Tensors]:
-        return resolve(rebuild(self.inner_lr, tensors), self._stepping(), self.design.n_steps)
+        return resolve(rebuild(self.inner_lr, tensors), self._stepping(), int(self.design.n_steps))
 
     def _adapt_rates(self, adapt_lr: Rate | None = None, n_steps: int | None = None) -> list[Tensors]:
-        n_steps = self.design.adapt_steps if n_steps is None else as_count(n_steps, "n_steps", 0)
+        n_steps = int(self.design.adapt_steps) if n_steps is None else as_count(n_steps, "n_steps", 0)
         adapt_lr = self.adapt_lr if adapt_lr is None else adapt_lr
         adapt_lr = rebuild(self.inner_lr, self.rate_tensors) if adapt_lr is None else adapt_lr
         rates = resolve(adapt_lr, self._stepping(), n_steps, "adapt_lr")

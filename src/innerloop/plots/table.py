@@ -1,4 +1,4 @@
-"""Pictures of what was found about a table: learning curves, coverage of intervals, loss against each rate."""
+"""Pictures of a study of a table: learning curves, coverage of intervals, loss against each rate."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def plot_rate(losses: RateSlice, ax: Axes | None = None) -> Axes:
     low, at_zero = float(y.min()), float(np.interp(0.0, x, y))
     high = low + max(3 * (max(at_zero, at_mark) - low), 0.1 * low)
     if losses.predicted is not None:
-        low = min(low, float(losses.predicted.min()))
+        low = min(low, float(np.nanmin(losses.predicted)))
         high = max(high, 1.05 * float(np.interp(0.0, x, losses.predicted)))
     ax.plot(x, y, color=BLUE, lw=1.6, label="cross-validated")
     if np.isfinite(error).all():

@@ -77,6 +77,7 @@ def study(
         raise ValueError("`tasks` must hold at least two tasks: from one, no differences can be estimated.")
     if unseen is not None:
         check_task_set(unseen)
+        unseen = unseen.encode(tasks.column_map)
         if (unseen.X.shape[1:], unseen.y.shape[1:]) != (tasks.X.shape[1:], tasks.y.shape[1:]):
             raise ValueError(
                 f"`unseen` must have the features and targets of `tasks`, got rows of X {unseen.X.shape[1:]} and y "
@@ -88,7 +89,8 @@ def study(
     with progress_bar("Comparing rates", ticks, shown=progress) as tick:
         trained = MetaTraining.prepare(tasks, settings, tick).with_gradient(tick).choose()
         evaluation = evaluate(trained, tasks, tick) if unseen is None else evaluate_on(trained, tasks, unseen)
-    fitted = fitted_regressor(parameters, trained.table(), tasks.feature_names)
+    names = tasks.feature_names if tasks.column_map is None else tasks.column_map.inputs
+    fitted = fitted_regressor(parameters, trained.table(), names)
     return TableStudy(fitted, evaluation, Names(title, target, group))
 
 

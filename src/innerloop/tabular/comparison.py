@@ -221,7 +221,7 @@ def split_tasks(
     Rows are dealt at random, several times where tasks are few; or support rows are the first of each task.
     """
     scored = np.sort(stream(seed, Stream.SCORED_TASKS).permutation(len(tasks))[:_MOST_SCORED_TASKS])
-    tasks, fold, n_folds = tasks.take(scored), fold[scored], int(fold.max()) + 1
+    tasks, fold, n_folds = tasks.select(scored), fold[scored], int(fold.max()) + 1
     trials: dict[int, list[list[Episodes]]] = {n: [] for n in support_sizes if (tasks.sizes > n).any()}
     most_query = int(np.clip(_MOST_NUMBERS // (len(tasks) * tasks.n_features), *_SCORED_ROWS))
     for split in range(1 if in_order else min(-(-_EPISODES // len(tasks)), _MOST_SPLITS)):

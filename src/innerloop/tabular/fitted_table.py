@@ -1,4 +1,4 @@
-"""A fitted table: what predicts, adapts and tells the accuracy, in the units of the data."""
+"""Fitted tables: prediction, adaptation, accuracy and plain state, in the units of the data."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from innerloop.adaptation.predictor import Mixture, Predictor
 from innerloop.adaptation.random_effects import RandomEffects
 from innerloop.adaptation.rules import Ridge
 from innerloop.adaptation.scale_mixture import ScaledRidge
+from innerloop.data.columns import ColumnMap
 from innerloop.data.curves import Curves
-from innerloop.data.ids import alike, places
+from innerloop.data.ids import comparable, places
 from innerloop.data.row_blocks import reduced
 from innerloop.data.scaling import Scaling
 from innerloop.data.tasks import TaskSet
@@ -29,7 +30,7 @@ _ROWS_AT_ONCE = 2**16
 @final
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """What was chosen, with the held-out losses behind it; see the attributes of `MetaRegressor`.
+    """Chosen adaptation and rates, with the held-out losses that decided; see the attributes of `MetaRegressor`.
 
     Parameters
     ----------
@@ -59,7 +60,7 @@ class Selection:
 @final
 @dataclass(frozen=True, eq=False)
 class FittedTable:
-    """Meta-parameters of a table, the rule by which groups adapt, and the groups that it knows.
+    """Meta-parameters of a table, the rules by which groups adapt, and the known groups.
 
     Rows X are in the units of the data; `place` is the position of each row's group among the known, -1 for none.
 
@@ -78,11 +79,13 @@ class FittedTable:
     single_target
         Whether targets have one dimension.
     selection
-        What was chosen, and why.
+        Chosen adaptation and rates.
     known
         The known groups: their ids, and the rows on which they adapted, scaled and reduced.
     known_coef : (n_groups, n_columns, n_targets)
         Their coefficients, in scaled units, with the columns of curves.
+    columns
+        From the columns of a table to X; None where X came as numbers.
     """
 
     scaling: Scaling
@@ -94,6 +97,7 @@ class FittedTable:
     selection: Selection
     known: TaskSet
     known_coef: FloatArray
+    columns: ColumnMap | None = None
 
     def meta_parameters(self) -> tuple[FloatArray, FloatArray]:
         """Return coefficients (n_targets, n_features) and intercepts (n_targets,) in data units.
@@ -107,9 +111,9 @@ class FittedTable:
         """Return the same of every known group, with a leading axis of groups."""
         return original_units(self.scaling, self.known_coef)
 
-    def places(self, groups: NDArray[Any]) -> IntArray:
-        """Return the positions of groups among the known; -1 for none."""
-        return places(groups, self.known.ids)
+    def places(self, ids: NDArray[Any]) -> IntArray:
+        """Return the positions of groups, given by `distinct_ids`, among the known; -1 for none."""
+        return places(ids, self.known.ids)
 
     def predict(self, X: FloatArray, place: IntArray) -> FloatArray:
         """Return predictions: known groups by their coefficients, others by those of groups without rows."""
@@ -126,7 +130,7 @@ class FittedTable:
         return self._targets(std * self.calibration.std_factor(n_rows))
 
     def half_width(self, X: FloatArray, place: IntArray, level: float) -> FloatArray:
-        """Return half the width of prediction intervals of some level."""
+        """Return half the width of prediction intervals at a level."""
         n_rows, std = self._accuracy(X, place)
         return self._targets(std * self.calibration.half_width(n_rows, level))
 
@@ -139,12 +143,12 @@ class FittedTable:
         """Do what `adapt` does, given the tasks in scaled units, and reduced."""
         coef = self.predictor.adapt(tasks)
         if len(self.known):
-            ids, known_ids = alike(tasks.ids, self.known.ids)
+            ids, known_ids = comparable(tasks.ids, self.known.ids)
             kept = np.flatnonzero(~np.isin(known_ids, ids))
             ids = np.concatenate((known_ids[kept], ids))
             order = np.argsort(ids, kind="stable")
             coef = np.concatenate((self.known_coef[kept], coef))[order]
-            rows = replace(_joined(self.known.take(kept), rows), ids=ids).take(order)
+            rows = replace(_joined(self.known.select(kept), rows), ids=ids).select(order)
         return replace(self, known=rows, known_coef=coef)
 
     def _design(self, X: FloatArray) -> FloatArray:
@@ -168,6 +172,7 @@ class FittedTable:
             "rules": [type(member.rule).__name__ for member in predictor.members],
             "single_target": self.single_target,
             "intercept": self.scaling.intercept,
+            "columns": None if self.columns is None else self.columns.to_state(),
         }
         parts: dict[str, Mapping[str, Any]] = {
             "scaling": {name: value for name, value in vars(self.scaling).items() if name != "intercept"},
@@ -218,6 +223,7 @@ class FittedTable:
             ),
             known=TaskSet(**parts["known"]),
             known_coef=parts["groups"]["coef"],
+            columns=None if scalars["columns"] is None else ColumnMap.from_state(scalars["columns"]),
         )
 
 

@@ -22,7 +22,7 @@ Columns = tuple[str | int, ...]
 @final
 @dataclass(frozen=True)
 class Settings:
-    """What is fixed and what is to be chosen: None stands for a choice by cross-validation.
+    """Checked parameters of `MetaRegressor`; None stands for a choice by cross-validation.
 
     `curved` are the columns that `basis` names, if it does; `per_feature` stands for adapt_lr="per-feature". The other
     fields are parameters of `MetaRegressor`.
@@ -50,7 +50,7 @@ class Settings:
         return self.adaptation in ("gradient", "none")
 
     def asks_for_choice(self) -> bool:
-        """Return whether anything is left to choose."""
+        """Return whether a rate or the penalty is to be chosen."""
         return self.inner_lr is None or self.adapt_lr is None or self.l2 is None
 
     def fixes_rates(self) -> bool:
@@ -58,7 +58,7 @@ class Settings:
         return self.inner_lr is not None or self.adapt_lr is not None
 
     def fixed_rates(self) -> Rates:
-        """Return the rates where none is left to choose."""
+        """Return the rates and the penalty, if all are given; 0 stands for those that are not."""
         return Rates(self.inner_lr or 0.0, self.adapt_lr or 0.0, self.l2 or 0.0)
 
     def of_one_task(self) -> Settings:
@@ -88,7 +88,7 @@ def read_settings(parameters: Mapping[str, Any]) -> Settings:
     adapt_lr = None if is_auto(given.adapt_lr) or per_feature else as_rate(given.adapt_lr, "adapt_lr")
     if per_feature and (given.adaptation not in ("auto", "gradient") or inner_lr is not None or given.n_steps != 1):
         raise ValueError(
-            "`adapt_lr`='per-feature' learns the rates of one gradient step, in training and in adaptation alike; it "
+            "`adapt_lr`='per-feature' learns the rates of one gradient step, in training and in adaptation; it "
             "needs inner_lr='auto', n_steps=1 and adaptation='gradient' or 'auto'."
         )
     if adaptation == "ridge":
@@ -138,7 +138,7 @@ def _columns(value: Any, name: str) -> Columns:
 
 
 def is_auto(value: Any) -> bool:
-    """Return whether a parameter is left to be chosen."""
+    """Return whether a parameter is "auto"."""
     return isinstance(value, str) and value == "auto"
 
 

@@ -17,6 +17,7 @@ from innerloop.adaptation.predictor import Mixture, Predictor
 from innerloop.adaptation.random_effects import RandomEffects, variance_sample
 from innerloop.adaptation.rules import GradientSteps
 from innerloop.adaptation.scale_mixture import differ_in_scale
+from innerloop.data.columns import ColumnMap
 from innerloop.data.curves import Curves
 from innerloop.data.episodes import Episodes
 from innerloop.data.row_blocks import reduced
@@ -127,6 +128,8 @@ class MetaTraining:
         Of the cross-validation over tasks.
     gradient
         Training of gradient steps; None where it was not asked for.
+    columns
+        By which the features of the tasks were encoded.
     """
 
     settings: Settings
@@ -138,6 +141,7 @@ class MetaTraining:
     order: int | None
     fold: IntArray
     gradient: GradientTraining | None
+    columns: ColumnMap | None
 
     @classmethod
     def prepare(
@@ -165,7 +169,7 @@ class MetaTraining:
         with one_thread(tasks.n_features):
             scaling = Scaling.fit(tasks.X, tasks.y, settings.standardize, settings.fit_intercept)
             if scaling.n_columns == 0:
-                raise ValueError("`X` holds nothing but zeros, and there is no intercept: nothing can be fitted.")
+                raise ValueError("`X` has only zeros and there is no intercept, so nothing can be fitted.")
             n_support = settings.n_support or n_support or tasks.default_support()
             order = None
             if settings.order is not None:
@@ -176,7 +180,8 @@ class MetaTraining:
             if len(tasks) == 1:
                 settings = settings.of_one_task()
             fold = folds_of_tasks(len(tasks), settings)
-            training = cls(settings, scaling, n_support, scaled, varying, bendable, order, fold, None)
+            columns = tasks.column_map
+            training = cls(settings, scaling, n_support, scaled, varying, bendable, order, fold, None, columns)
             return training.with_gradient(tick) if settings.takes_gradient_steps() else training
 
     def with_gradient(self, tick: Callable[[], None] = _no_tick, is_free: bool = False) -> MetaTraining:
@@ -278,15 +283,19 @@ class MetaTraining:
 
 
 def _positions(columns: Columns, tasks: TaskSet, parameter: str) -> IntArray:
-    """Return the positions of columns that a parameter names."""
+    """Return the positions of the features that a parameter names; a category stands for all its features."""
     names = tasks.feature_names or ()
-    found = []
+    codes = () if tasks.column_map is None else tasks.column_map.codes
+    features = {code.name: code.names for code in codes} | {name: [name] for name in names}
+    found = list[int]()
     for column in columns:
-        position = names.index(column) if column in names else column
-        if isinstance(position, str) or not 0 <= position < tasks.n_features:
-            known = ", ".join(map(repr, names)) if names else f"0 to {tasks.n_features - 1}"
+        positions = [names.index(name) for name in features.get(str(column), ())]
+        if isinstance(column, int) and 0 <= column < tasks.n_features:
+            positions = [column]
+        if not positions:
+            known = ", ".join(map(repr, features)) if features else f"0 to {tasks.n_features - 1}"
             raise ValueError(f"`{parameter}` must name feature columns ({known}), got {column!r}.")
-        found.append(position)
+        found += positions
     return np.array(found, dtype=np.intp)
 
 
@@ -393,8 +402,9 @@ class TrainedTable:
             calibration=self.choice.calibration,
             single_target=training.tasks.y.ndim == 1,
             selection=self._selection(),
-            known=self.rows.take(np.arange(0)),
+            known=self.rows.select(np.arange(0)),
             known_coef=np.empty((0, *predictor.unseen.shape)),
+            columns=training.columns,
         )
         return table.remember(self.tasks, self.rows) if remember else table
 
