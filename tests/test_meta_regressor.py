@@ -134,8 +134,8 @@ def test_the_order_of_the_rows_does_not_matter(params):
     np.testing.assert_allclose(shuffled.coef_, model.coef_, rtol=0, atol=1e-9)
     # Variances are found by an optimiser, which ends a little elsewhere for sums in another order.
     np.testing.assert_allclose(shuffled.group_coef_, model.group_coef_, rtol=0, atol=1e-7)
-    assert shuffled.inner_lr_ == pytest.approx(model.inner_lr_, abs=1e-12)
-    assert shuffled.adapt_lr_ == pytest.approx(model.adapt_lr_, abs=1e-9)
+    assert shuffled.inner_lr_ == pytest.approx(model.inner_lr_, abs=1e-12, nan_ok=True)
+    assert shuffled.adapt_lr_ == pytest.approx(model.adapt_lr_, abs=1e-9, nan_ok=True)
 
 
 @pytest.mark.slow
@@ -146,8 +146,8 @@ def test_units_of_a_feature_do_not_matter(factor, params):
     scaled = X * [1.0, factor, 1.0]
     model = il.MetaRegressor(**params).fit(X, y, groups)
     other = il.MetaRegressor(**params).fit(scaled, y, groups)
-    assert other.inner_lr_ == pytest.approx(model.inner_lr_, abs=1e-3)
-    assert other.adapt_lr_ == pytest.approx(model.adapt_lr_, abs=1e-3)
+    assert other.inner_lr_ == pytest.approx(model.inner_lr_, abs=1e-3, nan_ok=True)
+    assert other.adapt_lr_ == pytest.approx(model.adapt_lr_, abs=1e-3, nan_ok=True)
     assert other.l2_ == pytest.approx(model.l2_, rel=1e-3)
     np.testing.assert_allclose(other.predict(scaled), model.predict(X), atol=2e-3)
     np.testing.assert_allclose(other.predict(scaled, groups), model.predict(X, groups), atol=2e-3)
@@ -174,7 +174,8 @@ def test_the_units_of_one_target_do_not_touch_the_others(params):
     unit = np.array([1.0, 1024.0])
     model, other = (il.MetaRegressor(**params).fit(X, targets, groups) for targets in (y, y * unit))
     assert other.adaptation_ == model.adaptation_
-    np.testing.assert_allclose(other.cv_results_["mse"], model.cv_results_["mse"], rtol=1e-9)
+    if model.cv_results_ is not None:
+        np.testing.assert_allclose(other.cv_results_["mse"], model.cv_results_["mse"], rtol=1e-9)
     for mine, its in zip(model.predict_interval(X, groups), other.predict_interval(X, groups), strict=True):
         np.testing.assert_allclose(its / unit, mine, atol=1e-6)
     mine, its = (np.hstack(each.predict(X, groups, return_std=True)) for each in (model, other))
@@ -215,6 +216,8 @@ def assert_same(left, right):
     for name, value in left.items():
         if isinstance(value, dict):
             assert_same(value, right[name])
+        elif isinstance(value, tuple):
+            assert_same(dict(enumerate(value)), dict(enumerate(right[name])))
         elif hasattr(value, "__dict__"):
             assert_same(vars(value), vars(right[name]))
         else:

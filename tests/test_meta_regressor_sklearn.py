@@ -191,6 +191,9 @@ PARAMS = {
     "standardize": False,
     "fit_intercept": False,
     "verbose": False,
+    "basis": "linear",
+    "varying": ["a"],
+    "order": None,
 }
 
 
@@ -232,7 +235,11 @@ BAD_PARAMS = [
     ({"n_support": 0}, ValueError, "`n_support` must be"),
     ({"n_support": "all"}, TypeError, "`n_support` must be"),
     ({"n_query": 0}, ValueError, "`n_query` must be"),
-    ({"n_query": 5}, ValueError, "too few for a split"),
+    ({"n_query": 5, "adaptation": "gradient"}, ValueError, "too few for a split"),
+    ({"basis": "cubic"}, ValueError, "`basis` must be 'auto', 'linear' or 'spline', got 'cubic'"),
+    ({"basis": 1.5}, TypeError, "`basis` must name columns of X"),
+    ({"varying": ["z"]}, ValueError, "`varying` must name feature columns"),
+    ({"order": 17}, ValueError, "`order` must name feature columns"),
     ({"n_steps": 0}, ValueError, "`n_steps` must be"),
     ({"l2": -1}, ValueError, "`l2` must be"),
     ({"l2": np.inf}, ValueError, "`l2` must be"),

@@ -8,7 +8,8 @@ from scipy.optimize import minimize
 
 import innerloop as il
 from cases import close
-from innerloop.adaptation.random_effects import _LOG_SPREAD, _NOISE_POWER, estimate_effects, update_mean
+from innerloop.adaptation.covariance_roots import NOISE_POWER
+from innerloop.adaptation.random_effects import _LOG_SPREAD, _UNSHRUNK, estimate_effects, update_mean
 from innerloop.adaptation.restricted_likelihood import RestrictedLikelihood
 from innerloop.adaptation.rules import GradientSteps, NoAdaptation, Ridge
 from innerloop.data.row_blocks import RowBlock, reduced, row_blocks
@@ -48,10 +49,13 @@ def dense(tasks, task_cov, precision, target=0):
 SIZES = [1, 7, 3, 12, 1, 2, 30, 5]
 
 
+def priors(n_features):
+    """Return one prior for all coefficients but the last, which has a flat one."""
+    return np.append(np.zeros(n_features - 1, dtype=int), -1)
+
+
 def problem(tasks, target=0):
-    return RestrictedLikelihood(
-        list(row_blocks(tasks)), target, tasks.n_rows, np.arange(tasks.n_features) < tasks.n_features - 1
-    )
+    return RestrictedLikelihood(list(row_blocks(tasks)), target, tasks.n_rows, priors(tasks.n_features))
 
 
 @pytest.mark.parametrize("n_targets", [None, 2])
@@ -60,7 +64,7 @@ def test_the_restricted_likelihood_is_that_of_all_rows_at_once(n_targets):
     root = np.random.default_rng(1).standard_normal((3, 3))
     for task_cov in (np.zeros((3, 3)), np.diag([0.1, 3.0, 1.0]), root @ root.T):
         own = problem(tasks, (n_targets or 1) - 1)
-        solution = own.solve(own.sums(task_cov), 0.3)
+        solution = own.solve(own.sums(task_cov), own.penalty(np.array([0.3])))
         for mine, theirs in zip(solution, dense(tasks, task_cov, 0.3, (n_targets or 1) - 1), strict=True):
             np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-12)
 
@@ -68,8 +72,8 @@ def test_the_restricted_likelihood_is_that_of_all_rows_at_once(n_targets):
 @pytest.mark.parametrize("precision", [1e-10, 1e-6, 1.0])
 def test_noise_is_told_from_rounding_where_features_outnumber_rows(precision):
     tasks = mixed_tasks([5] * 8, [0.5] * 60, noise=1.0)
-    own = RestrictedLikelihood(list(row_blocks(tasks)), 0, tasks.n_rows, np.ones(60, dtype=bool))
-    found = own.solve(own.sums(np.zeros((60, 60))), precision)
+    own = RestrictedLikelihood(list(row_blocks(tasks)), 0, tasks.n_rows, np.zeros(60, dtype=int))
+    found = own.solve(own.sums(np.zeros((60, 60))), np.full(60, precision))
     values, vectors = np.linalg.eigh(tasks.X @ tasks.X.T)
     noise = np.sum(np.square(vectors.T @ tasks.y) / (1 + values / precision)) / tasks.n_rows
     assert found.noise == pytest.approx(noise, rel=1e-4)
@@ -80,14 +84,14 @@ def test_its_gradient_is_that_of_small_differences():
     rng = np.random.default_rng(2)
     root = rng.standard_normal((3, 3))
     task_cov, own = root @ root.T, problem(tasks)
-    _, slope, by_precision = own.loss(task_cov, 0.3)
+    _, slope, by_precision = own.loss(task_cov, np.array([0.3]))
     for _ in range(4):
         way = rng.standard_normal((3, 3))
         way = way + way.T
-        up, down = (own.loss(task_cov + sign * step * way, 0.3)[0] for sign in (1, -1))
+        up, down = (own.loss(task_cov + sign * step * way, np.array([0.3]))[0] for sign in (1, -1))
         assert np.sum(slope * way) == pytest.approx((up - down) / (2 * step), rel=1e-5)
-    up, down = (own.loss(task_cov, 0.3 * np.exp(sign * step))[0] for sign in (1, -1))
-    assert by_precision == pytest.approx((up - down) / (2 * step), rel=1e-5)
+    up, down = (own.loss(task_cov, np.array([0.3 * np.exp(sign * step)]))[0] for sign in (1, -1))
+    assert by_precision[0] == pytest.approx((up - down) / (2 * step), rel=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -99,13 +103,14 @@ def test_the_diagonal_estimate_is_the_optimum_of_the_dense_likelihood(seed):
         of_rows = t[:2] + np.log(squares)
         prior = np.sum((of_rows - of_rows.mean()) ** 2) / _LOG_SPREAD**2
         noise_share = 1 / ((1 + np.exp(of_rows).sum()) * (1 + squares.sum() / np.exp(t[3])))
-        prior -= 2 * _NOISE_POWER * np.log(noise_share)
+        prior -= 2 * NOISE_POWER * np.log(noise_share)
+        prior += min(2, _UNSHRUNK) * t[3]
         return dense(tasks, np.diag(np.exp(t[:3])), np.exp(t[3]))[3] + prior
 
     best = minimize(loss, np.zeros(4), method="Nelder-Mead", options={"maxiter": 4000, "fatol": 1e-10, "xatol": 1e-7})
-    found = np.append(np.log(effects.task_cov[0].diagonal()), np.log(effects.precision[0]))
+    found = np.append(np.log(effects.task_cov[0].diagonal()), np.log(effects.precision[0, 0]))
     assert loss(found) <= best.fun + 1e-5
-    mean, mean_cov, noise, _ = dense(tasks, effects.task_cov[0], effects.precision[0])
+    mean, mean_cov, noise, _ = dense(tasks, effects.task_cov[0], effects.precision[0, 0])
     np.testing.assert_allclose(effects.mean[:, 0], mean, rtol=1e-8)
     np.testing.assert_allclose(effects.mean_cov[0], mean_cov, rtol=1e-8)
     assert effects.noise[0] == pytest.approx(noise, rel=1e-8)
@@ -209,13 +214,6 @@ def test_the_ridge_is_the_best_linear_predictor_of_each_task(n_targets):
             assert close(own[:, j], slow, 9)
 
 
-def test_the_strength_of_a_ridge_is_interpolated_between_numbers_of_rows():
-    tasks, coef, cov = mixed_tasks([4, 4], [0.5, 1.0]), np.array([1.0, 2.0]), np.eye(2)[None]
-    rule = Ridge(cov, np.array([1.0, 9.0]), np.array([0.25, 4.0]))
-    at = np.exp(np.interp(np.log(5), np.log([2, 10]), np.log([0.25, 4.0])))
-    np.testing.assert_allclose(rule.adapt(coef, tasks), Ridge(at * cov).adapt(coef, tasks), rtol=1e-12)
-
-
 RULES = [NoAdaptation(), GradientSteps(0.2), GradientSteps(-0.1, 3), GradientSteps(np.array([0.1, -0.2, 0.3]), 2)]
 RULES.append(Ridge(np.diag([0.5, 0.1, 2.0])[None]))
 
@@ -269,7 +267,7 @@ def test_a_start_from_like_tasks_ends_where_a_cold_one_does(task_std, structure)
     cold = estimate_effects(some, structure)
     near = estimate_effects(tasks) if structure == "diagonal" else estimate_effects(some)
     warm = estimate_effects(some, structure, start=near)
-    assert warm.deviance == pytest.approx(cold.deviance, abs=0.02)
+    assert warm.deviance == pytest.approx(cold.deviance, abs=0.1)
     np.testing.assert_allclose(warm.mean, cold.mean, atol=0.01)
     np.testing.assert_allclose(warm.task_cov, cold.task_cov, atol=0.05)
 
@@ -280,12 +278,12 @@ def test_the_mean_of_further_tasks_is_the_estimate_at_their_covariance(l2):
     effects = estimate_effects(tasks.select(np.arange(12)))
     updated = update_mean(effects, reduced(tasks), l2=l2)
     for k in range(2):
-        precision = float(effects.precision[k]) if l2 is None else l2 * tasks.n_rows
+        precision = float(effects.precision[k, 0]) if l2 is None else l2 * tasks.n_rows
         mean, mean_cov, noise, _ = dense(tasks, effects.task_cov[k], precision, k)
         np.testing.assert_allclose(updated.mean[:, k], mean, rtol=1e-9)
         np.testing.assert_allclose(updated.mean_cov[k], mean_cov, rtol=1e-8, atol=1e-12)
         assert updated.noise[k] == pytest.approx(noise)
-        assert updated.precision[k] == pytest.approx(precision)
+        assert updated.precision[k, 0] == pytest.approx(precision)
     np.testing.assert_array_equal(updated.task_cov, effects.task_cov)
 
 
@@ -298,7 +296,7 @@ def test_units_of_features_and_target_are_those_of_the_estimate(factor, structur
     other = estimate_effects(replace(tasks, X=tasks.X * unit, y=10 * tasks.y), structure)
     np.testing.assert_allclose(other.task_cov[0] * np.outer(unit, unit), effects.task_cov[0], rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(other.mean[:, 0] * unit / 10, effects.mean[:, 0], rtol=1e-6)
-    assert other.precision[0] / factor**2 == pytest.approx(effects.precision[0], rel=1e-4)
+    assert other.precision[0, 0] / factor**2 == pytest.approx(effects.precision[0, 0], rel=1e-4)
 
 
 @pytest.mark.parametrize("noise", [0.1, 0.01, 1e-3])
@@ -306,7 +304,7 @@ def test_units_of_features_and_target_are_those_of_the_estimate(factor, structur
 def test_no_lower_minimum_lies_near_the_truth(seed, noise):
     tasks = mixed_tasks([8] * 60, [1.0, 1.0, 1.0, 1.0], noise=noise, seed=seed)
     found, own = estimate_effects(tasks), problem(tasks)
-    at_truth = own.solve(own.sums(np.eye(4) / noise**2), noise**2).loss
+    at_truth = own.solve(own.sums(np.eye(4) / noise**2), own.penalty(np.array([noise**2]))).loss
     assert found.deviance < at_truth
 
 
@@ -318,3 +316,65 @@ def test_variances_by_themselves_are_often_zero_where_tasks_agree():
             found.extend(estimate_effects(tasks, shrink_slopes=together).task_cov[0].diagonal()[1:3])
     assert np.mean(np.array(alone) < 1e-3) > 0.3
     assert np.mean(np.array(drawn) < 1e-3) < 0.1
+
+
+def test_a_curve_has_a_precision_of_its_own_by_which_it_vanishes_where_there_is_none():
+    tasks = mixed_tasks([8] * 40, [0.5, 0.0, 0.0, 0.0, 1.0], noise=1.0)  # the coefficients of the population are not 0
+    y = tasks.y - tasks.X[:, 1:4] @ estimate_effects(tasks).mean[1:4, 0]
+    straight = replace(tasks, y=y)
+    apart, together = estimate_effects(straight, n_curves=3), estimate_effects(straight)
+    assert np.abs(apart.mean[1:4]).max() < 0.1 * np.abs(together.mean[1:4]).max() + 1e-3
+    assert apart.precision[0, 1] > 100 * apart.precision[0, 0]
+    bent = estimate_effects(tasks, n_curves=3)
+    np.testing.assert_allclose(bent.mean[1:4], estimate_effects(tasks).mean[1:4], rtol=0.1)
+
+
+def test_one_slope_is_not_shrunk():
+    tasks = mixed_tasks([6] * 12, [0.7, 1.5], seed=3)
+    effects = estimate_effects(tasks)
+    mean, mean_cov, noise, _ = dense(tasks, effects.task_cov[0], 1e-12)
+    assert effects.mean[0, 0] == pytest.approx(mean[0], abs=0.5 * noise * mean_cov[0, 0] / abs(mean[0]) + 1e-6)
+
+
+@pytest.mark.parametrize("structure", ["intercept", "diagonal", "full"])
+def test_coefficients_that_do_not_vary_have_no_variance_and_others_the_estimate_without_them(structure):
+    tasks = mixed_tasks([8] * 40, [0.8, 0.3, 0.5, 1.5])
+    varying = np.array([True, False, True, True])
+    start = estimate_effects(tasks, varying=varying) if structure == "full" else None
+    effects = estimate_effects(tasks, structure, varying=varying, start=start)
+    expected = varying & ([False, False, False, True] if structure == "intercept" else True)
+    np.testing.assert_array_equal(effects.task_cov[0].diagonal() > 0, expected)
+    assert (effects.task_cov[0][~expected] == 0).all()
+    own = problem(tasks)
+    lowest = own.solve(own.sums(effects.task_cov[0]), effects.precision[0]).loss
+    assert effects.deviance == pytest.approx(lowest)
+    for factor in (0.8, 1.25):
+        other = own.solve(own.sums(factor * effects.task_cov[0]), effects.precision[0]).loss
+        assert other > lowest - 0.2  # priors pull, but not far
+
+
+def test_more_features_than_rows_are_estimated_in_the_space_of_rows_as_in_that_of_features():
+    tasks = mixed_tasks([5] * 6, [0.3] * 40 + [1.0], noise=1.0)
+    effects = estimate_effects(tasks)
+    np.testing.assert_allclose(
+        np.diag(effects.task_cov[0][:-1, :-1].diagonal()), effects.task_cov[0][:-1, :-1], atol=1e-9
+    )
+    assert np.ptp(effects.task_cov[0].diagonal()[:-1]) < 1e-9 * effects.task_cov[0, 0, 0] + 1e-15
+    assert np.ptp(effects.precision[0, :-1]) == 0
+    mean, mean_cov, noise, _ = dense(tasks, effects.task_cov[0], effects.precision[0, 0])
+    np.testing.assert_allclose(effects.mean[:, 0], mean, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(effects.mean_cov[0], mean_cov, rtol=1e-6, atol=1e-9)
+    assert effects.noise[0] == pytest.approx(noise, rel=1e-6)
+
+
+def test_the_score_of_a_variance_is_about_standard_normal_where_tasks_agree():
+    scores = []
+    for seed in range(60):
+        tasks = mixed_tasks([8] * 30, [0.0, 0.0, 1.0], noise=1.0, seed=seed)
+        own = problem(tasks)
+        _, score = own.score(np.diag([0.0, 0.0, 1.0]), own.penalty(np.array([1e-6])))
+        scores.extend(score[:2])
+    assert abs(np.mean(scores)) < 4 / np.sqrt(len(scores)) + 0.1
+    assert np.std(scores) == pytest.approx(1.0, abs=4 / np.sqrt(2 * len(scores)))
+    varied = mixed_tasks([8] * 30, [0.0, 1.0, 1.0], noise=1.0)
+    assert problem(varied).score(np.diag([0.0, 0.0, 1.0]), np.zeros(3))[1][1] > 4

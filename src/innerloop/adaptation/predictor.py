@@ -1,8 +1,8 @@
-"""Predictions of unseen tasks after adaptation on their support rows, with errors and variances."""
+"""Predictions of tasks after adaptation on their rows, and their variance."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import numpy as np
@@ -11,7 +11,7 @@ from innerloop._base.checks import FloatArray, IntArray
 from innerloop._base.ragged import row_starts
 from innerloop.adaptation.rules import Adaptation
 from innerloop.data.episodes import Episodes
-from innerloop.data.row_blocks import row_blocks
+from innerloop.data.row_blocks import reduced, row_blocks
 from innerloop.data.tasks import TaskSet
 
 _ROWS_AT_ONCE = 2**16
@@ -21,14 +21,9 @@ _MOST_NUMBERS = 2**22
 @final
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """Coefficients of tasks without rows, and a rule by which tasks with rows adapt from `coef`.
-
-    Both coefficients are (n_features, n_targets), in scaled units. They differ where the means of features differ
-    between tasks: `coef` describes how targets depend on features within a task, as rows of a task determine its level.
-    """
+    """Meta-parameters (n_features, n_targets), in scaled units, and the rule by which tasks adapt from them."""
 
     coef: FloatArray
-    unseen: FloatArray
     rule: Adaptation
 
     def episode_coef(self, episodes: Episodes) -> FloatArray:
@@ -38,7 +33,7 @@ class Predictor:
         -------
         (n_episodes, n_features, n_targets)
         """
-        theta = np.repeat(self.unseen[None], len(episodes), axis=0)
+        theta = np.repeat(self.coef[None], len(episodes), axis=0)
         adapts = np.flatnonzero(episodes.n_support)
         if len(adapts):
             theta[adapts] = self.rule.adapt(self.coef, supports(episodes))
@@ -52,67 +47,144 @@ class Predictor:
         """Return the mean squared error of each task that occurs, over its query rows and targets: (n_tasks,)."""
         return mean_squares(episodes, self.residuals(episodes))
 
-    def variance(self, episodes: Episodes, task_cov: FloatArray) -> FloatArray:
-        """Return the variance of query rows around their predictions, relative to the noise: (n_rows, n_targets).
-
-        `task_cov` is the covariance of tasks' coefficients, relative to the noise: (n_targets, n_features, n_features).
-        """
-        X, episode = episodes.X[episodes.query_rows], np.repeat(np.arange(len(episodes)), episodes.n_query)
-        task, adapts = (np.cumsum(episodes.n_support > 0) - 1)[episode], episodes.n_support[episode] > 0
-        variance = np.empty((len(X), len(task_cov)))
-        variance[adapts] = self.known_variance(supports(episodes), task_cov, X[adapts], task[adapts])
-        variance[~adapts] = unseen_variance(task_cov, X[~adapts])
-        return variance
-
-    def known_variance(self, known: TaskSet, task_cov: FloatArray, X: FloatArray, task_of_row: IntArray) -> FloatArray:
-        """Return the variance of rows of tasks that adapted, relative to the noise: ``alpha + x' C x``.
+    def variance(self, known: TaskSet, task_cov: FloatArray, X: FloatArray, place: IntArray) -> FloatArray:
+        """Return the variance of rows around their predictions, relative to the noise: ``alpha + x' C x``.
 
         Parameters
         ----------
         known
-            The tasks with the rows on which they adapted, which may be reduced.
+            Tasks with the rows on which they adapted, which may be reduced.
         task_cov : (n_targets, n_features, n_features)
-            Covariance of tasks' coefficients, relative to the noise.
+            Covariance of a new task's coefficients around `coef`, relative to the noise variance.
         X : (n_rows, n_features)
-        task_of_row : (n_rows,)
-            Position of each row's task in `known`.
+        place : (n_rows,)
+            Position of each row's task in `known`; -1 for a task without rows.
 
         Returns
         -------
         (n_rows, n_targets)
-            alpha is the task's noise, and C the covariance of its coefficients' error: `Adaptation.uncertainty`.
+            alpha is the task's noise, and C the covariance of its coefficients' error (`Adaptation.uncertainty`); 1 and
+            `task_cov` for tasks without rows.
         """
-        variance = np.empty((len(X), len(task_cov)))
+        variance = np.stack([1.0 + np.einsum("ij,ij->i", X @ cov, X) for cov in task_cov], axis=1)
         at_once = max(1, _MOST_NUMBERS // X.shape[1] ** 2)
-        used = np.unique(task_of_row)
-        place = np.full(len(known), -1)
+        used = np.unique(place[place >= 0])
+        position = np.full(len(known) + 1, -1)  # the last is that of -1
         for block in row_blocks(known.select(used)):
             members = used[block.members]
-            place[members] = np.arange(len(members))
-            rows = np.flatnonzero(place[task_of_row] >= 0)
+            position[members] = np.arange(len(members))
+            rows = np.flatnonzero(position[place] >= 0)
             for k, target_cov in enumerate(task_cov):
                 noise, covariance = self.rule.uncertainty(self.coef, block, target_cov, k)
                 for i in range(0, len(rows), at_once):
                     part = rows[i : i + at_once]
-                    task = place[task_of_row[part]]
+                    task = position[place[part]]
                     of_coef = ((X[part, None] @ covariance[task]) @ X[part, :, None])[:, 0, 0]
                     variance[part, k] = noise[task] + np.maximum(of_coef, 0.0)  # rounding may make it negative
-            place[members] = -1
+            position[members] = -1
         return variance
 
 
-def unseen_variance(task_cov: FloatArray, X: FloatArray) -> FloatArray:
-    """Return the variance of rows of tasks without rows, relative to the noise: ``1 + x' Lambda x``.
+@final
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """A convex combination of predictors, with weights that depend on the number of adaptation rows.
 
-    Returns
-    -------
-    (n_rows, n_targets)
+    Parameters
+    ----------
+    members
+    task_cov : (n_members, n_targets, n_features, n_features)
+        Covariance of a new task's coefficients by the model of each member, relative to the noise variance.
+    noise : (n_members, n_targets)
+        Noise variance by the model of each member.
+    n_rows : (n_points,)
+        Numbers of adaptation rows, increasing.
+    weight : (n_points, n_members)
+        Weights there, which sum to 1; between them they are interpolated in ``log(1 + n)``.
     """
-    return np.stack([1.0 + np.einsum("ij,ij->i", X @ target_cov, X) for target_cov in task_cov], axis=1)
+
+    members: tuple[Predictor, ...]
+    task_cov: FloatArray = field(repr=False)
+    noise: FloatArray
+    n_rows: FloatArray
+    weight: FloatArray
+
+    @classmethod
+    def of_one(cls, predictor: Predictor, task_cov: FloatArray, noise: FloatArray) -> Mixture:
+        """Return a predictor alone, with its model."""
+        return cls((predictor,), task_cov[None], noise[None], np.zeros(1), np.ones((1, 1)))
+
+    @property
+    def unseen(self) -> FloatArray:
+        """Coefficients of tasks without rows: (n_features, n_targets)."""
+        return np.asarray(np.einsum("k,kpt->pt", self.weight[0], [member.coef for member in self.members]))
+
+    def weights(self, n_rows: IntArray) -> FloatArray:
+        """Return the weights after numbers of rows: (n, n_members)."""
+        at, known = np.log1p(n_rows), np.log1p(self.n_rows)
+        return np.stack([np.interp(at, known, column) for column in self.weight.T], axis=-1)
+
+    def adapt(self, tasks: TaskSet) -> FloatArray:
+        """Return the coefficients of tasks that adapted on all their rows: (n_tasks, n_features, n_targets)."""
+        weight = self.weights(tasks.original_sizes)
+        theta = np.zeros((len(tasks), *self.members[0].coef.shape))
+        for k, member in enumerate(self.members):
+            if weight[:, k].any():
+                theta += weight[:, k, None, None] * member.rule.adapt(member.coef, tasks)
+        return theta
+
+    def residuals(self, episodes: Episodes) -> FloatArray:
+        """Return target minus prediction of every query row: (n_rows, n_targets)."""
+        weight = self.weights(episodes.n_support)
+        theta = np.zeros((len(episodes), *self.members[0].coef.shape))
+        for k, member in enumerate(self.members):
+            if weight[:, k].any():
+                theta += weight[:, k, None, None] * member.episode_coef(episodes)
+        return residuals(episodes, theta)
+
+    def mse(self, episodes: Episodes) -> FloatArray:
+        """Return the mean squared error of each task that occurs, over its query rows and targets: (n_tasks,)."""
+        return mean_squares(episodes, self.residuals(episodes))
+
+    def variance(self, known: TaskSet, X: FloatArray, place: IntArray) -> FloatArray:
+        """Return the variance of rows, as that of a mixture of distributions: (n_rows, n_targets).
+
+        That is ``sum_k w_k (v_k + (f_k - f)^2)`` for members of variance v_k and prediction f_k; for arguments see
+        `Predictor.variance`.
+        """
+        n_rows = np.append(known.original_sizes, 0)
+        weight = self.weights(n_rows[place])
+        used = np.flatnonzero(weight.any(axis=0)).tolist()
+        if len(used) == 1:
+            return self._variance(used[0], known, X, place)
+        seen = np.unique(place[place >= 0])
+        position = np.full(len(known) + 1, len(seen))
+        position[seen] = np.arange(len(seen))
+        predictions = np.empty((len(used), len(X), self.noise.shape[1]))
+        variance = np.zeros(predictions.shape[1:])
+        for f, k in zip(predictions, used, strict=True):
+            member = self.members[k]
+            theta = np.concatenate((member.rule.adapt(member.coef, known.select(seen)), member.coef[None]))
+            for i in range(0, len(X), _ROWS_AT_ONCE):
+                part = slice(i, i + _ROWS_AT_ONCE)
+                f[part] = np.einsum("ij,ijt->it", X[part], theta[position[place[part]]])
+            variance = variance + weight[:, k, None] * self._variance(k, known, X, place)
+        mean = np.einsum("ik,kit->it", weight[:, used], predictions)
+        return np.asarray(variance + np.einsum("ik,kit->it", weight[:, used], np.square(predictions - mean)))
+
+    def episode_variance(self, episodes: Episodes) -> FloatArray:
+        """Return the variance of the query rows of episodes around their predictions: (n_rows, n_targets)."""
+        place = np.where(episodes.n_support > 0, np.cumsum(episodes.n_support > 0) - 1, -1)
+        known = reduced(supports(episodes))
+        return self.variance(known, episodes.X[episodes.query_rows], np.repeat(place, episodes.n_query))
+
+    def _variance(self, k: int, known: TaskSet, X: FloatArray, place: IntArray) -> FloatArray:
+        """Return the variance by a member and its model."""
+        return np.asarray(self.noise[k] * self.members[k].variance(known, self.task_cov[k], X, place))
 
 
 def supports(episodes: Episodes) -> TaskSet:
-    """Return the support rows of the episodes that have any, as tasks; targets have two dimensions."""
+    """Return the support rows of the episodes that have some, as tasks; targets have two dimensions."""
     adapts, rows = np.flatnonzero(episodes.n_support), episodes.support_rows
     y = episodes.y[rows].reshape(len(rows), episodes.n_targets)
     return TaskSet(episodes.X[rows], y, row_starts(episodes.n_support[adapts]), adapts)
@@ -132,11 +204,11 @@ def residuals(episodes: Episodes, theta: FloatArray) -> FloatArray:
     """
     rows = episodes.query_rows
     episode = np.repeat(np.arange(len(episodes)), episodes.n_query)
-    residual = episodes.y[rows].reshape(len(rows), episodes.n_targets)
+    found = episodes.y[rows].reshape(len(rows), episodes.n_targets)
     for i in range(0, len(rows), _ROWS_AT_ONCE):
         part = slice(i, i + _ROWS_AT_ONCE)
-        residual[part] -= np.einsum("ij,ijk->ik", episodes.X[rows[part]], theta[episode[part]])
-    return residual
+        found[part] -= np.einsum("ij,ijk->ik", episodes.X[rows[part]], theta[episode[part]])
+    return found
 
 
 def mean_squares(episodes: Episodes, values: FloatArray) -> FloatArray:

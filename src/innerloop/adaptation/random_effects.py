@@ -1,52 +1,51 @@
 r"""Random-effects model of tasks' coefficients, estimated by restricted maximum likelihood.
 
-.. math:: y_i = X_i (\omega + b_i) + e_i, \quad b_i \sim N(0, s^2 \Lambda), \quad e_i \sim N(0, s^2 I)
+.. math:: y_i = X_i (\omega + b_i) + e_i, \quad b_i \sim N(0, s^2 \Lambda), \quad e_i \sim N(0, s^2 I), \quad
+          \omega \sim N(0, s^2 P^{-1})
 
-with :math:`\omega \sim N(0, (s^2 / \pi) I)`, flat for the intercept. All variances are relative to that of the
-noise, :math:`s^2`. The restricted likelihood (`restricted_likelihood`) is minimised over :math:`\Lambda` and
-:math:`\pi` with its exact gradient.
+P holds one precision for slopes, one for the columns of curves, and 0, a flat prior, for the intercept. All variances
+are relative to that of the noise, :math:`s^2`. The restricted likelihood (`restricted_likelihood`) is minimised over
+:math:`\Lambda` and the precisions with its exact gradient.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol, final
+from typing import Literal, NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
 from scipy.optimize import minimize
 
-from innerloop._base.checks import FloatArray
+from innerloop._base.checks import FloatArray, IntArray
 from innerloop._base.seeds import Stream, stream
 from innerloop._base.threads import one_thread
+from innerloop.adaptation.covariance_roots import NOISE_POWER, Bounds, DiagonalRoots, FullRoots, Roots
 from innerloop.adaptation.restricted_likelihood import RestrictedLikelihood, Solution
 from innerloop.data.row_blocks import row_blocks
 from innerloop.data.tasks import TaskSet
 
-Structure = Literal["diagonal", "full"]
+# Which coefficients vary between tasks: the intercept alone, or all, without or with correlations.
+Structure = Literal["intercept", "diagonal", "full"]
 
 # Size of the sample of tasks that variances are estimated from: numbers in it, and bounds of the number of tasks. The
 # estimates of larger samples are hardly sharper.
 _MOST_NUMBERS, _LEAST_TASKS, _MOST_TASKS = 2**22, 30, 1_000
-# Bounds of the logarithms of variance ratios, for features of unit mean square: beyond them a variance acts as zero, or
-# as infinity.
-_LOG_VARIANCES, _LOG_PRECISIONS = (-16.0, 20.0), (-20.0, 16.0)
+# Bounds of the logarithms of precisions, for features of unit mean square: beyond them one acts as zero or infinity.
+_LOG_PRECISIONS = (-60.0, 16.0)
 # Standard deviation of the prior of the log variances of slopes around their mean.
 _LOG_SPREAD = 1.5
-# The prior is this power of the noise's share of a row's variance (the rest is due to slopes of tasks and of the
-# population): variance that rows cannot distinguish from noise is attributed to noise.
-_NOISE_POWER = 0.25
+# Of the prior of the slopes' precision: with q slopes t standard errors large, they are shrunk by (q - 2) / sum of t^2,
+# as James and Stein do it, and one or two are not shrunk.
+_UNSHRUNK = 2
 # Levels of the logarithms of variances at which the search may start.
 _LEVELS = (-2.0, -6.0, 2.0, 6.0, 10.0)
-# Largest entry of the factor of a full covariance relative to the diagonal one; pivots are at least its inverse.
-_LARGEST_FACTOR = 1e3
 _TINY = np.finfo(float).tiny
 # The least variance ratio that a search starts from, and the least curvature by which parameters are scaled.
-_LEAST_START, _LEAST_CURVATURE = np.exp(-6.0), 1e-3
+_LEAST_START, _LEAST_CURVATURE = float(np.exp(-6.0)), 1e-3
 # Change of the loss, relative to the descent so far, that ends a search. The second is for starts close to the minimum,
-# with parameters in units of about a standard error, which it gives to a hundredth of that unit.
+# with parameters in units of about a standard error, which it gives to a hundredth of that.
 _TOLERANCE, _NEAR_TOLERANCE = 2e-9, 1e-4
 _MOST_STEPS = 200
 
@@ -66,8 +65,8 @@ class RandomEffects:
         Covariance Lambda of the tasks' coefficients around omega, relative to the noise variance.
     noise : (n_targets,)
         Noise variance.
-    precision : (n_targets,)
-        Prior precision pi of omega, relative to that of the noise: a ridge penalty on the sum of squares.
+    precision : (n_targets, n_features)
+        Prior precisions P of omega, relative to that of the noise; 0 where the prior is flat.
     deviance
         Minus twice the log restricted likelihood, up to a constant, summed over targets.
     """
@@ -84,15 +83,30 @@ class RandomEffects:
         """Covariance of a new task's coefficients around `mean`, relative to the noise variance."""
         return self.task_cov + self.mean_cov
 
+    def in_columns(self, columns: IntArray, n_features: int) -> RandomEffects:
+        """Return the same model with these columns among more, of which the others have no effect."""
+        if len(columns) == n_features:
+            return self
+        n_targets = len(self.noise)
+        mean, precision = np.zeros((n_features, n_targets)), np.zeros((n_targets, n_features))
+        mean_cov, task_cov = (np.zeros((n_targets, n_features, n_features)) for _ in range(2))
+        mean[columns], precision[:, columns] = self.mean, self.precision
+        square = np.ix_(np.arange(n_targets), columns, columns)
+        mean_cov[square], task_cov[square] = self.mean_cov, self.task_cov
+        return RandomEffects(mean, mean_cov, task_cov, self.noise, precision, self.deviance)
+
 
 def estimate_effects(
     tasks: TaskSet,
     structure: Structure = "diagonal",
     *,
     intercept: bool = True,
+    n_curves: int = 0,
+    varying: NDArray[np.bool_] | None = None,
     l2: float | None = None,
     seed: int = 0,
     start: RandomEffects | None = None,
+    similar: RandomEffects | None = None,
     shrink_slopes: bool = True,
 ) -> RandomEffects:
     """Estimate the random-effects model by restricted maximum likelihood.
@@ -100,43 +114,56 @@ def estimate_effects(
     Parameters
     ----------
     tasks
-        Their last feature is 1 where `intercept` is true. From one task no covariance of tasks can be estimated: it
-        is zero then.
+        From one task no covariance of tasks can be estimated: it is zero then.
     structure
-        Of the tasks' covariance. "diagonal": a variance for each coefficient, with a log-normal prior that shrinks
-        the variances of slopes towards each other. "full": correlations too, shrunk towards the diagonal estimate by
-        an inverse-Wishart prior with the weight of n_features tasks.
+        Of the tasks' covariance. "intercept": the intercept alone varies. "diagonal": a variance for each coefficient,
+        with a log-normal prior that shrinks the variances of slopes towards each other, and those of curves. "full":
+        correlations too, shrunk towards the diagonal estimate by an inverse-Wishart prior with the weight of
+        n_features tasks.
     intercept
-        Whether the last coefficient is an intercept, whose prior is flat.
+        Whether the last feature is 1 everywhere, the intercept.
+    n_curves
+        Number of features before the intercept that are columns of curves; their precision is one of its own.
+    varying : (n_features,)
+        Whether each coefficient may vary between tasks; None: all may.
     l2
         Penalty on the population's coefficients, in units of the half mean squared error; None: estimated.
     seed
         Of the sample of tasks that variances are estimated from, where there are very many tasks.
     start
-        A diagonal estimate to start from: for "diagonal" that of similar tasks, for "full" that of these tasks.
+        An estimate to start from: of similar tasks in the same structure; for "full" the diagonal one of these tasks.
+    similar
+        For "full": that of similar tasks, from which correlations start.
     shrink_slopes
         Whether the variances of slopes have their prior, which predicts better, or each is estimated by itself, which
         leaves zero variances at zero.
 
     Notes
     -----
-    docs/theory.md, section "Random effects".
+    With more features than rows all slopes have the same variance, and everything is computed in the space that rows
+    span. docs/theory.md, section "Random effects".
     """
-    sample = variance_sample(tasks, seed)
-    blocks = list(row_blocks(sample))
-    squares = np.mean(np.square(sample.X), axis=0)
-    unit = np.sqrt(np.where(squares > 0, squares, 1.0))
-    penalised = _penalised(tasks, intercept)
-    roots = _Diagonal(int(penalised.sum()), unit, _LOG_SPREAD if shrink_slopes else np.inf)
+    sample, p = variance_sample(tasks, seed), tasks.n_features
+    prior = _priors(p, n_curves, intercept)
+    varies = np.ones(p, dtype=bool) if varying is None else varying.copy()
+    if structure == "intercept":
+        varies &= prior < 0
+    if len(sample) == 1:
+        varies[:] = False
+    spread = _LOG_SPREAD if shrink_slopes else np.inf
+    directions = _row_space(sample, prior)
     solutions = []
     for target in range(tasks.y[:1].size):
         given = None if l2 is None else l2 * sample.n_rows
-        known = None if start is None else (start.task_cov[target].diagonal(), float(start.precision[target]))
         with one_thread():
-            problem = RestrictedLikelihood(blocks, target, sample.n_rows, penalised)
-            search = _Search(problem, roots, unit, given)
-            task_cov, precision = _minimise(search, structure, len(sample), known)
-            solutions.append((task_cov, precision, problem.solve(problem.sums(task_cov), precision)))
+            if directions is None:
+                problem = RestrictedLikelihood(list(row_blocks(sample)), target, sample.n_rows, prior)
+                roots = DiagonalRoots.separate(np.flatnonzero(varies), _mean_squares(sample.X), prior, spread)
+                known = None if start is None else _Known.of(start, similar, target, prior)
+                task_cov, penalty = _minimise(_Search(problem, roots, _unit(sample.X, prior), given), structure, known)
+                solutions.append((task_cov, penalty, problem.solve(problem.sums(task_cov), penalty)))
+            else:
+                solutions.append(_solve_in_row_space(sample, target, prior, directions, varies, given))
     effects = _effects(solutions)
     return effects if sample is tasks else update_mean(effects, tasks, intercept=intercept, l2=l2)
 
@@ -148,29 +175,76 @@ def update_mean(
 
     The tasks may be reduced; see `innerloop.data.row_blocks.reduced`.
     """
-    solutions, n_rows = [], int(tasks.original_sizes.sum())
-    for target, (task_cov, precision) in enumerate(zip(effects.task_cov, effects.precision.tolist(), strict=True)):
-        pi = precision if l2 is None else l2 * n_rows
-        problem = RestrictedLikelihood(row_blocks(tasks), target, n_rows, _penalised(tasks, intercept))
+    solutions, n_rows, prior = [], int(tasks.original_sizes.sum()), _priors(tasks.n_features, 0, intercept)
+    for target, (task_cov, precision) in enumerate(zip(effects.task_cov, effects.precision, strict=True)):
+        penalty = precision if l2 is None else np.where(prior >= 0, l2 * n_rows, 0.0)
+        problem = RestrictedLikelihood(row_blocks(tasks), target, n_rows, prior)
         with one_thread():
-            solutions.append((task_cov, pi, problem.solve(problem.sums(task_cov), pi)))
+            solutions.append((task_cov, penalty, problem.solve(problem.sums(task_cov), penalty)))
     return _effects(solutions)
 
 
-def _effects(solutions: list[tuple[FloatArray, float, Solution]]) -> RandomEffects:
-    """Return the effects of all targets, given covariance, precision and solution of each."""
+def _effects(solutions: list[tuple[FloatArray, FloatArray, Solution]]) -> RandomEffects:
+    """Return the effects of all targets, given covariance, penalty and solution of each."""
     return RandomEffects(
         np.stack([solution.mean for *_, solution in solutions], axis=1),
         np.array([solution.mean_cov for *_, solution in solutions]),
         np.array([task_cov for task_cov, *_ in solutions]),
         np.array([solution.noise for *_, solution in solutions]),
-        np.array([precision for _, precision, _ in solutions]),
+        np.array([penalty for _, penalty, _ in solutions]),
         sum(solution.loss for *_, solution in solutions),
     )
 
 
-def _penalised(tasks: TaskSet, intercept: bool) -> NDArray[np.bool_]:
-    return np.arange(tasks.n_features) < tasks.n_features - intercept
+def _priors(n_features: int, n_curves: int, intercept: bool) -> IntArray:
+    """Return the number of the prior of each population coefficient: 0 for slopes, 1 for curves, -1 for a flat one."""
+    prior = np.zeros(n_features, dtype=np.intp)
+    end = n_features - intercept
+    prior[end - n_curves : end], prior[end:] = 1, -1
+    return prior
+
+
+def _mean_squares(X: FloatArray) -> FloatArray:
+    return np.asarray(np.mean(np.square(X), axis=0))
+
+
+def _unit(X: FloatArray, prior: IntArray) -> FloatArray:
+    """Return the mean square of the features of each prior, the unit of its precision."""
+    used = prior >= 0
+    mean = np.bincount(prior[used], _mean_squares(X)[used]) / np.maximum(np.bincount(prior[used]), 1)
+    return np.where(mean > 0, mean, 1.0)
+
+
+def _row_space(tasks: TaskSet, prior: IntArray) -> FloatArray | None:
+    """Return a basis (n_slopes, n_rows) of what rows span; None unless slopes outnumber rows."""
+    if (prior >= 0).sum() <= tasks.n_rows:
+        return None
+    return np.linalg.svd(tasks.X[:, prior >= 0], full_matrices=False)[2].T
+
+
+def _solve_in_row_space(
+    tasks: TaskSet, target: int, prior: IntArray, directions: FloatArray, varies: NDArray[np.bool_], given: float | None
+) -> tuple[FloatArray, FloatArray, Solution]:
+    """Return covariance, penalty and solution with one variance of all slopes, as rotations leave it."""
+    slopes, p, n = prior >= 0, len(prior), directions.shape[1]
+    B = np.zeros((p, n + int((~slopes).sum())))  # new columns in terms of all
+    B[np.ix_(slopes, np.arange(n))] = directions
+    B[~slopes, n:] = np.eye(int((~slopes).sum()))
+    rotated = TaskSet(tasks.X @ B, tasks.y, tasks.starts, tasks.ids)
+    priors = np.append(np.zeros(n, dtype=np.intp), prior[~slopes])
+    columns = np.flatnonzero(np.append(np.full(n, varies[slopes].any()), varies[~slopes]))
+    problem = RestrictedLikelihood(list(row_blocks(rotated)), target, tasks.n_rows, priors)
+    roots = DiagonalRoots.shared(columns, _mean_squares(rotated.X), priors, np.inf)
+    search = _Search(problem, roots, _unit(rotated.X, priors), given)
+    cov, penalty = _minimise(search, "diagonal", None)
+    solution = problem.solve(problem.sums(cov), penalty)
+    beyond = np.diag(slopes.astype(float))
+    beyond[np.ix_(slopes, slopes)] -= directions @ directions.T
+    precision = penalty[0]
+    mean_cov = B @ solution.mean_cov @ B.T + (beyond / precision if precision > 0 else 0.0)
+    task_cov = B @ cov @ B.T + cov[0, 0] * beyond
+    everywhere = np.where(slopes, precision, 0.0)
+    return task_cov, everywhere, solution._replace(mean=B @ solution.mean, mean_cov=mean_cov)
 
 
 def variance_sample(tasks: TaskSet, seed: int, among: NDArray[np.bool_] | None = None) -> TaskSet:
@@ -183,187 +257,121 @@ def variance_sample(tasks: TaskSet, seed: int, among: NDArray[np.bool_] | None =
     return tasks if among is None and n >= len(tasks) else tasks.select(np.sort(order[:n]))
 
 
-class _Roots(Protocol):
-    """Parametrisation of covariances Lambda = L L' by a vector t, with a prior of t."""
+class _Known(NamedTuple):
+    """What a search starts from: variances, the precision of each prior, and for a full covariance a similar one."""
 
-    def root(self, t: FloatArray) -> FloatArray:
-        """Return L."""
-        ...
+    variances: FloatArray
+    precision: FloatArray
+    similar: FloatArray | None
 
-    def chain(self, t: FloatArray, by_root: FloatArray) -> FloatArray:
-        """Return the gradient by t of a function with the gradient `by_root` by L."""
-        ...
-
-    def prior(self, t: FloatArray) -> tuple[float, FloatArray]:
-        """Return the prior's term of the loss, and its gradient by t."""
-        ...
+    @classmethod
+    def of(cls, start: RandomEffects, similar: RandomEffects | None, target: int, prior: IntArray) -> _Known:
+        first = [int(np.argmax(prior == number)) for number in range(int(prior.max(initial=-1)) + 1)]
+        cov = None if similar is None else similar.task_cov[target]
+        return cls(start.task_cov[target].diagonal(), start.precision[target][first], cov)
 
 
-@final
-class _Diagonal(NamedTuple):
-    """Variances exp(t), for features divided by `unit`, their root mean squares.
-
-    Variances of the first `n_slopes` have a log-normal prior around their mean, with standard deviation `spread`, and
-    their sum has the prior ``1 / (1 + sum)``, the noise's share, to the power `_NOISE_POWER`.
-    """
-
-    n_slopes: int
-    unit: FloatArray
-    spread: float
-
-    def root(self, t: FloatArray) -> FloatArray:
-        return np.diag(np.exp(t / 2) / self.unit)
-
-    def chain(self, t: FloatArray, by_root: FloatArray) -> FloatArray:
-        return np.asarray(by_root.diagonal() * np.exp(t / 2) / (2 * self.unit))
-
-    def prior(self, t: FloatArray) -> tuple[float, FloatArray]:
-        slopes, by_t = t[: self.n_slopes], np.zeros_like(t)
-        if len(slopes) == 0:
-            return 0.0, by_t
-        deviation = slopes - slopes.mean()
-        with_noise = float(np.logaddexp.reduce(np.append(slopes, 0.0)))
-        by_t[: self.n_slopes] = 2 * deviation / self.spread**2 + 2 * _NOISE_POWER * np.exp(slopes - with_noise)
-        return float(np.sum(deviation**2)) / self.spread**2 + 2 * _NOISE_POWER * with_noise, by_t
-
-
-@final
-class _Full(NamedTuple):
-    """L = diag(scale) C with lower triangular C, and an inverse-Wishart prior whose mode is C = I."""
-
-    scale: FloatArray
-
-    def root(self, t: FloatArray) -> FloatArray:
-        return self.scale[:, None] * self._triangle(t)
-
-    def chain(self, t: FloatArray, by_root: FloatArray) -> FloatArray:  # noqa: ARG002
-        return (self.scale[:, None] * by_root)[np.tril_indices(len(self.scale))]
-
-    def prior(self, t: FloatArray) -> tuple[float, FloatArray]:
-        C, weight = self._triangle(t), len(self.scale)
-        inverse = solve_triangular(C, np.eye(weight), lower=True)  # pivots may differ by many orders of magnitude
-        by_C = 2 * weight * (np.diag(1 / C.diagonal()) - inverse.T @ inverse @ inverse.T)
-        loss = weight * (2 * float(np.log(C.diagonal()).sum()) + float(np.sum(inverse**2)))
-        return loss, by_C[np.tril_indices(weight)]
-
-    def curvature(self, by_log_variance: FloatArray) -> FloatArray:
-        """Return approximate second derivatives of the loss at C = I, given those by the log variances there."""
-        weight, root = len(self.scale), np.sqrt(np.maximum(by_log_variance, 0.0))
-        either = np.outer(root, root) + weight
-        return np.asarray((2 * (1 + np.eye(weight)) * either)[np.tril_indices(weight)])
-
-    def _triangle(self, t: FloatArray) -> FloatArray:
-        C = np.zeros((len(self.scale), len(self.scale)))
-        C[np.tril_indices(len(self.scale))] = t
-        return C
-
-
-def _minimise(
-    diagonal: _Search, structure: Structure, n_tasks: int, known: tuple[FloatArray, float] | None
-) -> tuple[FloatArray, float]:
-    """Return the tasks' covariance and the precision of lowest loss; `known` are a start's variances and precision."""
-    problem, unit, usual = diagonal.problem, diagonal.unit, diagonal.usual
-    p, q = len(problem.penalised), int(problem.penalised.sum())
-    if n_tasks == 1:
-        return np.zeros((p, p)), diagonal.run(np.empty(0), [], usual).precision
-    bounds: list[Any] = [_LOG_VARIANCES] * p
+def _minimise(diagonal: _Search, structure: Structure, known: _Known | None) -> tuple[FloatArray, FloatArray]:
+    """Return the tasks' covariance and the penalty of lowest loss."""
+    problem, roots = diagonal.problem, diagonal.roots
+    assert isinstance(roots, DiagonalRoots)
+    columns, p = roots.columns, len(problem.prior)
+    half = np.maximum(problem.counts() / 2, 1.0)  # curvature by a log precision
     if known is None:
         # The loss may have several minima: where noise is small, one in which differences between tasks account for all
         # variance. Fewer rows than coefficients can be fitted without noise, so that the lowest minimum means nothing.
         levels = _LEVELS if problem.n > p else _LEVELS[:1]
-        starts = [(np.full(p, level), usual * float(np.exp(-max(level, 0.0)))) for level in levels]
+        starts = [
+            (np.full(len(roots.size), level), diagonal.unit * float(np.exp(-max(level, 0.0)))) for level in levels
+        ]
         best = min(starts, key=lambda start: diagonal.loss(diagonal.point(*start))[0])
-        runs = [diagonal.run(t, bounds, precision) for t, precision in (starts[0], best)[: 1 + (best is not starts[0])]]
+        runs = [diagonal.run(*start) for start in (starts[0], best)[: 1 + (best is not starts[0])]]
         minimum = min(runs, key=lambda run: run.loss)
-    elif structure == "diagonal":
+    elif structure != "full":
         # A variance that starts far too low would stay there, as the loss is flat.
-        start = np.log(np.maximum(known[0] * unit**2, _LEAST_START))
-        curvature = np.append(problem.curvature(np.exp(start) / unit**2), max(q / 2, 1.0))
-        minimum = diagonal.run(start, bounds, known[1], curvature, _NEAR_TOLERANCE)
+        t = roots.from_variances(known.variances, _LEAST_START)
+        by_log = problem.curvature(np.square(roots.root(t)).sum(axis=1))[columns]
+        curvature = np.append(np.bincount(roots.parameter, by_log, len(t)), half)
+        minimum = diagonal.run(t, known.precision, curvature, _NEAR_TOLERANCE)
     else:
-        minimum = _Minimum(0.0, np.log(np.maximum(known[0] * unit**2, _TINY)), known[1])
-    root = diagonal.roots.root(minimum.t)
-    if structure == "full":
-        roots = _Full(root.diagonal())
-        full = diagonal._replace(roots=roots)
-        first = np.eye(p)[np.tril_indices(p)]
+        minimum = _Minimum(0.0, roots.from_variances(known.variances, _TINY), known.precision)
+    root = roots.root(minimum.t)
+    if structure == "full" and len(columns) > 1:
+        variances = np.square(root).sum(axis=1)
+        full = FullRoots(p, columns, np.sqrt(variances[columns]))
         # The first step of a search is as long as the gradient, which suits parameters in units of a standard error.
-        curvature = np.append(roots.curvature(problem.curvature(root.diagonal() ** 2)), max(q / 2, 1.0))
-        bounds = [(1 / _LARGEST_FACTOR, _LARGEST_FACTOR) if on else (-_LARGEST_FACTOR, _LARGEST_FACTOR) for on in first]
-        minimum = full.run(first, bounds, minimum.precision, curvature)
-        root = full.roots.root(minimum.t)
-    return root @ root.T, minimum.precision
+        curvature = np.append(full.curvature(problem.curvature(variances)[columns]), half)
+        similar = None if known is None else known.similar
+        tolerance = _TOLERANCE if similar is None else _NEAR_TOLERANCE
+        minimum = diagonal._replace(roots=full).run(full.start(similar), minimum.precision, curvature, tolerance)
+        root = full.root(minimum.t)
+    return root @ root.T, problem.penalty(minimum.precision)
 
 
 class _Minimum(NamedTuple):
-    """The lowest loss, and the parameters and the precision there."""
+    """The lowest loss, and the parameters and the precisions there."""
 
     loss: float
     t: FloatArray
-    precision: float
+    precision: FloatArray
 
 
 @final
 class _Search(NamedTuple):
-    """The loss, priors included, as a function of parameters and, if none is given, of the precision's logarithm.
+    """The loss, priors included, as a function of parameters and, if none is given, of the precisions' logarithms.
 
-    `unit` are the features' root mean squares.
+    `unit` are the mean squares of the features of each prior.
     """
 
     problem: RestrictedLikelihood
-    roots: _Roots
+    roots: Roots
     unit: FloatArray
     given: float | None
 
-    @property
-    def usual(self) -> float:
-        """The mean square of the penalised features, the unit of the precision."""
-        penalised = self.problem.penalised
-        return float(np.mean(self.unit[penalised] ** 2)) if penalised.any() else 1.0
-
-    def point(self, t: FloatArray, precision: float) -> FloatArray:
-        """Return the argument of the loss: t, and the log precision unless it is given."""
-        return np.append(t, np.log(precision)) if self.given is None else t
+    def point(self, t: FloatArray, precision: FloatArray) -> FloatArray:
+        """Return the argument of the loss: t, and the log precisions unless one is given."""
+        return np.append(t, np.log(np.maximum(precision, _TINY))) if self.given is None else t
 
     def loss(self, point: FloatArray) -> tuple[float, FloatArray]:
         """Return the loss and its gradient."""
         t, precision = self._parts(point)
-        p, q = len(self.problem.penalised), int(self.problem.penalised.sum())
-        root = self.roots.root(t) if len(t) else np.zeros((p, p))
+        root = self.roots.root(t)
         value, by_cov, by_precision = self.problem.loss(root @ root.T, precision)
         prior, by_t = self.roots.prior(t)
-        by_t = by_t + self.roots.chain(t, 2 * by_cov @ root) if len(t) else by_t
+        by_t = by_t + self.roots.chain(t, 2 * by_cov @ root)
         if self.given is not None:
             return value + prior, by_t
-        slopes, power = q * self.usual / precision, 2 * _NOISE_POWER
-        return value + prior + power * np.log1p(slopes), np.append(by_t, by_precision - power * slopes / (1 + slopes))
+        counts, power = self.problem.counts(), 2 * NOISE_POWER
+        slopes = counts * self.unit / precision
+        unshrunk = np.where(np.arange(len(counts)) == 0, np.minimum(counts, _UNSHRUNK), 0)
+        if self.problem.n <= len(self.problem.prior):  # coefficients without a penalty would fit all rows
+            unshrunk[:] = 0
+        value += float(np.sum(power * np.log1p(slopes) + unshrunk * np.log(precision / self.unit)))
+        return value + prior, np.append(by_t, by_precision - power * slopes / (1 + slopes) + unshrunk)
 
     def run(
-        self,
-        t: FloatArray,
-        bounds: list[Any],
-        precision: float,
-        curvature: FloatArray | None = None,
-        tolerance: float = _TOLERANCE,
+        self, t: FloatArray, precision: FloatArray, curvature: FloatArray | None = None, tolerance: float = _TOLERANCE
     ) -> _Minimum:
         """Descend from a start; see `_descend`."""
         start = self.point(t, precision)
         if len(start) == 0:
-            return _Minimum(0.0, start, self.given or 0.0)
-        low, high = np.log(self.usual) + np.array(_LOG_PRECISIONS)
-        limits = [*bounds, (low, high)][: len(start)]
+            return _Minimum(0.0, *self._parts(start))
+        bounds = [*self.roots.bounds(), *(tuple(np.log(unit) + np.array(_LOG_PRECISIONS)) for unit in self.unit)]
         curvature = np.ones(len(start)) if curvature is None else curvature[: len(start)]
-        value, point = _descend(self.loss, start, limits, curvature, tolerance)
+        value, point = _descend(self.loss, start, bounds[: len(start)], curvature, tolerance)
         return _Minimum(value, *self._parts(point))
 
-    def _parts(self, point: FloatArray) -> tuple[FloatArray, float]:
-        return (point[:-1], float(np.exp(point[-1]))) if self.given is None else (point, self.given)
+    def _parts(self, point: FloatArray) -> tuple[FloatArray, FloatArray]:
+        n = self.problem.n_priors
+        if self.given is not None:
+            return point, np.full(n, self.given)
+        return point[: len(point) - n], np.exp(point[len(point) - n :])
 
 
 def _descend(
     loss: Callable[[FloatArray], tuple[float, FloatArray]],
     start: FloatArray,
-    bounds: list[Any],
+    bounds: Bounds,
     curvature: FloatArray,
     tolerance: float,
 ) -> tuple[float, FloatArray]:

@@ -1,16 +1,16 @@
 r"""Restricted (REML) likelihood of a random-coefficient model.
 
 .. math:: y_i = X_i (\omega + b_i) + e_i, \quad b_i \sim N(0, s^2 \Lambda), \quad e_i \sim N(0, s^2 I), \quad
-          \omega \sim N(0, (s^2 / \pi) I)
+          \omega \sim N(0, s^2 P^{-1})
 
-Given :math:`\Lambda` and the precision :math:`\pi`, the population's coefficients :math:`\omega` and :math:`s^2` have
-closed forms. With ``V_i = I + X_i Lambda X_i'``, minus twice the log restricted likelihood is, up to a constant, ::
+Given :math:`\Lambda` and the diagonal P, the population's coefficients :math:`\omega` and :math:`s^2` have closed
+forms. With ``V_i = I + X_i Lambda X_i'``, minus twice the log restricted likelihood is, up to a constant, ::
 
-    n log s^2 + sum_i log|V_i| + log|S| - q log pi
+    n log s^2 + sum_i log|V_i| + log|S| - log|P|
     S = sum_i X_i' V_i^-1 X_i + P,   omega = S^-1 sum_i X_i' V_i^-1 y_i,   n s^2 = sum_i y_i' V_i^-1 (y_i - X_i omega)
 
-where P is diagonal, pi for the q penalised coefficients and 0 for the others, and n is the number of rows minus that
-of coefficients with a flat prior.
+P holds one precision for each prior that coefficients share, and 0 for a flat prior, which log|P| leaves out; n is the
+number of rows minus that of coefficients with a flat prior.
 docs/theory.md, section "Random effects".
 """
 
@@ -20,9 +20,8 @@ from collections.abc import Iterable
 from typing import NamedTuple, final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from innerloop._base.checks import FloatArray
+from innerloop._base.checks import FloatArray, IntArray
 from innerloop.data.row_blocks import RowBlock
 
 # Noise below this fraction of the targets' mean square is rounding.
@@ -72,14 +71,23 @@ class _Whitened(NamedTuple):
 class RestrictedLikelihood:
     """Minus twice the log restricted likelihood of one target, up to a constant, with its derivatives."""
 
-    def __init__(self, blocks: Iterable[RowBlock], target: int, n_rows: int, penalised: NDArray[np.bool_]) -> None:
+    def __init__(self, blocks: Iterable[RowBlock], target: int, n_rows: int, prior: IntArray) -> None:
         self._blocks, self._target = blocks, target
-        self.penalised = penalised
-        self.n = max(n_rows - int((~penalised).sum()), 1)
+        self.prior = prior
+        self.n_priors = int(prior.max(initial=-1)) + 1
+        self.n = max(n_rows - int((prior < 0).sum()), 1)
+
+    def counts(self) -> IntArray:
+        """Return how many coefficients share each prior."""
+        return np.bincount(self.prior[self.prior >= 0], minlength=self.n_priors)
+
+    def penalty(self, precision: FloatArray) -> FloatArray:
+        """Return the diagonal of P, given the precision of each prior."""
+        return np.where(self.prior >= 0, np.append(precision, 0.0)[self.prior], 0.0)
 
     def sums(self, task_cov: FloatArray, kept: list[_Whitened] | None = None) -> _Sums:
         """Return the sums over all tasks; append whitened blocks to `kept` if it is given."""
-        p = len(self.penalised)
+        p = len(self.prior)
         moments, cross, square, log_det, raw_square = np.zeros((p, p)), np.zeros(p), 0.0, 0.0, 0.0
         for block in self._blocks:
             raw_square += float(np.sum(block.y[..., self._target] ** 2))
@@ -93,9 +101,9 @@ class RestrictedLikelihood:
                 kept.append(white)
         return _Sums(moments, cross, square, log_det, raw_square)
 
-    def solve(self, sums: _Sums, precision: float) -> Solution:
-        """Return omega, the noise and the loss, given the sums at a covariance and a precision."""
-        S = sums.moments + np.diag(precision * self.penalised)
+    def solve(self, sums: _Sums, penalty: FloatArray) -> Solution:
+        """Return omega, the noise and the loss, given the sums at a covariance, and the diagonal of P."""
+        S = sums.moments + np.diag(penalty)
         size = np.sqrt(np.where(S.diagonal() > 0, S.diagonal(), 1.0))  # makes ranks independent of units
         values, vectors = np.linalg.eigh(S / np.outer(size, size))
         vectors /= size[:, None]
@@ -107,27 +115,45 @@ class RestrictedLikelihood:
         # Rounding errors of omega, large where S is nearly singular, enter this form by their squares alone.
         noise = max(sums.square - 2 * float(mean @ sums.cross) + float(mean @ S @ mean), least) / self.n
         loss = self.n * np.log(noise) + sums.log_det + float(np.log(values[used]).sum() + 2 * np.log(size).sum())
-        if precision > 0:
-            loss -= int(self.penalised.sum()) * np.log(precision)
+        loss -= float(np.log(penalty[penalty > 0]).sum())
         return Solution(mean, mean_cov, noise, loss)
 
-    def loss(self, task_cov: FloatArray, precision: float) -> tuple[float, FloatArray, float]:
-        """Return the loss and its derivatives by the tasks' covariance and by the log precision.
+    def loss(self, task_cov: FloatArray, precision: FloatArray) -> tuple[float, FloatArray, FloatArray]:
+        """Return the loss and its derivatives by the tasks' covariance and by the log precision of each prior.
 
         With q_i = X_i' V_i^-1 (y_i - X_i omega) and M_i = X_i' V_i^-1 X_i, the former is
         ``sum_i M_i - M_i S^-1 M_i - q_i q_i' / s^2``.
         """
-        p, kept = len(self.penalised), list[_Whitened]()
+        kept = list[_Whitened]()
         sums = self.sums(task_cov, kept)
-        mean, mean_cov, noise, loss = self.solve(sums, precision)
-        slope = sums.moments.copy()
+        solution = self.solve(sums, self.penalty(precision))
+        squares = (solution.mean_cov.diagonal() + solution.mean**2 / solution.noise)[self.prior >= 0]
+        by_prior = np.bincount(self.prior[self.prior >= 0], squares, self.n_priors)
+        return solution.loss, self._slope(sums, kept, solution), precision * by_prior - self.counts()
+
+    def _slope(self, sums: _Sums, kept: list[_Whitened], solution: Solution) -> FloatArray:
+        """Return the derivative of the loss by the tasks' covariance."""
+        p, slope = len(self.prior), sums.moments.copy()
         for X, y, _ in kept:
-            q = np.einsum("trp,tr->tp", X, y - X @ mean)
-            known = X @ mean_cov @ X.transpose(0, 2, 1)
-            slope -= X.reshape(-1, p).T @ (known @ X).reshape(-1, p) + q.T @ q / noise
-        free = self.penalised
-        by_precision = precision * (mean_cov.diagonal()[free].sum() + np.sum(mean[free] ** 2) / noise) - free.sum()
-        return loss, slope, float(by_precision)
+            q = np.einsum("trp,tr->tp", X, y - X @ solution.mean)
+            known = X @ solution.mean_cov @ X.transpose(0, 2, 1)
+            slope -= X.reshape(-1, p).T @ (known @ X).reshape(-1, p) + q.T @ q / solution.noise
+        return slope
+
+    def score(self, task_cov: FloatArray, penalty: FloatArray) -> tuple[Solution, FloatArray]:
+        """Return the estimates given the variances, and Rao's score statistic of each coefficient's variance.
+
+        That is minus the loss's derivative by the variance over the root of its expected square, ``2 sum_i M_ijj^2``:
+        about standard normal for a coefficient in which tasks do not differ.
+        """
+        kept = list[_Whitened]()
+        sums = self.sums(task_cov, kept)
+        solution = self.solve(sums, penalty)
+        squares = np.zeros(len(self.prior))
+        for white in kept:
+            squares += np.square(np.einsum("trp,trp->tp", white.X, white.X)).sum(axis=0)
+        slope = self._slope(sums, kept, solution).diagonal()
+        return solution, -slope / np.sqrt(np.where(squares > 0, 2 * squares, 1.0))
 
     def curvature(self, variances: FloatArray) -> FloatArray:
         """Return the expected second derivatives of the loss by each variance's logarithm."""

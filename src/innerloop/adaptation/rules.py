@@ -9,7 +9,7 @@ around omega with covariance Lambda, it is ``A Lambda A' + W W'``, both relative
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple, Protocol, Self, final
 
@@ -171,24 +171,18 @@ class GradientSteps(LinearRule):
 @final
 @dataclass(frozen=True, eq=False)
 class Ridge(LinearRule):
-    r"""Ridge with a metric: the best linear prediction where coefficients of tasks have covariance Lambda.
+    r"""The ridge with a metric: the best linear prediction where tasks differ with covariance Lambda.
 
-    .. math:: \theta = \arg\min |y - X \theta|^2 + (\theta - \omega)' (c \Lambda)^{-1} (\theta - \omega)
-              = \omega + c \Lambda X' (I + c X \Lambda X')^{-1} (y - X \omega)
-
-    The penalty 1 / c may depend on the number of rows; it is interpolated geometrically in ``log(1 + n)``.
+    .. math:: \theta = \arg\min |y - X \theta|^2 + (\theta - \omega)' \Lambda^{-1} (\theta - \omega)
+              = \omega + \Lambda X' (I + X \Lambda X')^{-1} (y - X \omega)
 
     Parameters
     ----------
     task_cov : (n_targets, n_features, n_features)
         Lambda, relative to the noise variance.
-    n_rows, inverse_penalty : (n_points,)
-        Numbers of rows, increasing, and c at each.
     """
 
     task_cov: FloatArray
-    n_rows: FloatArray = field(default_factory=lambda: np.ones(1))
-    inverse_penalty: FloatArray = field(default_factory=lambda: np.ones(1))
 
     def adapt(self, coef: FloatArray, tasks: TaskSet) -> FloatArray:
         """Return the adapted coefficients of every task; see `GradientSteps.adapt`."""
@@ -202,13 +196,12 @@ class Ridge(LinearRule):
         return theta.reshape(len(tasks), *coef.shape)
 
     def with_task_cov(self, task_cov: FloatArray) -> Ridge:
-        """Return the ridge with another metric."""
+        """Return the ridge with another covariance Lambda."""
         return replace(self, task_cov=task_cov)
 
-    def gain(self, X: FloatArray, n_rows: IntArray, target: int = 0) -> FloatArray:
-        """Return ``W = c Lambda X' (I + c X Lambda X')^-1``."""
-        logs = np.interp(np.log1p(n_rows), np.log1p(self.n_rows), np.log(self.inverse_penalty))
-        by_coef = np.exp(logs)[:, None, None] * (X @ self.task_cov[target])
+    def gain(self, X: FloatArray, n_rows: IntArray, target: int = 0) -> FloatArray:  # noqa: ARG002
+        """Return ``W = Lambda X' (I + X Lambda X')^-1``."""
+        by_coef = X @ self.task_cov[target]
         V = by_coef @ X.transpose(0, 2, 1)
         V[:, np.arange(V.shape[1]), np.arange(V.shape[1])] += 1.0
         return np.linalg.solve(V, by_coef).transpose(0, 2, 1)
@@ -237,36 +230,6 @@ class Eigenbasis(NamedTuple):
         by_coef = X @ task_cov
         d, U = np.linalg.eigh(by_coef @ X.transpose(0, 2, 1))
         return cls(np.maximum(d, 0.0), np.einsum("trj,tr->tj", U, residual), by_coef.transpose(0, 2, 1) @ U)
-
-
-def ridge_path(coef: FloatArray, task_cov: FloatArray, tasks: TaskSet, inverse_penalties: FloatArray) -> FloatArray:
-    r"""Return the coefficients by `Ridge` at many penalties 1 / c, by one decomposition for all.
-
-    .. math:: \theta = \omega + \Lambda X' U (1 / c + D)^{-1} z
-
-    with the symbols of `Eigenbasis`.
-
-    Parameters
-    ----------
-    coef : (n_features, n_targets)
-        Meta-parameters.
-    task_cov : (n_targets, n_features, n_features)
-    tasks
-    inverse_penalties : (n_penalties,)
-        Values of c.
-
-    Returns
-    -------
-    (n_penalties, n_tasks, n_features, n_targets)
-    """
-    theta = np.empty((len(inverse_penalties), len(tasks), *coef.shape))
-    for block in row_blocks(tasks):
-        residual = block.y - block.X @ coef
-        for k in range(coef.shape[1]):
-            d, z, back = Eigenbasis.of(task_cov[k], block.X, residual[..., k])
-            shrunk = z / (1 / inverse_penalties[:, None, None] + d)
-            theta[..., k][:, block.members] = coef[:, k] + np.einsum("tpj,stj->stp", back, shrunk)
-    return theta
 
 
 def _gradients(theta: FloatArray, tasks: TaskSet, chosen: IntArray) -> FloatArray:

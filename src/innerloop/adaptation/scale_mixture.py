@@ -146,6 +146,11 @@ def estimate_scales(tasks: TaskSet, effects: RandomEffects) -> Scales:
     return Scales(np.array(weights), log_ratio)
 
 
+def differ_in_scale(tasks: TaskSet, effects: RandomEffects) -> bool:
+    """Return whether scales raise the likelihood by more than their parameters do by chance (Akaike)."""
+    return estimate_scales(tasks, effects).log_ratio > 2 * N_PARAMETERS * len(effects.noise)
+
+
 def _shrinkage(d: FloatArray) -> FloatArray:
     """Return rho / (1 + rho d): (n_tasks, n_rho, n_reduced)."""
     return np.asarray(_RHO[:, None] / (1 + _RHO[:, None] * d[:, None]))

@@ -68,11 +68,12 @@ def _paper(out: Path, seed: int) -> None:
     )
     found = study(tasks, model, title="The model of the paper, its protocol", progress=True)
     _show_and_save(found, out)
-    dealt = MetaTraining.prepare(tasks, Settings(n_support=PAPER_N_SUPPORT, seed=seed))
+    dealt = MetaTraining.prepare(tasks, Settings(n_support=PAPER_N_SUPPORT, seed=seed)).with_gradient().gradient
+    assert dealt is not None
     assert dealt.held_out is not None  # all rates are free
     console.print(
         "\nThe same table with every row a query row once (the default of `innerloop fit`): held-out MSE "
-        f"{dealt.held_out.choose().mse.mean():.3g} with inner_lr = {dealt.gradient_rates().inner_lr:.2g}, against "
+        f"{dealt.held_out.choose().mse.mean():.3g} with inner_lr = {dealt.rates().inner_lr:.2g}, against "
         f"{found.evaluation.scores[0].mse:.3g}. A negative rate compensates for support rows that are not query "
         "rows; to use them as query rows is better still."
     )

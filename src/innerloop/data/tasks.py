@@ -247,6 +247,12 @@ class TaskSet:
         starts, ids = row_starts(sizes), self.ids[chosen]
         return TaskSet(self.X[rows], self.y[rows], starts, ids, self.feature_names, original, columns, self.column_map)
 
+    def sorted_by(self, feature: int) -> TaskSet:
+        """Return the tasks with the rows of each in the order of a feature; equal rows keep theirs."""
+        order = np.lexsort((self.X[:, feature], self.task_of_row))
+        columns = None if self.columns is None else self.columns.take(order)
+        return replace(self, X=self.X[order], y=self.y[order], columns=columns)
+
     def split(self, n_support: int | None = None, n_query: int | None = None, seed: int = 0) -> Episodes:
         """Draw one episode per task: support rows to adapt on, and other rows to score.
 

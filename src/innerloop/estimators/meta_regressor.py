@@ -23,7 +23,7 @@ from innerloop.data.tasks import TaskSet
 from innerloop.tabular.fitted_table import FittedTable
 from innerloop.tabular.intervals import as_level
 from innerloop.tabular.kinds import Adaptations
-from innerloop.tabular.settings import read_settings
+from innerloop.tabular.settings import Basis, read_settings
 from innerloop.tabular.training import MetaTraining
 
 
@@ -151,6 +151,9 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         group: str | None = None,
         random_state: Any = 0,
         *,
+        basis: Basis | Sequence[str | int] = "auto",
+        varying: Sequence[str | int] | None = None,
+        order: str | int | None = None,
         n_support: int | None = None,
         n_query: int | None = None,
         n_steps: int = 1,
@@ -165,6 +168,9 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         self.l2 = l2
         self.group = group
         self.random_state = random_state
+        self.basis = basis
+        self.varying = varying
+        self.order = order
         self.n_support = n_support
         self.n_query = n_query
         self.n_steps = n_steps
@@ -351,7 +357,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         coef, intercept = table.meta_parameters()
         self.coef_, self.intercept_ = coef[target], intercept[target]
         self.groups_ = table.known.ids
-        self.group_coef_, self.group_intercept_ = table.known_coef[:, target], table.known_intercept[:, target]
+        coef, intercept = table.group_coef()
+        self.group_coef_, self.group_intercept_ = coef[:, target], intercept[:, target]
 
 
 def fitted_regressor(

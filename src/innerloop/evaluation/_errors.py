@@ -19,28 +19,42 @@ _MOST_TASKS = 400
 _MOST_ROWS = 200
 
 
+def dealt(tasks: TaskSet, n_support: int, seed: int, in_order: bool) -> Episodes:
+    """Return episodes in which every row is a query row once; in order, every row after the first ones.
+
+    A task of no more rows than `n_support` adapts on all its rows but one.
+    """
+    if not in_order:
+        return tasks.deal(n_support, seed)
+    support = np.minimum(tasks.sizes - 1, n_support)
+    first, query = tasks.starts[:-1], tasks.sizes - support
+    support_rows, query_rows = ragged_ranges(first, support), ragged_ranges(first + support, query)
+    return Episodes.from_rows(tasks.X, tasks.y, (support_rows, support), (query_rows, query), np.arange(len(tasks)))
+
+
 def episodes_by_size(
-    tasks: TaskSet, support_sizes: Sequence[int], seed: int
+    tasks: TaskSet, support_sizes: Sequence[int], seed: int, in_order: bool = False
 ) -> Iterator[tuple[int, IntArray, Episodes]]:
     """Yield each number of support rows, the positions of the tasks that have more rows, and their episodes.
 
-    As `TaskSet.deal` does it, every row is a query row once. Of many or long tasks a random part is used.
+    Every row is a query row once, or, in order, all after the first; see `dealt`. Of many or long tasks a part is used.
     """
     chosen = np.sort(stream(seed, Stream.CURVE_TASKS).permutation(len(tasks))[:_MOST_TASKS])
-    short = _shortened(tasks.select(chosen), seed)
+    short = _shortened(tasks.select(chosen), seed, in_order)
     for n in support_sizes:
         longer = np.flatnonzero(short.sizes > n)
         if len(longer):
             part = short.select(longer)
-            yield n, chosen[longer], part.deal(n, seed) if n else part.hold_out(0, np.arange(part.n_rows))
+            yield n, chosen[longer], dealt(part, n, seed, in_order or n == 0)
 
 
-def _shortened(tasks: TaskSet, seed: int) -> TaskSet:
+def _shortened(tasks: TaskSet, seed: int, in_order: bool) -> TaskSet:
     """Return at most `_MOST_ROWS` rows of each task."""
     if (tasks.sizes <= _MOST_ROWS).all():
         return tasks
     sizes = np.minimum(tasks.sizes, _MOST_ROWS)
-    rows = tasks.shuffled(seed)[ragged_ranges(tasks.starts[:-1], sizes)]
+    order = np.arange(tasks.n_rows) if in_order else tasks.shuffled(seed)
+    rows = order[ragged_ranges(tasks.starts[:-1], sizes)]
     return TaskSet(tasks.X[rows], tasks.y[rows], row_starts(sizes), tasks.ids)
 
 

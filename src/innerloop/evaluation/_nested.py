@@ -12,7 +12,7 @@ from innerloop._base.seeds import Stream, stream
 from innerloop._base.threads import one_thread
 from innerloop.data.episodes import Episodes
 from innerloop.data.tasks import TaskSet
-from innerloop.evaluation._errors import episodes_by_size
+from innerloop.evaluation._errors import dealt, episodes_by_size
 from innerloop.evaluation._verdict import verdict
 from innerloop.evaluation.methods import Method, compared_methods
 from innerloop.evaluation.scores import Evaluation, Score
@@ -44,18 +44,18 @@ def evaluate(trained: TrainedTable, tasks: TaskSet, tick: Callable[[], None] = l
     tick
         Called about `n_ticks` times.
     """
-    training, methods, sizes = trained.training, compared_methods(trained), _support_sizes(trained)
+    training, methods, sizes = trained.training.with_gradient(tick), compared_methods(trained), _support_sizes(trained)
     with one_thread(tasks.n_features):
         settings = training.settings
         fold = stream(settings.seed, Stream.NESTED_FOLDS).permutation(np.arange(len(tasks)) % min(N_FOLDS, len(tasks)))
-        overall, held_out = _choose(training, tasks, methods, tick)
+        overall, held_out = _choose(training, methods, tick)
         errors = np.full((1 + len(sizes), len(tasks), len(methods)), np.nan)
         for f in range(fold.max() + 1):
             rest = tasks.select(fold != f).fit_columns()
             unseen = tasks.select(fold == f).encode(rest.column_map)
             if len(rest) > 1:
-                fitted = MetaTraining.prepare(rest, settings, tick, training.n_support)
-                chosen = _choose(fitted, rest, methods, tick)[0]
+                fitted = MetaTraining.prepare(rest, settings, tick, training.n_support).with_gradient(tick)
+                chosen = _choose(fitted, methods, tick)[0]
             else:  # nothing can be chosen on one task
                 fitted, chosen = _with_objective_of(training, fold != f), overall
             errors[:, fold == f] = _errors(fitted, chosen, rest, unseen, sizes)
@@ -64,9 +64,9 @@ def evaluate(trained: TrainedTable, tasks: TaskSet, tick: Callable[[], None] = l
 
 def evaluate_on(trained: TrainedTable, tasks: TaskSet, unseen: TaskSet) -> Evaluation:
     """Score the same methods on given unseen tasks, with all choices made on the training tasks."""
-    training, methods = trained.training, compared_methods(trained)
+    training, methods = trained.training.with_gradient(), compared_methods(trained)
     with one_thread(tasks.n_features):
-        chosen, held_out = _choose(training, tasks, methods, lambda: None)
+        chosen, held_out = _choose(training, methods, lambda: None)
         errors = _errors(training, chosen, tasks, unseen, _support_sizes(trained))
     return _evaluation(trained, tasks, chosen, held_out, errors, _APART)
 
@@ -80,10 +80,11 @@ def n_ticks(settings: Settings, n_tasks: int) -> int:
 
 def _with_objective_of(training: MetaTraining, chosen: FloatArray) -> MetaTraining:
     """Return the training with everything chosen on all tasks and gradient steps trained on the chosen fold."""
-    folds = training.folds
+    assert training.gradient is not None
+    folds = training.gradient.folds
     parts = [objective for f, objective in enumerate(folds.objectives) if chosen[folds.fold == f].all()]
     (objective,) = parts
-    return replace(training, objective=objective)
+    return replace(training, gradient=replace(training.gradient, objective=objective))
 
 
 def _support_sizes(trained: TrainedTable) -> list[int]:
@@ -92,15 +93,13 @@ def _support_sizes(trained: TrainedTable) -> list[int]:
 
 
 def _choose(
-    training: MetaTraining, tasks: TaskSet, methods: Sequence[Method], tick: Callable[[], None]
+    training: MetaTraining, methods: Sequence[Method], tick: Callable[[], None]
 ) -> tuple[_ChosenRates, HeldOut]:
     """Return the rates of all methods, chosen on these tasks, and the losses by which they were chosen."""
-    free = training
-    if training.settings.fixes_rates():
-        free_settings = replace(training.settings, inner_lr=None, adapt_lr=None)
-        free = MetaTraining.prepare(tasks, free_settings, tick, training.n_support)
-    assert free.held_out is not None  # rates are free, so they were scored
-    return {method: method.choose(training, free) for method in methods}, free.held_out
+    free = training.with_gradient(tick, is_free=True)
+    assert free.gradient is not None
+    assert free.gradient.held_out is not None  # rates are free, so they were scored
+    return {method: method.choose(training, free) for method in methods}, free.gradient.held_out
 
 
 def _errors(
@@ -112,17 +111,18 @@ def _errors(
     -------
     (1 + n_sizes, n_tasks, n_methods)
     """
-    seed, scaled, scaled_unseen = training.settings.seed, training.scaling.tasks(tasks), training.scaling.tasks(unseen)
+    seed, in_order = training.settings.seed, training.order is not None
+    scaled, scaled_unseen = (training.scaling.tasks(training.in_order(part)) for part in (tasks, unseen))
     scorers = [method.fit(training, rates, scaled) for method, rates in chosen.items()]
 
     def scores(episodes: Episodes, similar: Episodes | None) -> FloatArray:
         return np.column_stack([score(episodes, similar) for score in scorers])
 
     errors = np.full((1 + len(sizes), len(unseen), len(scorers)), np.nan)
-    errors[0] = scores(*(part.deal(training.n_support, seed) for part in (scaled_unseen, scaled)))
+    errors[0] = scores(*(dealt(part, training.n_support, seed, in_order) for part in (scaled_unseen, scaled)))
     similar: dict[int, Episodes | None] = {0: None}
-    similar |= {n: episodes for n, _, episodes in episodes_by_size(scaled, sizes[1:], seed)}
-    for n, members, episodes in episodes_by_size(scaled_unseen, sizes, seed):
+    similar |= {n: episodes for n, _, episodes in episodes_by_size(scaled, sizes[1:], seed, in_order)}
+    for n, members, episodes in episodes_by_size(scaled_unseen, sizes, seed, in_order):
         nearest = similar[max(m for m in similar if m <= n)]  # training tasks may all be shorter
         errors[1 + sizes.index(n), members] = scores(episodes, nearest)
     return errors

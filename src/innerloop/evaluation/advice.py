@@ -11,6 +11,7 @@ from innerloop._base.checks import FloatArray
 from innerloop._base.ragged import ragged_ranges, row_starts
 from innerloop._base.seeds import Stream, stream
 from innerloop._base.threads import one_thread
+from innerloop.adaptation.predictor import Mixture
 from innerloop.data.episodes import Episodes
 from innerloop.data.row_blocks import row_blocks
 from innerloop.data.tasks import TaskSet
@@ -103,7 +104,7 @@ def advice_from(evaluation: Evaluation) -> Advice:
 def further_data(trained: TrainedTable) -> tuple[Option, ...]:
     """Return further data with their gain by the fitted random-effects model, that of largest gain first."""
     n = trained.training.n_support
-    new = _simulated(trained.training.tasks, n)
+    new = _simulated(trained.tasks, n)
     now = _predicted_error(trained, new)
     changes = {
         f"twice as many training tasks{_AT_LEAST}": _predicted_error(trained, new, tasks=2),
@@ -121,7 +122,8 @@ def predicted_error(trained: TrainedTable, n_adapt: int, tasks: float = 1.0, row
 
     .. math:: s^2\, E(\alpha + x' C x), \quad C = A (\Lambda + S^{-1}) A' + W W', \quad A = I - W X, \quad \alpha = 1
 
-    for the gain W of the adaptation in use. Rows X to adapt on, and x to predict, are drawn from tasks of the table.
+    for the gain W of the adaptation of largest weight. Rows X to adapt on, and x to predict, are drawn from tasks of the
+    table.
     Where tasks differ in scale, alpha and C are those of `ScaledRidge`, given the targets too. The population's
     coefficients have the precision :math:`S = \sum_i f M_i (I + \Lambda f M_i)^{-1} + P` with :math:`M_i = X_i'X_i`,
     of a random part of the rows for f below 1; a ridge adapts with the covariance :math:`\Lambda + S^{-1}`.
@@ -140,30 +142,30 @@ def predicted_error(trained: TrainedTable, n_adapt: int, tasks: float = 1.0, row
     float
         Of several targets, in units of each one's variance, the mean.
     """
-    return _predicted_error(trained, _simulated(trained.training.tasks, n_adapt), tasks, rows)
+    return _predicted_error(trained, _simulated(trained.tasks, n_adapt), tasks, rows)
 
 
 def _predicted_error(trained: TrainedTable, new: Episodes, tasks: float = 1.0, rows: float = 1.0) -> float:
     """Return the same for the query rows of some episodes."""
-    effects, predictor = trained.effects, trained.predictor
-    with one_thread(trained.training.tasks.n_features):
+    effects, main = trained.effects, trained.choice.main
+    with one_thread(trained.tasks.n_features):
         population = [_population_cov(trained, k, tasks, rows) for k in range(len(effects.noise))]
         task_cov = effects.task_cov + np.array(population)
-        predictor = replace(predictor, rule=predictor.rule.with_task_cov(task_cov))
-        return float(np.mean(effects.noise * predictor.variance(new, task_cov)))
+        member = trained.predictor.members[list(trained.choice.candidates).index(main)]
+        member = replace(member, rule=member.rule.with_task_cov(task_cov))
+        mixture = Mixture.of_one(member, task_cov, effects.noise)
+        return float(np.mean(mixture.episode_variance(new)))
 
 
 def _population_cov(trained: TrainedTable, target: int, tasks: float, rows: float) -> FloatArray:
     """Return S^-1, relative to the noise; 0 along directions in which no task has rows."""
-    training = trained.training
-    task_cov, p = trained.effects.task_cov[target], training.tasks.n_features
+    task_cov, p = trained.effects.task_cov[target], trained.tasks.n_features
     S = np.zeros((p, p))
-    for block in row_blocks(_part(training.tasks, rows)):
-        times = rows * training.tasks.sizes[block.members] / block.n_rows
+    for block in row_blocks(_part(trained.tasks, rows)):
+        times = rows * trained.tasks.sizes[block.members] / block.n_rows
         M = times[:, None, None] * (block.X.transpose(0, 2, 1) @ block.X)
         S += np.linalg.solve(np.eye(p) + M @ task_cov, M).sum(axis=0)
-    penalised = np.arange(p) < p - training.settings.fit_intercept
-    S = tasks * (S + S.T) / 2 + np.diag(trained.effects.precision[target] * penalised)
+    S = tasks * (S + S.T) / 2 + np.diag(trained.effects.precision[target])
     return np.asarray(np.linalg.pinv(S, rcond=1e-12, hermitian=True))
 
 

@@ -84,11 +84,11 @@ def coverage(
 
 def _shares(trained: TrainedTable, unseen: TaskSet, n: int) -> FloatArray:
     """Return the share of each task's query rows in their intervals, after n support rows: (n_tasks, n_levels)."""
-    training, effects, predictor = trained.training, trained.effects, trained.predictor
-    order = unseen.shuffled(training.settings.seed)
-    episodes = training.scaling.tasks(unseen).hold_out(n, order)
-    std = np.sqrt(effects.noise * predictor.variance(episodes, effects.new_task_cov))
-    standardised = np.abs(predictor.residuals(episodes)) / std
+    tasks, predictor = trained.expand(unseen), trained.predictor
+    settings = trained.training.settings
+    order = tasks.shuffled(settings.seed) if settings.order is None else np.arange(tasks.n_rows)
+    episodes = tasks.hold_out(n, order)
+    standardised = np.abs(predictor.residuals(episodes)) / np.sqrt(predictor.episode_variance(episodes))
     task = np.repeat(np.arange(len(unseen)), episodes.n_query)
     shares = np.empty((len(unseen), len(LEVELS)))
     for j, level in enumerate(LEVELS):

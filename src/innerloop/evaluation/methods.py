@@ -16,10 +16,10 @@ from innerloop._base.checks import FloatArray
 from innerloop.data.episodes import Episodes
 from innerloop.data.tasks import TaskSet
 from innerloop.evaluation._errors import mean_errors, ridge_errors
-from innerloop.tabular.kinds import FeatureGradient, Gradient, Kind, RandomEffectsRidge
+from innerloop.tabular.kinds import Gradient
 from innerloop.tabular.rate_choice import Adapt, Rates
 from innerloop.tabular.settings import Settings
-from innerloop.tabular.training import MetaTraining, TrainedTable
+from innerloop.tabular.training import GradientTraining, MetaTraining, TrainedTable
 
 # Errors of tasks (n_tasks,) on episodes of unseen tasks, given episodes of training tasks with as many support rows
 # (None without rows), by which a method may choose what depends on that number.
@@ -93,20 +93,15 @@ class Method(ABC):
         """
 
 
-class _OfKind(Method):
-    """A kind of adaptation."""
-
-    kind: ClassVar[type[Kind]]
-
-    def is_compared(self, settings: Settings) -> bool:
-        return self.kind in settings.kinds
+class _Chosen(Method):
+    """The model itself, fitted anew."""
 
     def is_model(self, trained: TrainedTable) -> bool:
-        return isinstance(trained.choice.kind, self.kind)
+        return self.is_compared(trained.training.settings)
 
     def fit(self, training: MetaTraining, rates: Rates | None, tasks: TaskSet) -> Scorer:  # noqa: ARG002
-        predictor = training.fit(self.kind)
-        return lambda unseen, _: predictor.mse(unseen)
+        trained = training.choose()
+        return lambda unseen, _: trained.mse(unseen)
 
 
 class _AtRates(Method):
@@ -119,8 +114,8 @@ class _AtRates(Method):
 
 
 @final
-class RidgeAdaptation(_OfKind):
-    """The ridge of the random-effects model."""
+class RidgeAdaptation(_Chosen):
+    """The combination of ridges of random-effects models."""
 
     key, label, adapts = "ridge", "ridge adaptation", "by ridge"
     explanation = (
@@ -129,17 +124,23 @@ class RidgeAdaptation(_OfKind):
     )
     rates_caption = "inner_lr / adapt_lr of the best gradient step"
     colour, marker = "blue", "o"
-    kind = RandomEffectsRidge
+
+    def is_compared(self, settings: Settings) -> bool:
+        """Return whether tasks adapt by ridge."""
+        return not settings.takes_gradient_steps()
 
 
 @final
-class FeatureRates(_OfKind):
+class FeatureRates(_Chosen):
     """One gradient step with a learning rate for each feature."""
 
     key, label, adapts = "feature_rates", "one rate for each feature", "with one rate for each feature"
     explanation = "is a gradient step with a separate learning rate for the coefficient of each feature."
     colour, marker = "blue", "P"
-    kind = FeatureGradient
+
+    def is_compared(self, settings: Settings) -> bool:
+        """Return whether each feature has a rate of its own."""
+        return settings.per_feature
 
 
 class _Given(_AtRates):
@@ -149,13 +150,14 @@ class _Given(_AtRates):
 
     def is_compared(self, settings: Settings) -> bool:
         origins = tuple("tuned" if rate is None else "given" for rate in (settings.inner_lr, settings.adapt_lr))
-        return Gradient in settings.kinds and not settings.asks_for_pooled_ridge() and origins == self.origins
+        is_free = settings.asks_for_pooled_ridge() or not settings.takes_gradient_steps()
+        return not is_free and origins == self.origins
 
     def is_model(self, trained: TrainedTable) -> bool:
         return self.is_compared(trained.training.settings)
 
     def choose(self, training: MetaTraining, free: MetaTraining) -> Rates:  # noqa: ARG002
-        return training.gradient_rates()
+        return _gradient(training).rates()
 
 
 @final
@@ -196,12 +198,12 @@ class BestGradientStep(_AtRates):
 
     def is_model(self, trained: TrainedTable) -> bool:
         """Return whether the model takes gradient steps, or was trained with an inner loop."""
-        kind = trained.choice.kind
+        kind = trained.choice.main
         return isinstance(kind, Gradient) and not kind.chosen.inner_lr == kind.chosen.adapt_lr == 0
 
     def choose(self, training: MetaTraining, free: MetaTraining) -> Rates:  # noqa: ARG002
         """Return the rates of the simplest step within a standard error of the best."""
-        return free.gradient_rates()
+        return _gradient(free).rates()
 
 
 class _BestInGrid(_AtRates):
@@ -211,8 +213,9 @@ class _BestInGrid(_AtRates):
     inner_lr: ClassVar[float | None] = 0.0
 
     def choose(self, training: MetaTraining, free: MetaTraining) -> Rates:  # noqa: ARG002
-        assert free.held_out is not None
-        return free.held_out.best(self.adapt, self.inner_lr).rates
+        held_out = _gradient(free).held_out
+        assert held_out is not None
+        return held_out.best(self.adapt, self.inner_lr).rates
 
 
 @final
@@ -286,6 +289,11 @@ METHODS: tuple[Method, ...] = (
     *(RIDGE, FEATURE_RATES, GIVEN, GIVEN_INNER_LR, GIVEN_ADAPT_LR, GRADIENT),
     *(NO_INNER_LOOP, TIED, POOLED, PER_TASK, TASK_MEAN),
 )
+
+
+def _gradient(training: MetaTraining) -> GradientTraining:
+    assert training.gradient is not None  # methods are compared after this training
+    return training.gradient
 
 
 def model_method(trained: TrainedTable) -> Method:

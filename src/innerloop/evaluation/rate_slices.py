@@ -146,7 +146,7 @@ def _predicted(
     settings = training.settings
     try:
         design = calibrated.design(training.n_support, settings.n_steps, settings.n_query, rates["l2"])
-        n_folds = int(training.folds.fold.max()) + 1
+        n_folds = int(training.fold.max()) + 1
         design = replace(design, n_tasks=len(training.tasks) - len(training.tasks) // n_folds)  # as each fold trains on
         predicted = calibrated.predicted_mse(design, rates["inner_lr"], rates["adapt_lr"])
     except (ValueError, np.linalg.LinAlgError):

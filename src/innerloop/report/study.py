@@ -87,7 +87,7 @@ def study(
     settings = read_settings(parameters)
     ticks = settings.n_folds + (n_ticks(settings, len(tasks)) if unseen is None else 0)
     with progress_bar("Comparing rates", ticks, shown=progress) as tick:
-        trained = MetaTraining.prepare(tasks, settings, tick).choose()
+        trained = MetaTraining.prepare(tasks, settings, tick).with_gradient(tick).choose()
         evaluation = evaluate(trained, tasks, tick) if unseen is None else evaluate_on(trained, tasks, unseen)
     names = tasks.feature_names if tasks.column_map is None else tasks.column_map.inputs
     fitted = fitted_regressor(parameters, trained.table(), names)

@@ -1,64 +1,110 @@
-"""Choice between kinds of adaptation by errors on held-out tasks."""
+"""The choice between candidates: weights at each number of adaptation rows, by errors on held-out tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from innerloop._base.checks import FloatArray, IntArray
 from innerloop._base.standard_errors import mean_and_error
-from innerloop.adaptation.random_effects import Structure
-from innerloop.tabular.comparison import Comparison, Errors
+from innerloop.adaptation.predictor import Mixture
+from innerloop.adaptation.rules import NoAdaptation
+from innerloop.tabular.comparison import Comparison, Residuals, TrainingPart
 from innerloop.tabular.intervals import Calibration
 from innerloop.tabular.kinds import Kind
+from innerloop.tabular.stacking import stack
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class AdaptationChoice:
-    """The chosen kind of adaptation.
+    """Candidates and their weights, with held-out errors.
 
     Parameters
     ----------
-    kind
-        With its parameters.
-    structure
-        Of the tasks' covariance in prediction intervals: that of the richest kind compared.
+    candidates
+    n_rows : (n_points,)
+        Numbers of adaptation rows.
+    weight : (n_points, n_candidates)
+    predictor
+        The combination, fitted to all tasks.
     calibration
         Of prediction intervals.
     results
-        Columns "adaptation", "n_support", "mse", "mse_se" and the paired "difference" to the chosen kind with its
-        "difference_se".
+        Columns "adaptation" (of each candidate, and "chosen" for their combination), "n_support", "weight", "mse",
+        "mse_se" and the paired "difference" to the combination with its "difference_se".
     """
 
-    kind: Kind
-    structure: Structure
-    calibration: Calibration
+    candidates: Sequence[Kind]
+    n_rows: FloatArray
+    weight: FloatArray
+    predictor: Mixture = field(repr=False)
+    calibration: Calibration = field(repr=False)
     results: dict[str, NDArray[Any]] = field(repr=False)
 
+    @property
+    def main(self) -> Kind:
+        """The candidate of largest weight, on average over the numbers of rows from 1 (0 if there are no others)."""
+        return self.candidates[int(np.argmax(self._average()))]
 
-def choose_adaptation(comparison: Comparison, kinds: Sequence[type[Kind]]) -> AdaptationChoice:
-    """Compare kinds given from simple to rich: a richer one is chosen where `Kind.is_worth_it` says so."""
-    tuned = [kind.tune(comparison) for kind in kinds]
-    fitted = {kind: [kind.fit(part) for part in comparison.parts] for kind in tuned}
-    errors = {kind.name: kind.held_out_errors(comparison, fitted[kind]) for kind in tuned}
-    chosen = tuned[0]
-    for richer in tuned[1:]:
-        if richer.is_worth_it(errors[richer.name], errors[chosen.name], comparison.deciding):
-            chosen = richer
-    structure = tuned[-1].structure
-    calibration = comparison.calibration(fitted[chosen], structure)
-    return AdaptationChoice(chosen, structure, calibration, _table(errors, chosen.name))
+    @property
+    def adaptation(self) -> str:
+        """Name of the kind that has the largest weight; "none" where it does not adapt."""
+        totals: dict[str, float] = {}
+        for kind, member, weight in zip(self.candidates, self.predictor.members, self._average(), strict=True):
+            name = "none" if isinstance(member.rule, NoAdaptation) else kind.name
+            totals[name] = totals.get(name, 0.0) + weight
+        return max(totals, key=totals.__getitem__)
+
+    def _average(self) -> FloatArray:
+        adapted = self.n_rows > 0
+        return np.asarray(self.weight[adapted if adapted.any() else ~adapted].mean(axis=0))
 
 
-def _table(errors: Mapping[str, Errors], chosen: str) -> dict[str, NDArray[Any]]:
-    rows = [
-        (kind, n, *mean_and_error(mse), *mean_and_error(mse - errors[chosen][n]))
-        for kind, by_size in errors.items()
-        for n, mse in by_size.items()
-    ]
-    names = ("adaptation", "n_support", "mse", "mse_se", "difference", "difference_se")
+def choose_adaptation(comparison: Comparison, candidates: Sequence[Kind], whole: TrainingPart) -> AdaptationChoice:
+    """Weigh candidates by stacking at each number of rows, fit them to the whole, and calibrate intervals."""
+    members = [[kind.fit(part) for kind in candidates] for part in comparison.parts]
+    residuals = comparison.residuals(members)
+    products = {n: np.mean([split.products() for split in splits], axis=0) for n, splits in residuals.items()}
+    n_rows = np.array(list(residuals), dtype=float)
+    weight = np.array([stack(products[n]) for n in residuals])
+    models = [whole.effects(kind.model) for kind in candidates]
+    predictor = Mixture(
+        tuple(kind.fit(whole) for kind in candidates),
+        np.array([effects.new_task_cov for effects in models]),
+        np.array([effects.noise for effects in models]),
+        n_rows,
+        weight,
+    )
+    calibration = _calibration(comparison, predictor, residuals)
+    return AdaptationChoice(candidates, n_rows, weight, predictor, calibration, _table(candidates, weight, products))
+
+
+def _calibration(comparison: Comparison, predictor: Mixture, residuals: dict[int, list[Residuals]]) -> Calibration:
+    """Return quantiles of held-out residuals in units of the standard deviation that the predictor states.
+
+    The unit is that of the predictor fitted to all tasks, as it is in predictions: were it that of each fold, one whose
+    other tasks have hardly any noise, or too few of them to know a coefficient, would set the width of all intervals.
+    """
+    sizes: dict[int, list[tuple[FloatArray, IntArray]]] = {}
+    for (n, splits), weight in zip(residuals.items(), predictor.weight, strict=True):
+        sizes[n] = []
+        for split, folds in zip(splits, comparison.trials[n], strict=True):
+            variance = np.concatenate([predictor.episode_variance(episodes) for episodes in folds])
+            sizes[n].append((split.values @ weight / np.sqrt(variance), split.task))
+    return Calibration.of(sizes)
+
+
+def _table(candidates: Sequence[Kind], weight: FloatArray, products: dict[int, FloatArray]) -> dict[str, NDArray[Any]]:
+    rows = []
+    for (n, M), w in zip(products.items(), weight, strict=True):
+        chosen = np.einsum("p,ipq,q->i", w, M, w)
+        errors = [("chosen", 1.0, chosen)] if len(candidates) > 1 else []
+        errors += [(kind.label, w[k], M[:, k, k]) for k, kind in enumerate(candidates)]
+        rows += [(label, n, share, *mean_and_error(mse), *mean_and_error(mse - chosen)) for label, share, mse in errors]
+    names = ("adaptation", "n_support", "weight", "mse", "mse_se", "difference", "difference_se")
     return {name: np.array(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}

@@ -10,8 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from innerloop._base.checks import FloatArray, IntArray
-from innerloop.adaptation.predictor import Predictor, unseen_variance
+from innerloop.adaptation.predictor import Mixture, Predictor
+from innerloop.adaptation.random_effects import RandomEffects
+from innerloop.adaptation.rules import Ridge
+from innerloop.adaptation.scale_mixture import ScaledRidge
 from innerloop.data.columns import ColumnMap
+from innerloop.data.curves import Curves
 from innerloop.data.ids import comparable, places
 from innerloop.data.row_blocks import reduced
 from innerloop.data.scaling import Scaling
@@ -56,20 +60,20 @@ class Selection:
 @final
 @dataclass(frozen=True, eq=False)
 class FittedTable:
-    """Meta-parameters of a table, the rule by which groups adapt, and the known groups.
+    """Meta-parameters of a table, the rules by which groups adapt, and the known groups.
 
     Rows X are in the units of the data; `place` is the position of each row's group among the known, -1 for none.
 
     Parameters
     ----------
     scaling
-        From the units of the data to those of `predictor`.
+        From the units of the data to scaled ones.
+    curves
+        Of the features in scaled units.
     predictor
-        In scaled units.
-    task_cov : (n_targets, n_features, n_features)
-        Covariance of new groups' coefficients around the meta-parameters, relative to the noise variance.
-    noise : (n_targets,)
-        Noise variance.
+        In scaled units, with the columns of curves.
+    effects
+        Random-effects model in the same columns, whose mean is the population's coefficients.
     calibration
         Of prediction intervals.
     single_target
@@ -78,42 +82,47 @@ class FittedTable:
         Chosen adaptation and rates.
     known
         The known groups: their ids, and the rows on which they adapted, scaled and reduced.
-    known_coef : (n_groups, n_targets, n_features)
-        Their coefficients, in the units of the data.
-    known_intercept : (n_groups, n_targets)
+    known_coef : (n_groups, n_columns, n_targets)
+        Their coefficients, in scaled units, with the columns of curves.
     columns
         From the columns of a table to X; None where X came as numbers.
     """
 
     scaling: Scaling
-    predictor: Predictor
-    task_cov: FloatArray
-    noise: FloatArray
+    curves: Curves
+    predictor: Mixture
+    effects: RandomEffects
     calibration: Calibration
     single_target: bool
     selection: Selection
     known: TaskSet
     known_coef: FloatArray
-    known_intercept: FloatArray
     columns: ColumnMap | None = None
 
     def meta_parameters(self) -> tuple[FloatArray, FloatArray]:
-        """Return coefficients (n_targets, n_features) and intercepts (n_targets,) of groups that are not known."""
-        return original_units(self.scaling, self.predictor.unseen)
+        """Return coefficients (n_targets, n_features) and intercepts (n_targets,) in data units.
+
+        Of a ridge those of the population, by the random-effects model; of gradient steps those that they start from.
+        """
+        adapts_by_ridge = isinstance(self.predictor.members[-1].rule, Ridge | ScaledRidge)
+        return original_units(self.scaling, self.effects.mean if adapts_by_ridge else self.predictor.unseen)
+
+    def group_coef(self) -> tuple[FloatArray, FloatArray]:
+        """Return the same of every known group, with a leading axis of groups."""
+        return original_units(self.scaling, self.known_coef)
 
     def places(self, ids: NDArray[Any]) -> IntArray:
         """Return the positions of groups, given by `distinct_ids`, among the known; -1 for none."""
         return places(ids, self.known.ids)
 
     def predict(self, X: FloatArray, place: IntArray) -> FloatArray:
-        """Return predictions: known groups by their coefficients, others by the meta-parameters."""
-        coef, intercept = self.meta_parameters()
-        prediction = X @ coef.T + intercept
+        """Return predictions: known groups by their coefficients, others by those of groups without rows."""
+        Z = self._design(X)
+        prediction = Z @ self.predictor.unseen
         rows = np.flatnonzero(place >= 0)
         for part in np.array_split(rows, -(-len(rows) // _ROWS_AT_ONCE) or 1):
-            of_group = np.einsum("ij,ikj->ik", X[part], self.known_coef[place[part]])
-            prediction[part] = of_group + self.known_intercept[place[part]]
-        return self._targets(prediction)
+            prediction[part] = np.einsum("ij,ijk->ik", Z[part], self.known_coef[place[part]])
+        return self._targets(self.scaling.y_mean + prediction / self.scaling.y_rate)
 
     def std(self, X: FloatArray, place: IntArray) -> FloatArray:
         """Return the standard deviation of targets around their predictions, calibrated on held-out tasks."""
@@ -127,60 +136,59 @@ class FittedTable:
 
     def adapt(self, tasks: TaskSet) -> FittedTable:
         """Return the table that knows these groups too; a known one is adapted anew on these rows alone."""
-        scaled = self.scaling.tasks(tasks)
+        scaled = self.curves.tasks(self.scaling.tasks(tasks), self.scaling.intercept)
         return self.remember(scaled, reduced(scaled))
 
     def remember(self, tasks: TaskSet, rows: TaskSet) -> FittedTable:
         """Do what `adapt` does, given the tasks in scaled units, and reduced."""
-        theta = self.predictor.rule.adapt(self.predictor.coef, tasks)
-        coef, intercept = original_units(self.scaling, theta.reshape(len(tasks), *self.predictor.coef.shape))
+        coef = self.predictor.adapt(tasks)
         if len(self.known):
             ids, known_ids = comparable(tasks.ids, self.known.ids)
             kept = np.flatnonzero(~np.isin(known_ids, ids))
             ids = np.concatenate((known_ids[kept], ids))
             order = np.argsort(ids, kind="stable")
             coef = np.concatenate((self.known_coef[kept], coef))[order]
-            intercept = np.concatenate((self.known_intercept[kept], intercept))[order]
             rows = replace(_joined(self.known.select(kept), rows), ids=ids).select(order)
-        return replace(self, known=rows, known_coef=coef, known_intercept=intercept)
+        return replace(self, known=rows, known_coef=coef)
+
+    def _design(self, X: FloatArray) -> FloatArray:
+        return self.curves.expand(self.scaling.design(X), self.scaling.intercept)
 
     def _accuracy(self, X: FloatArray, place: IntArray) -> tuple[IntArray, FloatArray]:
         """Return on how many rows each row's group adapted, and the model's standard deviation of its target."""
-        Z, n_rows = self.scaling.design(X), np.zeros(len(X), dtype=np.intp)
-        variance = unseen_variance(self.task_cov, Z)
-        known = np.flatnonzero(place >= 0)
-        if len(known):
-            n_rows[known] = self.known.original_sizes[place[known]]
-            variance[known] = self.predictor.known_variance(self.known, self.task_cov, Z[known], place[known])
-        return n_rows, np.sqrt(self.noise * variance) / self.scaling.y_rate
+        variance = self.predictor.variance(self.known, self._design(X), place)
+        n_rows = np.append(self.known.original_sizes, 0)[place]
+        return n_rows, np.sqrt(variance) / self.scaling.y_rate
 
     def _targets(self, values: FloatArray) -> FloatArray:
         return np.asarray(values[:, 0] if self.single_target else values)
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Return everything as values that JSON can hold and arrays, for `from_state`."""
-        selection, rule, known = self.selection, self.predictor.rule, self.known
+        selection, predictor, known = self.selection, self.predictor, self.known
         scalars = {
             "adaptation": selection.adaptation,
             "n_support": selection.n_support,
-            "rule": type(rule).__name__,
+            "rules": [type(member.rule).__name__ for member in predictor.members],
             "single_target": self.single_target,
             "intercept": self.scaling.intercept,
             "columns": None if self.columns is None else self.columns.to_state(),
         }
         parts: dict[str, Mapping[str, Any]] = {
             "scaling": {name: value for name, value in vars(self.scaling).items() if name != "intercept"},
-            "predictor": {"coef": self.predictor.coef, "unseen": self.predictor.unseen},
-            "rule": vars(rule),
-            "spread": {"task_cov": self.task_cov, "noise": self.noise},
+            "curves": vars(self.curves),
+            "predictor": {name: value for name, value in vars(predictor).items() if name != "members"},
+            "effects": vars(self.effects),
             "calibration": vars(self.calibration),
             "rates": selection.rates._asdict(),
             "errors": {"inner_lr": selection.inner_lr_se, "adapt_lr": selection.adapt_lr_se},
             "cv_results": selection.cv_results,
             "adaptation_results": selection.adaptation_results,
             "known": {name: getattr(known, name) for name in ("X", "y", "starts", "ids", "reduced_from")},
-            "groups": {"coef": self.known_coef, "intercept": self.known_intercept},
+            "groups": {"coef": self.known_coef},
         }
+        for k, member in enumerate(predictor.members):
+            parts |= {f"coef{k}": {"coef": member.coef}, f"rule{k}": vars(member.rule)}
         arrays = {
             f"{part}.{name}": np.asarray(value) for part, values in parts.items() for name, value in values.items()
         }
@@ -193,11 +201,15 @@ class FittedTable:
         for name, array in arrays.items():
             part, _, key = name.partition(".")
             parts.setdefault(part, {})[key] = array[()]
-        rule = RULES[scalars["rule"]](**parts.get("rule", {}))
+        members = tuple(
+            Predictor(parts[f"coef{k}"]["coef"], RULES[rule](**parts.get(f"rule{k}", {})))
+            for k, rule in enumerate(scalars["rules"])
+        )
         return cls(
             scaling=Scaling(**parts["scaling"], intercept=bool(scalars["intercept"])),
-            predictor=Predictor(**parts["predictor"], rule=rule),
-            **parts["spread"],
+            curves=Curves(**parts["curves"]),
+            predictor=Mixture(members, **parts["predictor"]),
+            effects=RandomEffects(**parts["effects"]),
             calibration=Calibration(**parts["calibration"]),
             single_target=bool(scalars["single_target"]),
             selection=Selection(
@@ -211,7 +223,6 @@ class FittedTable:
             ),
             known=TaskSet(**parts["known"]),
             known_coef=parts["groups"]["coef"],
-            known_intercept=parts["groups"]["intercept"],
             columns=None if scalars["columns"] is None else ColumnMap.from_state(scalars["columns"]),
         )
 

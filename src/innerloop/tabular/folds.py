@@ -48,6 +48,12 @@ def folds_as_tasks(tasks: TaskSet, seed: int) -> TaskSet:
     return TaskSet.from_arrays(tasks.X, tasks.y, folds)
 
 
+def folds_of_tasks(n_tasks: int, settings: Settings) -> IntArray:
+    """Assign tasks to folds at random: (n_tasks,)."""
+    folds = np.arange(n_tasks) % min(settings.n_folds, n_tasks)
+    return stream(settings.seed, Stream.TASK_FOLDS).permutation(folds)
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class TaskFolds:
@@ -70,10 +76,8 @@ class TaskFolds:
     objectives: list[MetaObjective]
 
     @classmethod
-    def of(cls, tasks: TaskSet, episodes: Episodes, settings: Settings) -> TaskFolds:
-        """Assign tasks to folds at random, given their training episodes."""
-        n_tasks = len(tasks)
-        fold = stream(settings.seed, Stream.TASK_FOLDS).permutation(np.arange(n_tasks) % min(settings.n_folds, n_tasks))
+    def of(cls, tasks: TaskSet, fold: IntArray, episodes: Episodes, settings: Settings) -> TaskFolds:
+        """Gather the objective of each fold, given the tasks' training episodes."""
         parts = [episodes.select(fold == f) for f in range(fold.max() + 1)]
         return cls(tasks, fold, episodes, [MetaObjective.from_episodes(part, settings.n_steps) for part in parts])
 

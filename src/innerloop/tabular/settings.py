@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import Any, final
+from typing import Any, Literal, final, get_args
 
 import numpy as np
 from sklearn.utils import check_random_state
 
 from innerloop._base.checks import as_count, as_nonnegative, as_rate
-from innerloop.tabular.kinds import KINDS, FeatureGradient, Gradient, Kind, RandomEffectsRidge
+from innerloop.tabular.kinds import Adaptations
 from innerloop.tabular.rate_choice import Rates
 
-# Kinds to compare, by the parameter `adaptation`.
-_COMPARED: dict[str, tuple[type[Kind], ...]] = {"auto": KINDS, **{kind.name: (kind,) for kind in KINDS}}
-_COMPARED["none"] = (Gradient,)  # at adapt_lr = 0: there may be an inner loop in training
+Basis = Literal["auto", "linear", "spline"]
+# Names of columns, or their positions.
+Columns = tuple[str | int, ...]
 
 
 @final
@@ -24,10 +24,16 @@ _COMPARED["none"] = (Gradient,)  # at adapt_lr = 0: there may be an inner loop i
 class Settings:
     """Checked parameters of `MetaRegressor`; None stands for a choice by cross-validation.
 
-    `kinds` of adaptation are compared, from simple to rich.
+    `curved` are the columns that `basis` names, if it does; `per_feature` stands for adapt_lr="per-feature". The other
+    fields are parameters of `MetaRegressor`.
     """
 
-    kinds: tuple[type[Kind], ...] = KINDS
+    adaptation: Adaptations = "auto"
+    per_feature: bool = False
+    basis: Basis = "auto"
+    curved: Columns | None = None
+    varying: Columns | None = None
+    order: str | int | None = None
     inner_lr: float | None = None
     adapt_lr: float | None = None
     l2: float | None = None
@@ -38,6 +44,10 @@ class Settings:
     standardize: bool = True
     fit_intercept: bool = True
     seed: int = 0
+
+    def takes_gradient_steps(self) -> bool:
+        """Return whether tasks adapt by gradient steps, if at all, not by a ridge."""
+        return self.adaptation in ("gradient", "none")
 
     def asks_for_choice(self) -> bool:
         """Return whether a rate or the penalty is to be chosen."""
@@ -54,11 +64,11 @@ class Settings:
     def of_one_task(self) -> Settings:
         """Return the settings for one task, from which no rate can be chosen: rates that are not fixed are 0."""
         inner_lr, adapt_lr = (0.0 if rate is None else rate for rate in (self.inner_lr, self.adapt_lr))
-        return replace(self, kinds=(Gradient,), inner_lr=inner_lr, adapt_lr=adapt_lr)
+        return replace(self, adaptation="gradient", per_feature=False, inner_lr=inner_lr, adapt_lr=adapt_lr)
 
     def asks_for_pooled_ridge(self) -> bool:
         """Return whether neither an inner loop nor adaptation is wanted."""
-        return self.kinds == (Gradient,) and self.inner_lr == self.adapt_lr == 0
+        return self.takes_gradient_steps() and self.inner_lr == self.adapt_lr == 0
 
 
 def read_settings(parameters: Mapping[str, Any]) -> Settings:
@@ -72,10 +82,7 @@ def read_settings(parameters: Mapping[str, Any]) -> Settings:
         If one is out of its range, or two do not go together.
     """
     given = SimpleNamespace(**parameters)
-    if not isinstance(given.adaptation, str) or given.adaptation not in _COMPARED:
-        *names, last = map(repr, _COMPARED)
-        raise ValueError(f"`adaptation` must be {', '.join(names)} or {last}, got {given.adaptation!r}.")
-    kinds = _COMPARED[given.adaptation]
+    adaptation = _one_of(given.adaptation, "adaptation", get_args(Adaptations))
     inner_lr = None if is_auto(given.inner_lr) else as_rate(given.inner_lr, "inner_lr")
     per_feature = isinstance(given.adapt_lr, str) and given.adapt_lr == "per-feature"
     adapt_lr = None if is_auto(given.adapt_lr) or per_feature else as_rate(given.adapt_lr, "adapt_lr")
@@ -84,19 +91,24 @@ def read_settings(parameters: Mapping[str, Any]) -> Settings:
             "`adapt_lr`='per-feature' learns the rates of one gradient step, in training and in adaptation; it "
             "needs inner_lr='auto', n_steps=1 and adaptation='gradient' or 'auto'."
         )
-    if kinds == (RandomEffectsRidge,):
+    if adaptation == "ridge":
         if inner_lr is not None or adapt_lr is not None:
             raise ValueError(
                 "`inner_lr` and `adapt_lr` are rates of gradient steps, which adaptation='ridge' does not take; "
                 "leave both 'auto', or pass adaptation='gradient'."
             )
-        inner_lr = adapt_lr = 0.0  # those of the pooled ridge, which may predict tasks without rows
-    elif given.adaptation == "none":
+    elif adaptation == "none":
         inner_lr, adapt_lr = inner_lr or 0.0, 0.0
     elif inner_lr is not None or adapt_lr is not None or per_feature:
-        kinds = (FeatureGradient,) if per_feature else (Gradient,)
+        adaptation = "gradient"
+    named = None if isinstance(given.basis, str) else _columns(given.basis, "basis")
     return Settings(
-        kinds=kinds,
+        adaptation=adaptation,
+        per_feature=per_feature,
+        basis="spline" if named is not None else _one_of(given.basis, "basis", get_args(Basis)),
+        curved=named,
+        varying=None if given.varying is None else _columns(given.varying, "varying"),
+        order=None if given.order is None else _columns([given.order], "order")[0],
         inner_lr=inner_lr,
         adapt_lr=adapt_lr,
         l2=None if is_auto(given.l2) else float(as_nonnegative(given.l2, "l2")),
@@ -108,6 +120,21 @@ def read_settings(parameters: Mapping[str, Any]) -> Settings:
         fit_intercept=bool(given.fit_intercept),
         seed=as_seed(given.random_state),
     )
+
+
+def _one_of(value: Any, name: str, values: tuple[str, ...]) -> Any:
+    if isinstance(value, str) and value in values:
+        return value
+    *names, last = map(repr, values)
+    raise ValueError(f"`{name}` must be {', '.join(names)} or {last}, got {value!r}.")
+
+
+def _columns(value: Any, name: str) -> Columns:
+    """Return names or positions of columns."""
+    items = [value] if isinstance(value, str | int | np.integer) else value
+    if isinstance(items, Sequence | np.ndarray) and all(isinstance(c, str | int | np.integer) for c in items):
+        return tuple(c if isinstance(c, str) else int(c) for c in items)
+    raise TypeError(f"`{name}` must name columns of X, or give their positions; got {value!r}.")
 
 
 def is_auto(value: Any) -> bool:

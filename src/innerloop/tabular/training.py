@@ -1,20 +1,25 @@
-"""Meta-training on a table of tasks: scaling, choice of rates, choice of the adaptation, fit."""
+"""Training on a table of tasks: scaling, curves, choice of rates, choice of the adaptation, fit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cache, reduce
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
 from operator import add
 from typing import Any, final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from innerloop._base.checks import FloatArray
+from innerloop._base.checks import FloatArray, IntArray
 from innerloop._base.threads import one_thread
-from innerloop.adaptation.predictor import Predictor
-from innerloop.adaptation.random_effects import RandomEffects, Structure, estimate_effects, update_mean, variance_sample
+from innerloop.adaptation.predictor import Mixture, Predictor
+from innerloop.adaptation.random_effects import RandomEffects, variance_sample
+from innerloop.adaptation.rules import GradientSteps
+from innerloop.adaptation.scale_mixture import differ_in_scale
 from innerloop.data.columns import ColumnMap
+from innerloop.data.curves import Curves
+from innerloop.data.episodes import Episodes
 from innerloop.data.row_blocks import reduced
 from innerloop.data.scaling import Scaling
 from innerloop.data.tasks import TaskSet
@@ -24,18 +29,31 @@ from innerloop.tabular.comparison import (
     SUPPORT_SIZES,
     Comparison,
     Estimates,
+    Model,
+    Terms,
     TrainingPart,
     split_tasks,
     training_sample,
 )
+from innerloop.tabular.curvature import evident, varies_within
 from innerloop.tabular.fitted_table import FittedTable, Selection
-from innerloop.tabular.folds import TaskFolds, cross_validate, folds_as_tasks
-from innerloop.tabular.kinds import Kind, RandomEffectsRidge, UsedRates, gradient_predictor, kind_name
+from innerloop.tabular.folds import TaskFolds, cross_validate, folds_as_tasks, folds_of_tasks
+from innerloop.tabular.kinds import (
+    FeatureGradient,
+    Gradient,
+    Kind,
+    RandomEffectsRidge,
+    Unadapted,
+    UsedRates,
+    gradient_steps,
+)
 from innerloop.tabular.rate_choice import HeldOut, Rates
-from innerloop.tabular.settings import Settings
+from innerloop.tabular.settings import Columns, Settings
 
 # Squares of squared errors, of which standard errors are made, must be finite.
 _LARGEST_TARGET = 1e75
+# Correlations are not estimated between more coefficients than this.
+_MOST_CORRELATED = 32
 
 
 def _no_tick() -> None:
@@ -44,22 +62,72 @@ def _no_tick() -> None:
 
 @final
 @dataclass(frozen=True, eq=False)
+class GradientTraining:
+    """Training of gradient steps: episodes, their loss, and held-out losses at all rates.
+
+    Parameters
+    ----------
+    settings
+    objective
+        Meta-training loss of all tasks.
+    held_out
+        Cross-validated losses over tasks; None where nothing is left to choose.
+    folds
+        Folds of tasks for cross-validation.
+    """
+
+    settings: Settings
+    objective: MetaObjective
+    held_out: HeldOut | None
+    folds: TaskFolds
+
+    @classmethod
+    def prepare(
+        cls, scaled: TaskSet, fold: IntArray, n_support: int, settings: Settings, tick: Callable[[], None]
+    ) -> GradientTraining:
+        """Gather objectives fold by fold and compute the held-out loss of every candidate."""
+        episodes = scaled.deal(n_support, settings.seed)
+        in_training = episodes
+        if settings.n_query is not None:
+            in_training = scaled.split(n_support, settings.n_query, settings.seed)
+        if len(scaled) > 1:
+            folds = TaskFolds.of(scaled, fold, in_training, settings)
+            objective = reduce(add, folds.objectives)
+        else:
+            objective = MetaObjective.from_episodes(in_training, settings.n_steps)
+            parts = folds_as_tasks(scaled, settings.seed)
+            episodes = parts.deal(n_support, settings.seed)
+            folds = TaskFolds.of(parts, folds_of_tasks(len(parts), settings), episodes, settings)
+        held_out = cross_validate(folds, episodes, settings, tick) if settings.asks_for_choice() else None
+        return cls(settings, objective, held_out, folds)
+
+    def rates(self) -> Rates:
+        """Return the rates of gradient steps: those that are given, or the choice by held-out loss."""
+        return self.settings.fixed_rates() if self.held_out is None else self.held_out.choose().rates
+
+
+@final
+@dataclass(frozen=True, eq=False)
 class MetaTraining:
-    """Scaled tasks with their meta-training objective, and held-out losses at all rates.
+    """Scaled tasks in folds.
 
     Parameters
     ----------
     settings, scaling
     n_support
         Support rows per episode.
-    objective
-        Meta-training loss of all tasks.
-    held_out
-        Cross-validated losses over tasks; None where rates and penalty are given.
     tasks
-        In scaled units.
-    folds
-        Folds of tasks for cross-validation.
+        In scaled units; where rows have an order, in that.
+    varying : (n_columns,)
+        Whether each coefficient may vary between tasks.
+    bendable
+        Positions of the columns that curves may be fitted in.
+    order
+        Position of the feature that the rows of a task are in order of.
+    fold : (n_tasks,)
+        Of the cross-validation over tasks.
+    gradient
+        Training of gradient steps; None where it was not asked for.
     columns
         By which the features of the tasks were encoded.
     """
@@ -67,17 +135,19 @@ class MetaTraining:
     settings: Settings
     scaling: Scaling
     n_support: int
-    objective: MetaObjective
-    held_out: HeldOut | None
     tasks: TaskSet
-    folds: TaskFolds
+    varying: NDArray[np.bool_]
+    bendable: IntArray
+    order: int | None
+    fold: IntArray
+    gradient: GradientTraining | None
     columns: ColumnMap | None
 
     @classmethod
     def prepare(
         cls, tasks: TaskSet, settings: Settings, tick: Callable[[], None] = _no_tick, n_support: int | None = None
     ) -> MetaTraining:
-        """Scale the tasks, gather their objectives fold by fold and compute the held-out loss of every candidate.
+        """Scale the tasks and assign them to folds; for gradient steps, compute the held-out loss of every candidate.
 
         Parameters
         ----------
@@ -92,7 +162,7 @@ class MetaTraining:
         Raises
         ------
         ValueError
-            If targets are too large to square, or all features are zero.
+            If targets are too large to square, all features are zero, or a column that is named does not exist.
         """
         if not np.abs(tasks.y).max() < _LARGEST_TARGET:
             raise ValueError(f"`y` must lie between -{_LARGEST_TARGET:g} and {_LARGEST_TARGET:g}; rescale it.")
@@ -101,91 +171,162 @@ class MetaTraining:
             if scaling.n_columns == 0:
                 raise ValueError("`X` has only zeros and there is no intercept, so nothing can be fitted.")
             n_support = settings.n_support or n_support or tasks.default_support()
+            order = None
+            if settings.order is not None:
+                order = int(_positions((settings.order,), tasks, "order")[0])
+                tasks = tasks.sorted_by(order)
+            varying, bendable = _uses_of_columns(tasks, scaling, settings)
             scaled = scaling.tasks(tasks)
-            episodes = scaled.deal(n_support, settings.seed)
-            in_training = episodes
-            if settings.n_query is not None:
-                in_training = scaled.split(n_support, settings.n_query, settings.seed)
-            if len(tasks) > 1:
-                folds = TaskFolds.of(scaled, in_training, settings)
-                objective = reduce(add, folds.objectives)
-            else:
-                objective = MetaObjective.from_episodes(in_training, settings.n_steps)
+            if len(tasks) == 1:
                 settings = settings.of_one_task()
-                parts = folds_as_tasks(scaled, settings.seed)
-                episodes = parts.deal(n_support, settings.seed)
-                folds = TaskFolds.of(parts, episodes, settings)
-            held_out = cross_validate(folds, episodes, settings, tick) if settings.asks_for_choice() else None
-            return cls(settings, scaling, n_support, objective, held_out, scaled, folds, tasks.column_map)
+            fold = folds_of_tasks(len(tasks), settings)
+            columns = tasks.column_map
+            training = cls(settings, scaling, n_support, scaled, varying, bendable, order, fold, None, columns)
+            return training.with_gradient(tick) if settings.takes_gradient_steps() else training
 
-    def gradient_rates(self) -> Rates:
-        """Return the rates of gradient steps: those that are given, or the choice by held-out loss."""
-        return self.settings.fixed_rates() if self.held_out is None else self.held_out.choose().rates
+    def with_gradient(self, tick: Callable[[], None] = _no_tick, is_free: bool = False) -> MetaTraining:
+        """Return it with the training of gradient steps; with `is_free` of steps of which no rate is given."""
+        settings = self.settings
+        if is_free and settings.fixes_rates():
+            settings = replace(settings, inner_lr=None, adapt_lr=None)
+        elif self.gradient is not None:
+            return self
+        with one_thread(self.tasks.n_features):
+            gradient = GradientTraining.prepare(self.tasks, self.fold, self.n_support, settings, tick)
+        return replace(self, settings=settings, gradient=gradient)
+
+    def in_order(self, tasks: TaskSet) -> TaskSet:
+        """Return tasks in the units of the data with the rows of each in order, where one is given."""
+        return tasks if self.order is None else tasks.sorted_by(self.order)
 
     def predictor_at(self, rates: Rates) -> Predictor:
-        """Return the predictor with gradient steps at any rates."""
-        return gradient_predictor(self.objective, rates, self.settings.n_steps)
-
-    def fit(self, kind: type[Kind]) -> Predictor:
-        """Return the predictor of a kind of adaptation, whether it is the best or not."""
-        with one_thread(self.tasks.n_features):
-            comparison = self._comparison()
-            return kind.tune(comparison).fit(self._whole(comparison, reduced(self.tasks)))
+        """Return the predictor with gradient steps at any rates; needs the training of such steps."""
+        assert self.gradient is not None
+        return gradient_steps(self.gradient.objective, rates, self.settings.n_steps)
 
     def choose(self) -> TrainedTable:
-        """Choose the kind of adaptation by held-out tasks, and fit it to all."""
+        """Fit the candidates and weigh them by held-out tasks."""
         with one_thread(self.tasks.n_features):
-            comparison, rows = self._comparison(), reduced(self.tasks)
-            choice = choose_adaptation(comparison, self.settings.kinds)
-            whole = self._whole(comparison, rows)
-            return TrainedTable(self, choice, whole.effects(choice.structure), choice.kind.fit(whole), rows)
+            settings, options = self.settings, self._options()
+            intercept = settings.fit_intercept
+            straight = Terms(np.zeros(self.tasks.n_features, dtype=bool), self.varying, intercept)
+            estimates = Estimates(variance_sample(self.tasks, settings.seed), straight, options)
+            curves = self._curves(estimates)
+            tasks, terms = curves.tasks(self.tasks, intercept), _with_curves(straight, curves)
+            similar = estimates.widened(curves.tasks(estimates.tasks, intercept), terms)
+            rows = reduced(tasks)
+            comparison, candidates = self._comparison(tasks, terms, similar)
+            whole = TrainingPart(similar, options, rows, self._gradient_part())
+            choice = choose_adaptation(comparison, candidates, whole)
+            return TrainedTable(self, curves, choice, whole.effects(choice.main.model), tasks, rows)
 
-    def _comparison(self) -> Comparison:
-        """Return the folds of tasks by whose errors kinds of adaptation are compared."""
-        settings, folds = self.settings, self.folds
+    def _curves(self, estimates: Estimates) -> Curves:
+        """Return the curves that are to be tried."""
+        settings = self.settings
+        if settings.basis == "linear" or settings.takes_gradient_steps() or len(self.bendable) == 0:
+            return Curves.none()
+        curves = Curves.fit(estimates.tasks.X, self.bendable)
+        if settings.basis == "spline":
+            return curves
+        return evident(curves, estimates.tasks, estimates(Model("diagonal")), settings.fit_intercept)
+
+    def _comparison(self, tasks: TaskSet, terms: Terms, similar: Estimates) -> tuple[Comparison, Sequence[Kind]]:
+        """Return the folds of tasks on which candidates are compared, and the candidates."""
+        settings, options, fold, folds = self.settings, self._options(), self.fold, None
+        if settings.takes_gradient_steps():  # its folds are of rows where there is one task
+            assert self.gradient is not None
+            folds = self.gradient.folds
+            tasks, fold = folds.tasks, folds.fold
         sizes = (0,) if len(self.tasks) == 1 else tuple(sorted({*SUPPORT_SIZES, self.n_support}))
-        overall = Estimates(variance_sample(folds.tasks, settings.seed), self._effects_options())
-        trials = split_tasks(folds.tasks, folds.fold, sizes, settings.seed)
-        parts = []
-        for f, (objective, episodes) in enumerate(zip(folds.rest(), folds.rest_episodes(), strict=True)):
-            sample = training_sample(folds.tasks, folds.fold, f, settings.seed)
-            effects = Estimates(sample, self._effects_options(), overall)
-            parts.append(TrainingPart(objective, episodes, self._pooled(objective), sample, effects))
-        has_gradient = settings.kinds != (RandomEffectsRidge,)
-        return Comparison(
-            parts=parts,
-            held_out=[folds.episodes.select(folds.fold == f) for f in range(len(parts))],
-            overall=overall,
-            trials=trials,
-            deciding=[n for n in trials if settings.n_support in (None, n)] or list(trials),
-            gradient=self.gradient_rates() if has_gradient else Rates(np.nan, np.nan, np.nan),
-            n_steps=settings.n_steps,
-            pooled_l2=self._pooled_l2(),
+        trials = split_tasks(tasks, fold, sizes, settings.seed, in_order=settings.order is not None)
+        gradients = (
+            [None] * (int(fold.max()) + 1) if folds is None else zip(folds.rest_episodes(), folds.rest(), strict=True)
         )
+        parts = []
+        for f, gradient in enumerate(gradients):
+            sample = training_sample(tasks, fold, f, settings.seed)
+            parts.append(TrainingPart(Estimates(sample, terms, options, similar), options, gradient=gradient))
+        comparison = Comparison(parts, trials)
+        if not settings.takes_gradient_steps():
+            return comparison, self._ridges(terms, similar)
+        assert self.gradient is not None
+        rates = self.gradient.rates()
+        if not settings.per_feature:
+            return comparison, [Gradient(rates, settings.n_steps)]
+        held_out = [self.gradient.folds.episodes.select(fold == f) for f in range(len(parts))]
+        return comparison, [FeatureGradient.tune(rates, parts, held_out)]
 
-    def _whole(self, comparison: Comparison, rows: TaskSet) -> TrainingPart:
-        """Return all tasks as a part to fit to; `rows` are theirs, reduced."""
-        settings, sample = self.settings, variance_sample(self.tasks, self.settings.seed)
+    def _ridges(self, terms: Terms, estimates: Estimates) -> list[Kind]:
+        """Return random-effects ridges, from simple to rich, and the pooled ridge where it is to be compared."""
+        settings, found = self.settings, list[Kind]()
+        if settings.adaptation == "auto":
+            found.append(Unadapted())
+        bases = [True] if settings.basis == "spline" else [False, True]
+        for is_curved in bases if terms.curved.any() else [False]:
+            columns = terms.columns(Model("diagonal", is_curved))
+            n_varying = int(terms.varying[columns].sum())
+            structures = [Model("intercept", is_curved)] if settings.fit_intercept else []
+            if n_varying > settings.fit_intercept or not structures:
+                structures.append(Model("diagonal", is_curved))
+            if 1 < n_varying <= _MOST_CORRELATED:
+                structures.append(Model("full", is_curved))
+            has_scales = differ_in_scale(estimates.tasks, estimates(structures[-1]))
+            found += [RandomEffectsRidge(model, has_scales and model == structures[-1]) for model in structures]
+        return found
 
-        @cache
-        def effects(structure: Structure) -> RandomEffects:
-            if len(self.tasks) == 1:  # the comparison is of folds of rows
-                return estimate_effects(self.tasks, intercept=settings.fit_intercept, l2=settings.l2)
-            return update_mean(comparison.overall(structure), rows, intercept=settings.fit_intercept, l2=settings.l2)
+    def _gradient_part(self) -> tuple[Episodes, MetaObjective] | None:
+        return None if self.gradient is None else (self.gradient.folds.episodes, self.gradient.objective)
 
-        return TrainingPart(self.objective, self.folds.episodes, self._pooled(self.objective), sample, effects)
-
-    def _effects_options(self) -> dict[str, Any]:
+    def _options(self) -> dict[str, Any]:
         settings = self.settings
         return {"intercept": settings.fit_intercept, "l2": settings.l2, "seed": settings.seed}
 
-    def _pooled_l2(self) -> float:
-        if self.held_out is not None and (self.held_out.inner_lrs == 0).any():
-            return self.held_out.best("none", 0.0).rates.l2
-        return self.gradient_rates().l2
 
-    def _pooled(self, objective: MetaObjective) -> FloatArray:
-        return gradient_predictor(objective, Rates(0.0, 0.0, self._pooled_l2()), 1).coef
+def _positions(columns: Columns, tasks: TaskSet, parameter: str) -> IntArray:
+    """Return the positions of the features that a parameter names; a category stands for all its features."""
+    names = tasks.feature_names or ()
+    codes = () if tasks.column_map is None else tasks.column_map.codes
+    features = {code.name: code.names for code in codes} | {name: [name] for name in names}
+    found = list[int]()
+    for column in columns:
+        positions = [names.index(name) for name in features.get(str(column), ())]
+        if isinstance(column, int) and 0 <= column < tasks.n_features:
+            positions = [column]
+        if not positions:
+            known = ", ".join(map(repr, features)) if features else f"0 to {tasks.n_features - 1}"
+            raise ValueError(f"`{parameter}` must name feature columns ({known}), got {column!r}.")
+        found += positions
+    return np.array(found, dtype=np.intp)
+
+
+def _uses_of_columns(tasks: TaskSet, scaling: Scaling, settings: Settings) -> tuple[NDArray[np.bool_], IntArray]:
+    """Return whether each column's coefficient may vary between tasks, and the columns that may have curves.
+
+    A column that is constant within every task has no slope to vary.
+    """
+    within = varies_within(tasks)
+    varying = within.copy()
+    if settings.varying is not None:
+        varying[:] = False
+        varying[_positions(settings.varying, tasks, "varying")] = True
+        varying &= within
+    bendable = within.copy()
+    if settings.curved is not None:
+        bendable[:] = False
+        bendable[_positions(settings.curved, tasks, "basis")] = True
+    kept = scaling.kept
+    return np.append(varying[kept], [True] * settings.fit_intercept), np.flatnonzero(bendable[kept])
+
+
+def _with_curves(straight: Terms, curves: Curves) -> Terms:
+    """Return the columns with those of curves, which may vary where those of their features may."""
+    end = len(straight.curved) - straight.intercept
+    of_curves = straight.varying[curves.feature][curves.curve_of_column]
+    return Terms(
+        np.insert(straight.curved, end, np.ones(curves.n_columns, dtype=bool)),
+        np.insert(straight.varying, end, of_curves),
+        straight.intercept,
+    )
 
 
 @final
@@ -196,52 +337,80 @@ class TrainedTable:
     Parameters
     ----------
     training
+    curves
+        Of the features in scaled units.
     choice
-        The kind of adaptation, and how it compared.
+        The candidates with their weights.
     effects
-        Random effects of all tasks.
-    predictor
-        For tasks in scaled units.
+        Random-effects model of the candidate of largest weight.
+    tasks
+        In scaled units, with the columns of curves.
     rows
-        The tasks with reduced rows; see `innerloop.data.row_blocks.reduced`.
+        The same with reduced rows; see `innerloop.data.row_blocks.reduced`.
     """
 
     training: MetaTraining = field(repr=False)
+    curves: Curves
     choice: AdaptationChoice
     effects: RandomEffects = field(repr=False)
-    predictor: Predictor = field(repr=False)
+    tasks: TaskSet = field(repr=False)
     rows: TaskSet = field(repr=False)
+
+    @property
+    def predictor(self) -> Mixture:
+        """What predicts tasks in scaled units, with the columns of curves."""
+        return self.choice.predictor
 
     @property
     def adaptation(self) -> str:
         """Name of the adaptation: "none" also where the rate of the gradient step is 0."""
-        return kind_name(self.predictor.rule)
+        return self.choice.adaptation
 
     @property
     def rates(self) -> UsedRates:
-        """Rates and penalty in use."""
-        return self.choice.kind.rates(self.predictor, self.effects, self.training.tasks.n_rows)
+        """Rates and penalty in use; of a ridge those of the best gradient step, NaN where none was trained."""
+        gradient = self.training.gradient
+        if not self.training.settings.takes_gradient_steps():
+            precision = self.effects.precision
+            l2 = float(precision[precision > 0].mean()) if (precision > 0).any() else 0.0
+            best = Rates(np.nan, np.nan, np.nan) if gradient is None else gradient.rates()
+            return UsedRates(best.inner_lr, best.adapt_lr, l2 / self.tasks.n_rows)
+        assert gradient is not None
+        rates, rule = gradient.rates(), self.predictor.members[0].rule
+        if self.training.settings.per_feature:
+            assert isinstance(rule, GradientSteps)
+            return UsedRates(rule.lr, rule.lr, rates.l2)
+        return UsedRates(rates.inner_lr, rates.adapt_lr, rates.l2)
+
+    def expand(self, tasks: TaskSet) -> TaskSet:
+        """Return tasks in the units of the data as the predictor takes them, in order where one is given."""
+        training = self.training
+        return self.curves.tasks(training.scaling.tasks(training.in_order(tasks)), training.settings.fit_intercept)
+
+    def mse(self, episodes: Episodes) -> FloatArray:
+        """Return the mean squared error of each task that occurs, in scaled units: (n_tasks,)."""
+        return self.predictor.mse(self.curves.episodes(episodes, self.training.settings.fit_intercept))
 
     def table(self, remember: bool = True) -> FittedTable:
         """Return the fitted table; with `remember` it knows the tasks it was trained on."""
-        training, n_targets = self.training, self.predictor.coef.shape[1]
+        training, predictor = self.training, self.predictor
         table = FittedTable(
             scaling=training.scaling,
-            predictor=self.predictor,
-            task_cov=self.effects.new_task_cov,
-            noise=self.effects.noise,
+            curves=self.curves,
+            predictor=predictor,
+            effects=self.effects,
             calibration=self.choice.calibration,
             single_target=training.tasks.y.ndim == 1,
             selection=self._selection(),
             known=self.rows.select(np.arange(0)),
-            known_coef=np.empty((0, n_targets, len(training.scaling.kept))),
-            known_intercept=np.empty((0, n_targets)),
+            known_coef=np.empty((0, *predictor.unseen.shape)),
             columns=training.columns,
         )
-        return table.remember(training.tasks, self.rows) if remember else table
+        return table.remember(self.tasks, self.rows) if remember else table
 
     def _selection(self) -> Selection:
-        training, settings, held_out = self.training, self.training.settings, self.training.held_out
+        training, settings = self.training, self.training.settings
+        held_out = None if training.gradient is None else training.gradient.held_out
         inner_lr_se, adapt_lr_se = np.nan, np.nan
         results: dict[str, FloatArray] = {}
         if held_out is not None:
