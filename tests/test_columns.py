@@ -286,6 +286,85 @@ def test_dropped_columns_are_no_features():
     assert il.TaskSet.from_table(frame, "g", "y", features=["t"]).feature_names == ("t=b", "t=c")
 
 
+def raw_frame():
+    """Return a table with a column of each kind, and its targets."""
+    rng = np.random.default_rng(1)
+    frame = pd.DataFrame(
+        {
+            "rownames": np.arange(1, N_ROWS + 1),
+            "g": [f"group {i}" for i in TASK],
+            "x": missing_in(X.tolist(), HOLES),
+            "t": pd.Categorical(LETTERS),
+            "day": [str(day) for day in DAYS],
+            "flag": X > 0.5,
+        }
+    )
+    frame["x"] = frame["x"].astype(float)
+    y = np.nan_to_num(X) + 2 * (np.array(LETTERS) == "b") + rng.standard_normal(N_GROUPS)[TASK]
+    return frame, y + 0.3 * rng.standard_normal(N_ROWS)
+
+
+def test_a_model_of_a_raw_frame_predicts_raw_frames_also_after_loading(tmp_path):
+    frame, y = raw_frame()
+    with pytest.warns(UserWarning, match="'rownames' numbers the rows: left out"):
+        model = il.MetaRegressor(group="g", adaptation="ridge", cv=2).fit(frame, y)
+    assert model.columns_.feature_names == ("x", "x is missing", "t=b", "t=c", "day (days)", "flag")
+    assert model.coef_.shape == (6,)
+    assert model.feature_names_in_.tolist() == ["rownames", "x", "t", "day", "flag"]
+    matrix = model.columns_.transform(model.columns_.read(frame))
+    np.testing.assert_allclose(
+        model.predict(frame.drop(columns="g"), groups=["?"] * N_ROWS), matrix @ model.coef_ + model.intercept_
+    )
+    il.save_model(model, tmp_path / "m")
+    loaded = il.load_model(tmp_path / "m")
+    assert loaded.columns_ == model.columns_
+    rows = frame.iloc[:4].assign(g="new")
+    for method in ("predict", "predict_interval"):
+        adapted = [getattr(m.adapt(rows, y[:4]), method)(frame.assign(t="never seen")) for m in (model, loaded)]
+        np.testing.assert_array_equal(*adapted)
+    with pytest.raises(ValueError, match="the text 'high' in column 'x', row 0"):
+        model.predict(frame.astype({"x": object}).assign(x="high"))
+
+
+def test_a_frame_of_numbers_alone_gives_the_model_of_its_array():
+    frame = pd.DataFrame({"a": X, "b": np.roll(X, 5)})
+    y = X + RNG.standard_normal(N_GROUPS)[TASK]
+    of_frame, of_array = (
+        il.MetaRegressor(adaptation="ridge", cv=2).fit(data, y, TASK) for data in (frame, frame.to_numpy())
+    )
+    np.testing.assert_array_equal(of_frame.coef_, of_array.coef_)
+    np.testing.assert_array_equal(of_frame.group_coef_, of_array.group_coef_)
+
+
+def test_a_table_without_features_is_a_table_of_intercepts():
+    groups = np.repeat(np.arange(8), 4)
+    y = np.repeat(RNG.standard_normal(8), 4) + 0.1 * RNG.standard_normal(32)
+    frame = pd.DataFrame({"g": groups, "y": y, "one": 1})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = il.study(il.TaskSet.from_table(frame, "g", "y"), il.MetaRegressor(cv=2))
+        model = il.MetaRegressor(group="g", cv=2).fit(frame[["g"]], y)
+        predicted = model.predict(frame[["g"]])
+    assert found.model.coef_.shape == model.coef_.shape == (0,)
+    means = np.array([y[groups == i].mean() for i in range(8)])
+    assert np.abs(predicted[::4] - means).max() < 0.1
+    np.testing.assert_allclose(predicted, found.model.predict(frame[[]], groups=groups), rtol=1e-9)
+
+
+def test_nested_errors_use_no_column_map_of_the_held_out_tasks(monkeypatch):
+    """Every fold of a study fits its map on its training tasks alone."""
+    frame, y = raw_frame()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tasks = il.TaskSet.from_table(frame.assign(y=y), "g", "y")
+    fitted_on = []
+    fit = ColumnMap.fit
+    monkeypatch.setattr(ColumnMap, "fit", lambda columns, task: fitted_on.append(columns.n_rows) or fit(columns, task))
+    il.study(tasks, il.MetaRegressor(adaptation="ridge", cv=2))
+    assert len(fitted_on) == 5
+    assert max(fitted_on) < tasks.n_rows
+
+
 TABLES_OF_OTHERS = Path(__file__).parents[2] / "shared" / "tables"
 GROUP_AND_TARGET = {
     **{"sleepstudy": "Subject Reaction", "cake": "replicate angle", "Machines": "Worker score", "Milk": "Cow protein"},

@@ -336,7 +336,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         if columns is None:
             return np.asarray(validate_data(self, X, reset=False, dtype=np.float64))
         if is_frame(X):
-            validate_data(self, X, reset=False, skip_check_array=True)
+            if X.shape[1]:  # scikit-learn finds no names where there are no columns
+                validate_data(self, X, reset=False, skip_check_array=True)
         else:
             import pandas as pd
 

@@ -39,8 +39,8 @@ def least_squares(B: FloatArray, g: FloatArray, ridge: float) -> tuple[FloatArra
     if rcond * CLEAR_RANK < 1:
         return _shortest_solution(T, factor[:p, p:], unit)
     z = solve_triangular(T, factor[:p, p:])
-    misfit = np.linalg.norm(factor[p:, p:]) / max(np.linalg.norm(z), np.finfo(float).tiny)
-    if np.finfo(float).eps * (1 + misfit / rcond) / rcond > _REFINE_ABOVE:
+    size, misfit = np.linalg.norm(z), np.linalg.norm(factor[p:, p:])
+    if np.finfo(float).eps * (size + misfit / rcond) / rcond > _REFINE_ABOVE * size:
         z = refine(A, g, z)
     return unit[:, None] * z, p, 1 / rcond
 
