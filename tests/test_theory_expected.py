@@ -315,6 +315,7 @@ EXTREME = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:The expected loss may be")
 @pytest.mark.parametrize(("p", "design", "rate"), EXTREME, ids=str)
 @pytest.mark.parametrize("correlated", [False, True])
 def test_extreme_designs_have_a_loss(p, design, rate, correlated):
@@ -322,3 +323,18 @@ def test_extreme_designs_have_a_loss(p, design, rate, correlated):
     loss = il.expected_loss(il.MixedLinearRegression(p, 1.0, 0.5, np.ones(p), covariance), design, rate, 0.1)
     assert np.isfinite(loss)
     assert loss > 0.5
+
+
+def test_a_loss_that_may_be_off_says_so():
+    # By Monte Carlo 33 % off at -1.5.
+    design = il.Design(60, 1, 1, 9)
+    assert il.choose_method(il.MixedLinearRegression(40), design).accuracy > 0.33
+    with pytest.warns(UserWarning, match="may be 40 % off"):
+        il.expected_loss(il.MixedLinearRegression(40), design, -1.5, 0.0)
+    il.expected_loss(il.MixedLinearRegression(40), design, 0.0, 0.0)
+    for ordinary in (
+        il.Design(15, 30, 2, 20),
+        il.Design(40, 5, 25, 10, l2=0.1),
+        il.Design(4, 40, 40, 9, protocol="train"),
+    ):
+        assert il.choose_method(il.MixedLinearRegression(60), ordinary).accuracy == 0.01

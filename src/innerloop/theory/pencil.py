@@ -91,8 +91,16 @@ class Pencil:
         """
         i = 1j * _STEP
         sources = Sources(*(i * np.eye(3)[k] for k in range(3)))
-        with np.errstate(all="ignore"):
-            g = self._solve(rates, sources)
+        try:
+            with np.errstate(all="ignore"):
+                g = self._solve(rates, sources)
+        except np.linalg.LinAlgError:  # one rate is lost: the others are not
+            if len(rates) == 1:
+                lost = np.full((1, len(self.s) + (self.constant is not None)), np.nan)
+                return lost, lost, lost
+            each = [self.parts(rates[i : i + 1]) for i in range(len(rates))]
+            noise, tasks, start = (np.concatenate(part) for part in zip(*each, strict=True))
+            return noise, tasks, start
         noise, tasks, start = -g.imag / _STEP
         return noise, tasks, self.penalty**2 * start
 
