@@ -2,6 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Processes of one thread each: matrices are small here, and more threads would wait for each other. A file's tests
+# share a process, and what it prepares.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 READY := $(VENV)/.done
 
 .PHONY: demo test quick lint types bench reproduce wheel clean
@@ -10,10 +14,10 @@ demo: $(READY)
 	$(BIN)/innerloop demo --out demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 quick: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(READY)
 	$(BIN)/ruff check .

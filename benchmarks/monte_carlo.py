@@ -8,6 +8,7 @@ xi_i = X_v (A^K delta_i - G_i z_t) + z_v has covariance B_i Sw B_i' + sigma^2 (I
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -67,19 +68,41 @@ def test_side(rng: Any, s: Any, n: int, K: int, r: float, n_samples: int) -> tup
     return weights, noise
 
 
+def folds(protocol: str, n_t: int, n_v: int) -> list[tuple[Any, Any]]:
+    """Return (query, support) rows of a task of n_t + n_v rows, support first."""
+    n, rows = n_t + n_v, np.arange(n_t + n_v)
+    if protocol == "split":
+        return [(rows[n_t:], rows[:n_t])]
+    if protocol == "train":
+        return [(rows, rows)]
+    if protocol == "leave-one-out":
+        return [(rows[i : i + 1], np.delete(rows, i)) for i in range(n)]
+    n_folds = max(round(n / n_t), -(-n // n_v))
+    ends = [fold * n // n_folds for fold in range(n_folds + 1)]
+    return [(rows[i:j], (j + np.arange(n_t)) % n) for i, j in pairwise(ends)]
+
+
 def squared_error(rng: Any, sizes: dict[str, Any], s: Any, sw: Any, d0: Any, sigma2: float, a: float) -> Any:
     """Return E[(omega* - w0)^2 | X] per direction for one draw of all features."""
-    p, K = len(s), sizes["K"]
+    p, K, protocol = len(s), sizes["K"], sizes.get("protocol", "split")
     tasks = zip(np.broadcast_to(sizes["n_t"], sizes["m"]), np.broadcast_to(sizes["n_v"], sizes["m"]), strict=True)
     rows, noises = [], []
     for n_t, n_v in tasks:
-        X, B = (rng.standard_normal((n, p)) * np.sqrt(s) for n in (n_t, n_v))
-        P = np.zeros((n_v, n_t))
-        for _ in range(K):
-            step = (a / n_t) * B @ X.T
-            P, B = P + step, B - step @ X
-        rows.append(B)
-        noises.append(P)
+        X = rng.standard_normal((n_t + n_v, p)) * np.sqrt(s)
+        if sizes.get("row_dof"):
+            X *= np.sqrt((sizes["row_dof"] - 2) / rng.chisquare(sizes["row_dof"], n_t + n_v))[:, None]
+        parts, passed = [], []
+        for query, support in folds(protocol, n_t, n_v):
+            B, P = X[query], np.zeros((len(query), n_t + n_v))
+            for _ in range(K):
+                step = (a / len(support)) * B @ X[support].T
+                P[:, support] -= step
+                B = B - step @ X[support]
+            P[np.arange(len(query)), query] += 1
+            parts.append(B)
+            passed.append(P)
+        rows.append(np.concatenate(parts))
+        noises.append(np.concatenate(passed))
     B = np.concatenate(rows)
     lam = sizes["l2"] * len(B)
     if len(B) <= p:
@@ -95,4 +118,4 @@ def squared_error(rng: Any, sizes: dict[str, Any], s: Any, sw: Any, d0: Any, sig
         Z_i = Z[:, low : low + len(B_i)]
         low += len(B_i)
         total += (Z_i @ B_i) ** 2 @ sw + sigma2 * ((Z_i @ P) ** 2).sum(axis=1)
-    return total + sigma2 * (Z**2).sum(axis=1)
+    return total

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+import innerloop as il
+from innerloop.tabular.settings import read_settings
+from innerloop.tabular.training import MetaTraining
+
 RAGGED = [(3, 4), (0, 5), (7, 2), (1, 1), (12, 6), (3, 4), (9, 9)]
 SHORT = [(3, 1), (0, 2), (5, 1), (2, 2)]
 
@@ -45,3 +49,8 @@ def table(sizes, p, n_targets=None, seed=0, noise=0.5, task_std=0.5, ids=None):
     w = centre + task_std * rng.standard_normal((len(sizes), *centre.shape))
     y = np.einsum("ij,ij...->i...", X, w[task]) + noise * rng.standard_normal((len(X), *tail))
     return X, y, task if ids is None else np.asarray(ids)[task]
+
+
+def prepared(tasks, tick=lambda: None, **parameters):
+    """Return the training on tasks that `MetaRegressor` with these parameters starts with."""
+    return MetaTraining.prepare(tasks, read_settings(il.MetaRegressor(**parameters).get_params()), tick)

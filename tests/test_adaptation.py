@@ -100,8 +100,8 @@ def test_gradient_steps_say_what_is_wrong_with_an_argument(arguments, error, mes
 def test_a_path_of_ridges_is_each_of_them(n_targets):
     tasks, coef = ragged_tasks(n_targets)
     roots = np.random.default_rng(1).standard_normal((n_targets, 4, 2))
-    task_cov, strengths = roots @ roots.transpose(0, 2, 1), np.array([0.01, 1.0, 30.0])
-    path = ridge_path(coef, task_cov, tasks, strengths)
-    for theta, strength in zip(path, strengths, strict=True):
-        expected = Ridge(task_cov, strength=np.array([strength])).adapt(coef, tasks)
+    task_cov, multiples = roots @ roots.transpose(0, 2, 1), np.array([0.01, 1.0, 30.0])
+    path = ridge_path(coef, task_cov, tasks, multiples)
+    for theta, multiple in zip(path, multiples, strict=True):
+        expected = Ridge(task_cov, inverse_penalty=np.array([multiple])).adapt(coef, tasks)
         np.testing.assert_allclose(theta, expected, rtol=1e-9, atol=1e-11)

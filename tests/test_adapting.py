@@ -10,7 +10,8 @@ import innerloop as il
 from cases import table
 from innerloop.adaptation.random_effects import estimate_effects
 from innerloop.estimators.storage import load_model, save_model
-from innerloop.tabular.adaptation_choice import _is_worth_it
+from innerloop.tabular.fitted_table import original_units
+from innerloop.tabular.kinds import Gradient, RandomEffectsRidge
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -32,16 +33,18 @@ def test_a_ridge_adapts_to_the_posterior_mean_of_the_random_effects():
     X, y, groups = drawn(40, 8, (0.5, 2.0))
     model = il.MetaRegressor(adaptation="ridge").fit(X, y, groups)
     assert (model.adaptation_, np.isnan(model.inner_lr_), np.isnan(model.adapt_lr_)) == ("ridge", True, True)
-    scaled = model._scaling.tasks(il.TaskSet.from_arrays(X, y, groups))
+    table = model._table
+    scaled = table.scaling.tasks(il.TaskSet.from_arrays(X, y, groups))
     effects = estimate_effects(scaled)
-    np.testing.assert_allclose(model._theta, effects.mean, rtol=1e-9)
+    np.testing.assert_allclose(table.predictor.coef, effects.mean, rtol=1e-9)
     X_new, y_new, _ = drawn(1, 5, (0.5, 2.0), seed=1)
-    design, left = model._scaling.design(X_new), y_new - model._scaling.y_mean
-    strength = np.exp(np.interp(np.log(6), np.log1p(model._spread.n_rows), np.log(model._spread.strength)))
-    prior = np.linalg.inv(strength * (effects.task_cov + effects.mean_cov)[0])
-    posterior = np.linalg.solve(design.T @ design + prior, design.T @ left + prior @ effects.mean[:, 0])
+    design, residual = table.scaling.design(X_new), y_new - table.scaling.y_mean
+    rule = table.predictor.rule
+    multiple = np.exp(np.interp(np.log(6), np.log1p(rule.n_rows), np.log(rule.inverse_penalty)))
+    prior = np.linalg.inv(multiple * (effects.task_cov + effects.mean_cov)[0])
+    posterior = np.linalg.solve(design.T @ design + prior, design.T @ residual + prior @ effects.mean[:, 0])
     adapted = model.adapt(X_new, y_new, groups=np.full(5, 99))
-    expected = model._scaling.design(X[:9]) @ posterior + model._scaling.y_mean
+    expected = table.scaling.design(X[:9]) @ posterior + table.scaling.y_mean
     np.testing.assert_allclose(adapted.predict(X[:9], groups=np.full(9, 99)), expected, rtol=1e-8)
 
 
@@ -51,12 +54,12 @@ def test_auto_takes_what_tasks_need(task_std, kinds):
     assert chosen == kinds
 
 
-def worth_it(errors, simpler, kind="ridge"):
+def worth_it(errors, simpler, kind=RandomEffectsRidge):
     """Return whether a richer kind is taken, by errors of tasks at one number of rows."""
-    return _is_worth_it(kind, {0: errors}, {0: simpler}, [0])
+    return kind.is_worth_it({0: errors}, {0: simpler}, [0])
 
 
-@pytest.mark.parametrize("kind", ["gradient", "ridge"])
+@pytest.mark.parametrize("kind", [Gradient, RandomEffectsRidge])
 @pytest.mark.parametrize("n_tasks", [8, 100])
 def test_the_lower_mean_error_is_taken_where_it_is_told_apart(kind, n_tasks):
     errors = np.random.default_rng(0).uniform(1, 3, n_tasks)
@@ -71,7 +74,7 @@ def test_within_a_standard_error_a_gradient_step_is_not_worth_it():
     away -= away.mean()
     away /= away.std(ddof=1) / 10  # a standard error of 1
     for excess in (-0.9, 0.9):
-        assert not worth_it(errors + 0.01 * (away + excess), errors, "gradient")
+        assert not worth_it(errors + 0.01 * (away + excess), errors, Gradient)
 
 
 def test_a_ridge_is_worth_it_where_most_tasks_or_their_mean_gain():
@@ -139,13 +142,14 @@ def test_unseen_tasks_are_predicted_by_the_pooled_ridge_where_levels_depend_on_f
     assert model.group_coef_[:, 0] == pytest.approx(np.ones(60), abs=0.2)
 
 
+@pytest.mark.slow
 def test_few_tasks_leave_unseen_ones_half_way_between_population_and_pooled_ridge():
     shares = []
     for seed in range(12):
         X, y, groups = drawn(8, 12, (0.5, 1.0), seed)
         model = il.MetaRegressor(adaptation="ridge").fit(X, y, groups=groups)
         pooled = il.MetaRegressor(adaptation="none").fit(X, y, groups=groups)
-        population, _ = model._original(model._theta)
+        population = original_units(model._table.scaling, model._table.predictor.coef)[0][0]
         ends = pooled.coef_ - population
         shares.append(float(ends @ (model.coef_ - population) / (ends @ ends)))
         np.testing.assert_allclose(model.coef_, population + shares[-1] * ends, atol=1e-9)
@@ -240,6 +244,7 @@ def test_a_loaded_model_has_the_same_intervals(tmp_path, params, n_targets):
             assert mine.tobytes() == theirs.tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not DATA.exists(), reason="the tables are not part of the project")
 @pytest.mark.parametrize("name", ["school", "parkinsons"])
 def test_unseen_tasks_of_real_tables_are_predicted_better_than_by_their_own_rows_alone(name, monkeypatch):
@@ -279,3 +284,24 @@ def test_one_long_task_does_not_decide_for_all():
         coef[60] = 1.0  # as the population
         y = (X * coef[groups]).sum(axis=1) + rng.standard_normal(len(groups))
         assert il.MetaRegressor().fit(X, y, groups=groups).adaptation_ == "ridge"
+
+
+@pytest.mark.parametrize("params", [{}, {"adaptation": "gradient"}, {"adapt_lr": "per-feature"}], ids=str)
+def test_parameters_that_are_set_after_fitting_change_nothing(params):
+    X, y, groups = drawn(30, 8, (0.5, 2.0))
+    model = il.MetaRegressor(**params).fit(X, y, groups)
+
+    def results():
+        adapted = model.adapt(X[:5], y[:5], groups=np.full(5, 99))
+        return (
+            *(model.predict(X, groups), model.predict(X), *model.predict_interval(X, groups)),
+            *adapted.predict(X[:9], groups=np.full(9, 99), return_std=True),
+        )
+
+    before = results()
+    model.set_params(
+        **{"inner_lr": 0.3, "adapt_lr": -5.0, "adaptation": "none", "l2": 9.0, "group": "school", "random_state": 3},
+        **{"n_support": 1, "n_query": 2, "n_steps": 9, "cv": 2, "standardize": False, "fit_intercept": False},
+    )
+    for mine, theirs in zip(results(), before, strict=True):
+        np.testing.assert_array_equal(mine, theirs)

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 
 import innerloop as il
+from cases import prepared as training_of
 from innerloop.adaptation.scale_mixture import ScaledRidge
 from innerloop.data.tasks import TaskSet
+from innerloop.estimators.meta_regressor import fitted_regressor
 from innerloop.evaluation import advice as advising
 from innerloop.evaluation import evaluate
 from innerloop.evaluation.advice import advice_from, further_data, predicted_error
-from innerloop.tabular.training import MetaTraining
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -25,35 +26,36 @@ def tasks():
 
 
 def prepared(tasks, n_support, adaptation="ridge"):
-    return MetaTraining.prepare(tasks, il.MetaRegressor(adaptation=adaptation, n_support=n_support).settings())
+    return training_of(tasks, adaptation=adaptation, n_support=n_support).choose()
 
 
 @pytest.fixture(scope="module")
-def training(tasks):
+def trained(tasks):
     return prepared(tasks, 6)
 
 
-def errors_after_adapting(training, X, y, n_adapt):
+def errors_after_adapting(trained, X, y, n_adapt):
     """Return each task's mean squared error on its other rows, of X (n_tasks, n_rows, n_columns)."""
     m, p = len(X), X.shape[2]
     starts = n_adapt * np.arange(m + 1)
     support = TaskSet(X[:, :n_adapt].reshape(-1, p), y[:, :n_adapt].reshape(-1, 1), starts, np.arange(m))
-    theta = training.predictor.rule.adapt(training.predictor.coef, support)
+    theta = trained.predictor.rule.adapt(trained.predictor.coef, support)
     return np.square(y[:, n_adapt:] - (X[:, n_adapt:] @ theta)[..., 0]).mean(axis=1)
 
 
-def brute_force(training, dist, n_adapt, n_tasks=4_000, n_query=20):
+def brute_force(trained, dist, n_adapt, n_tasks=4_000, n_query=20):
     """Return the error on tasks drawn by the fitted model with features of their own, and its standard error."""
-    rng, effects, p = np.random.default_rng(7), training.effects, training.tasks.n_features
+    rng, effects, p = np.random.default_rng(7), trained.effects, trained.training.tasks.n_features
     drawn = dist.sample_tasks(n_tasks, n_adapt + n_query, seed=8)
-    X = training.scaling.design(drawn.X).reshape(n_tasks, -1, p)
+    X = trained.training.scaling.design(drawn.X).reshape(n_tasks, -1, p)
     noise_std = np.sqrt(effects.noise[0])
     away = rng.multivariate_normal(np.zeros(p), effects.new_task_cov[0], n_tasks, method="eigh")
     y = (X @ (effects.mean[:, 0] + noise_std * away)[..., None])[..., 0] + noise_std * rng.standard_normal(X.shape[:2])
-    errors = errors_after_adapting(training, X, y, n_adapt)
+    errors = errors_after_adapting(trained, X, y, n_adapt)
     return errors.mean(), errors.std() / np.sqrt(n_tasks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adaptation", ["gradient", "ridge"])
 @pytest.mark.parametrize(("n_rows", "n_features", "n_support"), [(6, 10, 3), (12, 10, 6), (12, 4, 6)])
 def test_the_predicted_error_is_that_on_rows_that_no_task_adapted_on(
@@ -61,14 +63,14 @@ def test_the_predicted_error_is_that_on_rows_that_no_task_adapted_on(
 ):
     monkeypatch.setattr(advising, "_DRAWS", (8_000, 8_000))
     dist = il.MixedLinearRegression(n_features, task_std=np.full(n_features, 0.8), mean=np.ones(n_features))
-    training = prepared(dist.sample_tasks(400, n_rows, seed=1), n_support, adaptation)
-    assert training.adaptation == adaptation
-    found, error = brute_force(training, dist, n_support)
+    trained = prepared(dist.sample_tasks(400, n_rows, seed=1), n_support, adaptation)
+    assert trained.adaptation == adaptation
+    found, error = brute_force(trained, dist, n_support)
     # The table's rows are a draw as well.
-    assert abs(predicted_error(training, n_support) - found) < 4 * np.sqrt(2) * error
+    assert abs(predicted_error(trained, n_support) - found) < 4 * np.sqrt(2) * error
     # A task has too few rows for twice as many, and repeats those it has.
-    more, error = brute_force(training, dist, 2 * n_support)
-    assert more - 4 * np.sqrt(2) * error < predicted_error(training, 2 * n_support) < found
+    more, error = brute_force(trained, dist, 2 * n_support)
+    assert more - 4 * np.sqrt(2) * error < predicted_error(trained, 2 * n_support) < found
 
 
 def test_the_predicted_error_of_tasks_of_different_scales_is_that_on_new_ones():
@@ -79,46 +81,45 @@ def test_the_predicted_error_of_tasks_of_different_scales_is_that_on_new_ones():
     scale = np.exp(0.5 * rng.standard_normal((n_tasks, 1)))
     y = (X @ coef[..., None])[..., 0] + scale * rng.standard_normal((n_tasks, 12))
     table = TaskSet.from_arrays(X[:m].reshape(-1, 2), y[:m].ravel(), np.repeat(np.arange(m), 12))
-    training = prepared(table, n_adapt)
-    assert isinstance(training.predictor.rule, ScaledRidge)
-    design = training.scaling.design(X[m:].reshape(-1, 2)).reshape(-1, 12, 3)
-    errors = errors_after_adapting(training, design, y[m:] - training.scaling.y_mean, n_adapt)
+    trained = prepared(table, n_adapt)
+    assert isinstance(trained.predictor.rule, ScaledRidge)
+    design = trained.training.scaling.design(X[m:].reshape(-1, 2)).reshape(-1, 12, 3)
+    errors = errors_after_adapting(trained, design, y[m:] - trained.training.scaling.y_mean, n_adapt)
     # The noise of the table's own tasks is that of a draw.
-    assert abs(predicted_error(training, n_adapt) - errors.mean()) < 4 * errors.std() * np.sqrt(1 / m + 1 / len(errors))
+    assert abs(predicted_error(trained, n_adapt) - errors.mean()) < 4 * errors.std() * np.sqrt(1 / m + 1 / len(errors))
 
 
-def test_the_population_is_known_as_the_fitted_model_says(training):
-    once, twice = (advising._population_cov(training, 0, tasks, 1.0) for tasks in (1, 2))
-    np.testing.assert_allclose(once, training.effects.mean_cov[0], rtol=1e-6, atol=1e-12)
-    penalty = np.diag([*[training.effects.precision[0]] * p, 0.0])
+def test_the_population_is_known_as_the_fitted_model_says(trained):
+    once, twice = (advising._population_cov(trained, 0, tasks, 1.0) for tasks in (1, 2))
+    np.testing.assert_allclose(once, trained.effects.mean_cov[0], rtol=1e-6, atol=1e-12)
+    penalty = np.diag([*[trained.effects.precision[0]] * p, 0.0])
     np.testing.assert_allclose(np.linalg.inv(twice) + penalty, 2 * np.linalg.inv(once), rtol=1e-6, atol=1e-6)
 
 
 def test_half_the_rows_of_tasks_tell_as_much_as_those_that_are_left():
     tasks = il.MixedLinearRegression(6, task_std=np.full(6, 2.0)).sample_tasks(200, 8, seed=3)
-    training, rng = prepared(tasks, 3), np.random.default_rng(1)
-    Lambda, penalised = training.effects.task_cov[0], np.arange(7) < 6
+    trained, rng = prepared(tasks, 3), np.random.default_rng(1)
+    Lambda, penalised = trained.effects.task_cov[0], np.arange(7) < 6
 
     def trace():
-        S = np.diag(training.effects.precision[0] * penalised)
-        for _, X, _ in training.tasks:
+        S = np.diag(trained.effects.precision[0] * penalised)
+        for _, X, _ in trained.training.tasks:
             left = rng.permutation(X)[:4]
             S += left.T @ np.linalg.solve(np.eye(len(left)) + left @ Lambda @ left.T, left)
         return np.trace(np.linalg.inv(S))
 
     drawn = np.array([trace() for _ in range(20)])
-    found = np.trace(advising._population_cov(training, 0, 1.0, 0.5))
+    found = np.trace(advising._population_cov(trained, 0, 1.0, 0.5))
     assert abs(found - drawn.mean()) < 4 * drawn.std(ddof=1) * np.sqrt(1 + 1 / 20)
 
 
 def test_tasks_of_one_row_are_taken_for_one():
-    training = prepared(DIST.sample_tasks(60, 1, seed=4), 1)
-    assert predicted_error(training, 5) < predicted_error(training, 1)
+    trained = prepared(DIST.sample_tasks(60, 1, seed=4), 1)
+    assert predicted_error(trained, 5) < predicted_error(trained, 1)
 
 
-def test_the_predicted_error_is_that_on_new_tasks(tasks, training):
-    model = il.MetaRegressor(adaptation="ridge", n_support=6)
-    model.fit_from(training, tasks)
+def test_the_predicted_error_is_that_on_new_tasks(trained):
+    model = fitted_regressor({"adaptation": "ridge", "n_support": 6}, trained.table())
     new = DIST.sample_tasks(600, 46, seed=2)
     episodes = new.split(n_support=6)
     known = model.adapt(new.X[episodes.support_rows], new.y[episodes.support_rows], groups=np.repeat(np.arange(600), 6))
@@ -126,18 +127,18 @@ def test_the_predicted_error_is_that_on_new_tasks(tasks, training):
     errors = np.square(left).reshape(600, 40).mean(axis=1)
     error = errors.std(ddof=1) / np.sqrt(600)
     # The model's variances are estimates, from 150 tasks: a few percent.
-    assert abs(predicted_error(training, 6) - errors.mean()) < 4 * error + 0.06 * errors.mean()
+    assert abs(predicted_error(trained, 6) - errors.mean()) < 4 * error + 0.06 * errors.mean()
 
 
-def test_more_data_never_hurts(training):
-    now = predicted_error(training, 6)
-    assert predicted_error(training, 6, tasks=2) < now
-    assert predicted_error(training, 6, rows=2) < now
-    assert predicted_error(training, 12) < now
-    assert predicted_error(training, 6, tasks=1e9) > float(training.effects.noise[0])
+def test_more_data_never_hurts(trained):
+    now = predicted_error(trained, 6)
+    assert predicted_error(trained, 6, tasks=2) < now
+    assert predicted_error(trained, 6, rows=2) < now
+    assert predicted_error(trained, 12) < now
+    assert predicted_error(trained, 6, tasks=1e9) > float(trained.effects.noise[0])
 
 
-def test_options_gain_what_their_words_say_the_largest_first(training):
+def test_options_gain_what_their_words_say_the_largest_first(trained):
     changes = {
         "twice as many training tasks": {"tasks": 2},
         "twice as many rows in every training task": {"rows": 2},
@@ -145,22 +146,24 @@ def test_options_gain_what_their_words_say_the_largest_first(training):
         "as many training rows, from twice the tasks": {"tasks": 2, "rows": 0.5},
         "12 rows of a new task to adapt on instead of 6": {"n_adapt": 12},
     }
-    options, now = further_data(training), predicted_error(training, 6)
+    options, now = further_data(trained), predicted_error(trained, 6)
     assert len(options) == len(changes)
     for option in options:
         (change,) = [change for words, change in changes.items() if option.what.startswith(words)]
-        assert option.gain == pytest.approx(1 - predicted_error(training, **{"n_adapt": 6, **change}) / now)
+        assert option.gain == pytest.approx(1 - predicted_error(trained, **{"n_adapt": 6, **change}) / now)
     assert [o.gain for o in options] == sorted((o.gain for o in options), reverse=True)
 
 
-def test_advice_is_the_evaluation_in_words(tasks, training):
-    advice = advice_from(training, evaluate(training, tasks))
+@pytest.mark.slow
+def test_advice_is_the_evaluation_in_words(tasks, trained):
+    advice = advice_from(evaluate(trained, tasks))
     assert advice.adaptation == "ridge"
     assert advice.gain > 4 * advice.gain_se > 0
     assert str(advice).startswith(advice.verdict)
     assert "12 rows of a new task" in str(advice)
 
 
+@pytest.mark.slow
 def test_advice_from_tasks_alone():
     advice = il.advise(DIST.sample_tasks(30, 10, seed=3))
     assert advice.mse > 0

@@ -37,6 +37,7 @@ def test_a_result_is_drawn(result, tmp_path):
     assert load("draw").draw(tmp_path / "result.json").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_simulated_tables_are_scored_like_real_ones(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     bench = load("simulated_tables")

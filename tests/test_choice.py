@@ -6,9 +6,8 @@ import pytest
 
 import innerloop as il
 import reference
-from cases import table
+from cases import prepared, table
 from innerloop._base.seeds import stream
-from innerloop.tabular.training import MetaTraining
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -36,7 +35,7 @@ def small(n_targets=None, seed=0, settings=()):
 def held_out_mse(model, X, y, groups, inner_lr, l2, adapt_lr):
     """Return each task's mean squared error, meta-trained on the other folds of tasks; slowly."""
     tasks = il.TaskSet.from_arrays(
-        model._scaling.design(X), (y - model._scaling.y_mean) * model._scaling.y_rate, groups
+        model._table.scaling.design(X), (y - model._table.scaling.y_mean) * model._table.scaling.y_rate, groups
     )
     episodes = shown = tasks.deal(model.n_support_, model.random_state)
     if model.n_query is not None:
@@ -100,13 +99,14 @@ def test_differences_are_paired_with_the_best_of_inner_rate_zero(settings):
         assert row.difference_se == pytest.approx(paired.std(ddof=1) / np.sqrt(len(base)), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_steps", [1, 2, 3])
 @pytest.mark.parametrize("l2", [0.0, 0.1])
 def test_the_adaptation_rate_is_where_held_out_loss_is_lowest(n_steps, l2):
     X, y, groups = small(seed=2)
     model = il.MetaRegressor(inner_lr=0.05, l2=l2, n_steps=n_steps).fit(X, y, groups)
     tasks = il.TaskSet.from_arrays(X, y, groups)
-    best = MetaTraining.prepare(tasks, model.settings()).held_out.best().rates.adapt_lr
+    best = prepared(tasks, **model.get_params()).held_out.best().rates.adapt_lr
     assert model.adapt_lr_ in (0.0, best)
 
     def loss(adapt_lr):
@@ -126,6 +126,7 @@ def test_on_pure_noise_there_is_no_inner_loop_in_training(seed):
     assert il.MetaRegressor().fit(X, y, groups).inner_lr_ == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_negative_rate_is_found_where_query_rows_are_as_few_as_isotropic_features(seed):
     X, y, groups = table([21] * 100, 60, seed=seed, noise=1.0, task_std=0.5 / np.sqrt(60))
@@ -158,5 +159,5 @@ def test_preparing_ticks_once_a_fold():
     X, y, groups = small()
     ticks = []
     tasks = il.TaskSet.from_arrays(X, y, groups)
-    MetaTraining.prepare(tasks, il.MetaRegressor(cv=4).settings(), lambda: ticks.append(1))
+    prepared(tasks, lambda: ticks.append(1), cv=4)
     assert len(ticks) == 4

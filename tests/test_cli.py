@@ -16,10 +16,9 @@ import innerloop as package
 from command_line import IDS, QUICK, innerloop, save, small_table, tree
 from innerloop.data.tasks import TaskSet
 from innerloop.estimators.storage import load_model
-from innerloop.evaluation import GRADIENT, NO_INNER_LOOP, PER_TASK, POOLED, RIDGE, TASK_MEAN, TIED, evaluate
-from innerloop.tabular.training import MetaTraining
+from innerloop.evaluation.methods import GRADIENT, NO_INNER_LOOP, PER_TASK, POOLED, RIDGE, TASK_MEAN, TIED
 
-METHODS = [RIDGE, GRADIENT, NO_INNER_LOOP, TIED, POOLED, PER_TASK, TASK_MEAN]
+METHODS = [m.label for m in (RIDGE, GRADIENT, NO_INNER_LOOP, TIED, POOLED, PER_TASK, TASK_MEAN)]
 PICTURE = "held_out_loss.png"
 SCRIPT = Path(sys.executable).with_name("innerloop")
 FEATURES = ["a", "b", "c", "same", "sum"]
@@ -73,7 +72,7 @@ def test_fit_prints_every_method_in_full(fitted, results, method):
     assert "…" not in line
     assert f"{found['mse']:.4g}" in line.split()
     assert f"{found['mse_se']:.2g}" in line.split()
-    if method != RIDGE:
+    if method != RIDGE.label:
         assert f"{found['excess']:+.3g}" in line.split()
         assert line.split()[-1] == f"{found['excess_se']:.2g}"
 
@@ -109,13 +108,13 @@ def test_saved_model_knows_the_names_of_its_features(fitted):
 def test_fit_agrees_with_the_library(results):
     frame = small_table()
     tasks = TaskSet.from_arrays(frame[FEATURES], frame["y"], frame["task"].to_numpy(str), FEATURES)
-    training = MetaTraining.prepare(tasks, package.MetaRegressor(cv=2).settings())
-    evaluation = evaluate(training, tasks)
+    study = package.study(tasks, package.MetaRegressor(cv=2))
     assert [m["name"] for m in results["methods"]] == METHODS
-    np.testing.assert_allclose([m["mse"] for m in results["methods"]], [m.mse for m in evaluation.methods], rtol=1e-12)
-    assert results["verdict"] == evaluation.verdict
+    np.testing.assert_allclose([m["mse"] for m in results["methods"]], study.methods["mse"], rtol=1e-12)
+    assert results["verdict"] == study.verdict
 
 
+@pytest.mark.slow
 def test_fitting_again_replaces_the_model(table, tmp_path):
     for seed in (0, 1):
         ran = innerloop("fit", table, *QUICK, "--out", tmp_path / "m", "--seed", seed)
@@ -143,6 +142,7 @@ def test_parquet_gives_the_same_numbers_as_csv(results, tmp_path):
     assert fit_json(save(small_table(), tmp_path / "t.parquet")) == results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ending", "options", "separator"), [(".tsv", [], "\t"), (".csv", ["--delimiter", ";"], ";")])
 def test_other_separators_give_the_same_numbers(results, tmp_path, ending, options, separator):
     path = tmp_path / f"t{ending}"
@@ -156,6 +156,7 @@ def test_the_order_of_rows_in_the_file_does_not_matter(results, tmp_path):
     assert leaves(shuffled) == pytest.approx(leaves(results), rel=1e-9, abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -191,6 +192,7 @@ def test_nothing_left_to_choose_gives_a_model_without_a_picture(table, tmp_path)
     assert load_model(tmp_path / "m").inner_lr_ == -0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "params"),
     [
@@ -216,6 +218,7 @@ def test_options_reach_the_model(table, tmp_path, results, options, params):
     assert (found["inner_lr"], found["adapt_lr"], found["l2"]) == (direct.inner_lr_, direct.adapt_lr_, direct.l2_)
 
 
+@pytest.mark.slow
 def test_paths_are_not_broken_over_lines(tmp_path):
     folder = tmp_path / "a folder with a long name" / "and one more within it, so that the path fills a line"
     folder.mkdir(parents=True)
@@ -224,6 +227,7 @@ def test_paths_are_not_broken_over_lines(tmp_path):
         assert str(path) in ran.out
 
 
+@pytest.mark.slow
 def test_min_rows_leaves_small_tasks_out_and_says_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     frame = small_table()
@@ -241,6 +245,7 @@ def test_two_tasks_are_enough(tmp_path):
     assert all(map(math.isfinite, leaves(found).values()))
 
 
+@pytest.mark.slow
 def test_without_out_nothing_is_written(table, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = tree(table.parent)
@@ -249,6 +254,7 @@ def test_without_out_nothing_is_written(table, tmp_path, monkeypatch):
     assert tree(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [[SCRIPT], [sys.executable, "-m", "innerloop"]], ids=["script", "module"])
 def test_installed_command_fits_and_predicts(table, tmp_path, results, command):
     def run(*args):
@@ -261,6 +267,7 @@ def test_installed_command_fits_and_predicts(table, tmp_path, results, command):
     assert (len(ran.stdout.splitlines()), ran.stderr) == (145, "")
 
 
+@pytest.mark.slow
 def test_output_that_cannot_be_encoded_still_ends_well(table, tmp_path):
     command = [SCRIPT, "fit", table, *QUICK, "--out", tmp_path / "m"]
     ran = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=False)

@@ -38,7 +38,6 @@ def refused(tmp_path, *args, out=None):
         ([*COLUMNS, "--drop", "a", "--drop", "sane"], "no column 'sane'; did you mean 'same'?"),
         ([*COLUMNS, "--features", "a,b"], "no column 'a,b'"),
         (["--group", "task", "--target", "task"], "--group and --target must be different columns, got 'task'"),
-        ([*COLUMNS, "--drop", "a", "b", "c", "same", "sum"], "no feature column left"),
     ],
 )
 def test_columns_that_do_not_fit_are_named(table, tmp_path, args, words):
@@ -94,8 +93,6 @@ def test_features_that_are_taken_are_named(table, tmp_path, features):
     [
         ("b", "high", "the text 'high' in column 'b', line 9"),
         ("y", "high", "the text 'high' in column 'y', line 9"),
-        ("b", "", "a missing value in column 'b', line 9"),
-        ("y", "NaN", "a missing value in column 'y', line 9"),
         ("b", "inf", "an infinite value (inf) in column 'b', line 9"),
         ("y", "-inf", "an infinite value (-inf) in column 'y', line 9"),
         ("task", " ", "no task id in column 'task', line 9"),
@@ -110,12 +107,11 @@ def test_a_bad_cell_is_named_by_its_line_and_column(tmp_path, column, cell, word
     assert words in message
 
 
-@pytest.mark.parametrize(("value", "words"), [(np.nan, "a missing value"), (np.inf, "an infinite value (inf)")])
-def test_a_bad_cell_of_parquet_is_named_by_its_row(tmp_path, value, words):
+def test_a_bad_cell_of_parquet_is_named_by_its_row(tmp_path):
     frame = small_table()
-    frame.loc[7, "b"] = value
+    frame.loc[7, "b"] = np.inf
     message = refused(tmp_path, save(frame, tmp_path / "bad.parquet"), *COLUMNS)
-    assert f"{words} in column 'b', row 7 (counted from 0)" in message
+    assert "an infinite value (inf) in column 'b', row 7 (counted from 0)" in message
 
 
 def test_a_missing_task_id_of_parquet_is_refused(tmp_path):
@@ -128,10 +124,8 @@ def test_a_missing_task_id_of_parquet_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "least"),
     [
-        (["--n-support", "4"], 5),
         (["--n-support", "4", "--n-query", "3"], 7),
         (["--n-query", "4"], 10),
-        ([], 2),
     ],
     ids=lambda value: "".join(value) if isinstance(value, list) else "",
 )
@@ -145,7 +139,7 @@ def test_tasks_too_small_for_the_split_come_with_a_remedy_that_works(tmp_path, o
     assert f"--min-rows {least}" in message
     ran = innerloop("fit", path, *QUICK, *options, "--min-rows", least)
     assert (ran.code, ran.err) == (0, "")
-    assert "(2 tasks of fewer than" in " ".join(ran.out.split())
+    assert f"2 tasks of fewer than {least} rows are left out" in ran.out
 
 
 def test_the_largest_support_that_two_tasks_have_is_named(tmp_path):
@@ -180,10 +174,8 @@ def test_fewer_than_two_tasks_are_refused(tmp_path, options, words):
         ("t.csv", b"\n\n", "is empty; it needs a header and rows"),
         ("t.csv", b"task,y,a\n", "has a header but no rows"),
         ("t.csv", b"task,y,a,a\nu,1,2,3\n", "two columns named 'a'"),
-        ("t.csv", b"task;y;a\nu;1;2\n", "pass --delimiter ';'"),
         ("t.csv", b"task,y,a\nu,1,2\nu,1,2,3\n", "line 3"),
         ("t.csv", b"task,y,a\nu,1,2,3\nu,1,2,3\n", "line 2"),
-        ("t.csv", b"task,y,a\nsch\xf6n,1,2\n", "not a CSV file in UTF-8"),
         ("t.csv", b"PK\x03\x04\x00\x00\xff\xfe\x00", "t.csv"),
         ("t.csv", b'task,y,a\n"u,1,2\n', "not a regular CSV file"),
         ("t.parquet", b"", "not a whole Parquet file"),
@@ -214,8 +206,11 @@ def test_parquet_damaged_inside_is_refused(tmp_path):
     assert str(path) in refused(tmp_path, path, *COLUMNS)
 
 
-@pytest.mark.parametrize(("name", "words"), [(".", "is a directory"), ("no.csv", "there is no file")])
+@pytest.mark.parametrize(
+    ("name", "words"), [("folder", "is a folder without CSV or Parquet files"), ("no.csv", "there is no file")]
+)
 def test_tables_that_are_no_files_are_refused(tmp_path, name, words):
+    (tmp_path / "folder").mkdir()
     message = refused(tmp_path, tmp_path / name, *COLUMNS)
     assert words in message
     assert str(tmp_path / name) in message
@@ -236,6 +231,7 @@ def test_a_file_in_the_place_of_a_folder_is_left_alone(table, tmp_path, below):
     assert (tmp_path / "file").read_text() == "words"
 
 
+@pytest.mark.slow
 def test_a_folder_that_may_not_be_made_is_named(table, tmp_path, monkeypatch):
     def forbidden(path, *_, **__):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
@@ -248,6 +244,7 @@ def no_space(*_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [0, 1, 2, 3], ids=lambda n: f"after {n} files")
 def test_a_full_disk_leaves_no_model_and_no_scraps(table, tmp_path, monkeypatch, before):
     synced = iter([None] * before)
@@ -261,6 +258,7 @@ def test_a_full_disk_leaves_no_model_and_no_scraps(table, tmp_path, monkeypatch,
         load_model(tmp_path / "model")
 
 
+@pytest.mark.slow
 def test_after_a_full_disk_the_same_command_works(table, tmp_path):
     command = ("fit", table, *QUICK, "--out", tmp_path / "model")
     with pytest.MonkeyPatch.context() as patch:
@@ -271,6 +269,7 @@ def test_after_a_full_disk_the_same_command_works(table, tmp_path):
     assert load_model(tmp_path / "model")
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_earlier_model(table, tmp_path, monkeypatch):
     out = tmp_path / "model"
     assert innerloop("fit", table, *QUICK, "--out", out).code == 0

@@ -102,6 +102,7 @@ def test_without_matplotlib_it_is_said_before_any_work(arguments, option, tmp_pa
     assert tree(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_the_figures_are_drawn_and_their_runs_kept(tmp_path):
     pytest.importorskip("matplotlib")
     ran = innerloop("reproduce", "--scale", 0.001, "--out", tmp_path)
@@ -117,6 +118,7 @@ def test_the_figures_are_drawn_and_their_runs_kept(tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.glob("*.png")} == pictures
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("figure", [fig2, fig3])
 def test_the_equivalent_passes_through_the_dots(figure):
@@ -129,10 +131,11 @@ def test_the_equivalent_passes_through_the_dots(figure):
     assert (np.abs(table["loss"] - table["theory"]) < 4 * table["stderr"] + 0.0015).all()
 
 
+@pytest.mark.slow
 def test_monte_carlo_agrees_with_the_map():
-    design = ratemap._design(0.4, 0.7)
-    rate, gain = ratemap._best(design)
-    measured, measured_gain, error = ratemap._measured(design, 100)
+    design = ratemap.design_at(0.4, 0.7)
+    rate, gain = ratemap.best_rate(design)
+    measured, measured_gain, error = ratemap.measured_rate(design, 100)
     assert rate < 0
     assert abs(measured / rate - 1) < 0.1
     assert abs(gain - measured_gain) < 4 * error + 0.3

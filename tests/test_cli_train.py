@@ -72,6 +72,7 @@ def test_networks_and_algorithms(omniglot, network, algorithm):
     assert "class means" not in ran.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["omniglot", "sinusoid"])
 def test_a_training_that_was_cut_off_ends_the_same(omniglot, tmp_path, monkeypatch, kind):
     command = [*(omniglot if kind == "omniglot" else SINE), "--iterations", 6, "--checkpoint-every", 2, "--json"]

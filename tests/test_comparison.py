@@ -22,6 +22,7 @@ def found():
     return compare(DIST.sample_tasks(60, 12, seed=1), n_adapt=5, time_limit=60)
 
 
+@pytest.mark.slow
 def test_innerloop_is_no_worse_than_mixed_lm(found):
     assert found[0].name == "innerloop"
     for other in found[1:]:
@@ -44,6 +45,7 @@ def test_errors_of_differences_are_paired():
     assert (other.excess, other.excess_se) == pytest.approx((extra.mean(), extra.std(ddof=1) / np.sqrt(60)))
 
 
+@pytest.mark.slow
 def test_fixed_effects_alone_are_worse_where_tasks_differ(found):
     fixed = next(c for c in found if c.name.endswith("slopes: fixed effects"))
     assert fixed.excess > 2 * fixed.excess_se
@@ -90,6 +92,7 @@ def test_the_result_in_words(excess, words):
     assert words in best_of([ours, Contender("other", 10.0 + excess, 1.0, excess, 1.0, 30.0, "", 0.1, 0.2)])
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path):
     table = save(small_table(), tmp_path / "table.csv")
     options = [*COLUMNS, "--n-adapt", 4, "--features", "a", "b"]

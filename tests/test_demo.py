@@ -21,7 +21,7 @@ from innerloop.cli._demo_tables import (
     paper_table,
 )
 from innerloop.estimators.storage import load_model
-from innerloop.evaluation import GRADIENT, NO_INNER_LOOP, POOLED, TIED
+from innerloop.evaluation.methods import GRADIENT, NO_INNER_LOOP, POOLED, TIED
 
 
 @pytest.fixture(scope="module")
@@ -110,15 +110,17 @@ def demo(tmp_path_factory):
     out, shown = tmp_path_factory.mktemp("demo") / "out", []
     show = command.show
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, "show", lambda model, evaluation: (shown.append(evaluation), show(model, evaluation)))
+        patch.setattr(command, "show", lambda study: (shown.append(study.evaluation), show(study)))
         ran = innerloop("demo", "--out", out)
     return ran, out, shown
 
 
+@pytest.mark.slow
 def test_the_demo_ends_well_and_says_nothing_on_standard_error(demo):
     assert (demo[0].code, demo[0].err) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits", "paper"])
 def test_the_demo_writes_a_model_a_picture_and_a_report_of_either_table(demo, name):
     written = ["arrays", "held_out_loss.png", "manifest.json", "model", "report.html"]
@@ -129,10 +131,12 @@ def test_the_demo_writes_a_model_a_picture_and_a_report_of_either_table(demo, na
     assert np.isfinite(load_model(demo[1] / name).predict(np.zeros((2, n_features)))).all()
 
 
+@pytest.mark.slow
 def test_the_demo_writes_nothing_else(demo):
     assert sorted(path.name for path in demo[1].iterdir()) == ["digits", "paper"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", [NO_INNER_LOOP, TIED, POOLED])
 def test_on_the_papers_table_a_negative_rate_is_better_beyond_two_standard_errors(demo, other):
     paper = demo[2][1]
@@ -142,12 +146,14 @@ def test_on_the_papers_table_a_negative_rate_is_better_beyond_two_standard_error
     assert paper.verdict in demo[0].out
 
 
+@pytest.mark.slow
 def test_on_digits_adaptation_tells_unseen_ones_apart(demo):
     digits = demo[2][0]
     assert digits[POOLED].excess > 2 * digits[POOLED].excess_se
-    assert float(re.search(r"told apart after 10 images: ([\d.]+) %", demo[0].out)[1]) > 90
+    assert float(re.search(r"classified correctly after 10 images: ([\d.]+) %", demo[0].out)[1]) > 90
 
 
+@pytest.mark.slow
 def test_no_number_of_the_demo_is_cut_off(demo):
     assert "…" not in demo[0].out
 

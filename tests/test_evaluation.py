@@ -7,10 +7,12 @@ import pytest
 from sklearn.linear_model import Ridge
 
 import innerloop as il
-from cases import table
+from cases import prepared, table
 from innerloop._base.seeds import stream
 from innerloop._base.standard_errors import ratio_errors
-from innerloop.evaluation import (
+from innerloop.evaluation import METHODS, Score, _errors, _nested, evaluate, evaluate_on, n_ticks, verdict
+from innerloop.evaluation._errors import PER_TASK_L2_GRID
+from innerloop.evaluation.methods import (
     GIVEN,
     GRADIENT,
     NO_INNER_LOOP,
@@ -19,22 +21,15 @@ from innerloop.evaluation import (
     RIDGE,
     TASK_MEAN,
     TIED,
-    Method,
-    _errors,
-    _nested,
-    evaluate,
-    evaluate_on,
-    n_ticks,
-    verdict,
 )
-from innerloop.evaluation._errors import PER_TASK_L2_GRID
+from innerloop.plots.style import PALETTE
 from innerloop.tabular import folds as task_folds
 from innerloop.tabular.rate_choice import Rates
 from innerloop.tabular.training import MetaTraining
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-NAMES = [GRADIENT, NO_INNER_LOOP, TIED, POOLED, PER_TASK, TASK_MEAN]
+COMPARED = [GRADIENT, NO_INNER_LOOP, TIED, POOLED, PER_TASK, TASK_MEAN]
 SETTINGS = [
     {},
     {"n_support": 2, "n_steps": 2, "random_state": 3},
@@ -54,7 +49,7 @@ def made(n_targets=None, **settings):
     settings = {"adaptation": "gradient", **settings}
     X, y, groups = table([6, 5, 8, 3, 7, 1, 9, 4, 6, 6, 5, 7], 3, n_targets)
     tasks = il.TaskSet.from_arrays(X + np.array([3.0, 0.0, -1.0]), y + 2.0, groups)
-    return tasks, MetaTraining.prepare(tasks, il.MetaRegressor(**settings).settings())
+    return tasks, prepared(tasks, **settings)
 
 
 def folds(tasks, settings):
@@ -65,20 +60,20 @@ def folds(tasks, settings):
 @pytest.fixture
 def choices(monkeypatch):
     """Record the rates that `evaluate` chooses: one dict per fold, and the last for all tasks."""
-    chosen, plain = [], _nested._choices
+    chosen, plain = [], _nested._choose
 
     def record(*args):
         found = plain(*args)
         chosen.append(found[0])
         return found
 
-    monkeypatch.setattr(_nested, "_choices", record)
+    monkeypatch.setattr(_nested, "_choose", record)
     return chosen
 
 
-def errors_of(result, name):
+def errors_of(result, method):
     """Return the errors of tasks under a method."""
-    return result.per_task[:, [method.name for method in result.methods].index(name)]
+    return result.per_task[:, [score.method for score in result.scores].index(method)]
 
 
 def column(y):
@@ -90,7 +85,7 @@ def column(y):
 )
 def test_the_pooled_ridge_equals_a_loop_of_ridges(settings, n_targets, choices):
     tasks, training = made(n_targets, **settings)
-    result = evaluate(training, tasks)
+    result = evaluate(training.choose(), tasks)
     fold = folds(tasks, training.settings)
     expected = np.empty(len(tasks))
     for f, chosen in enumerate(choices[1:]):
@@ -120,10 +115,11 @@ def ridge_errors(training, tasks):
     return np.array([[np.mean(np.concatenate(own)) for own in task] for task in squares])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("settings", "n_targets"), [(SETTINGS[0], None), (SETTINGS[1], 2), (SETTINGS[2], None)])
 def test_the_ridge_per_task_equals_a_loop_over_support_rows(settings, n_targets):
     tasks, training = made(n_targets, **settings)
-    result = evaluate(training, tasks)
+    result = evaluate(training.choose(), tasks)
     dealt = training.tasks.deal(training.n_support, training.settings.seed)
     own = _errors.ridge_errors(dealt, training.settings.fit_intercept)
     np.testing.assert_allclose(own, ridge_errors(training, tasks), rtol=1e-7)
@@ -137,18 +133,19 @@ def test_the_ridge_per_task_equals_a_loop_over_support_rows(settings, n_targets)
     np.testing.assert_allclose(errors_of(result, PER_TASK), expected, rtol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_meta_learned_rates_equal_estimators_fitted_on_the_other_folds(settings, choices):
     tasks, training = made(**settings)
-    result = evaluate(training, tasks)
+    result = evaluate(training.choose(), tasks)
     fold = folds(tasks, training.settings)
     params = {**settings, "n_support": training.n_support}
     for f, chosen in enumerate(choices[1:]):
         rest = tasks.select(fold != f)
-        for name in (next(iter(chosen)), NO_INNER_LOOP, TIED):
-            rates = vars(chosen[name])
+        for method in (next(iter(chosen)), NO_INNER_LOOP, TIED):
+            rates = vars(chosen[method])
             model = il.MetaRegressor(**{**params, **rates}).fit(rest.X, rest.y, rest.ids[rest.task_of_row])
-            scaled = model._scaling.tasks(tasks).deal(training.n_support, training.settings.seed)
+            scaled = model._table.scaling.tasks(tasks).deal(training.n_support, training.settings.seed)
             squares = {t: [] for t in np.flatnonzero(fold == f)}
             for i, t in enumerate(scaled.task):
                 if fold[t] != f:
@@ -160,19 +157,20 @@ def test_meta_learned_rates_equal_estimators_fitted_on_the_other_folds(settings,
                 predicted = adapted.predict(tasks.X[query], np.full(len(query), -1))
                 squares[t].extend((tasks.y[query] - predicted) ** 2)
             expected = [np.mean(own) for own in squares.values()]
-            np.testing.assert_allclose(errors_of(result, name)[fold == f], expected, rtol=1e-8)
+            np.testing.assert_allclose(errors_of(result, method)[fold == f], expected, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_choices_for_a_fold_have_not_seen_its_targets(choices):
     tasks, training = made()
-    first = evaluate(training, tasks)
+    first = evaluate(training.choose(), tasks)
     recorded = choices.copy()
     fold = folds(tasks, training.settings)
     for f in range(fold.max() + 1):
         choices.clear()
         y = np.where(fold[tasks.task_of_row] == f, 1e3 * tasks.X[:, 0] ** 2, tasks.y)
         other = il.TaskSet.from_arrays(tasks.X, y, tasks.task_of_row)
-        second = evaluate(MetaTraining.prepare(other, training.settings), other)
+        second = evaluate(MetaTraining.prepare(other, training.settings).choose(), other)
         assert choices[1 + f] == recorded[1 + f]
         assert choices[0] != recorded[0]
         assert (second.per_task[fold == f, 0] > first.per_task[fold == f, 0]).all()
@@ -180,30 +178,32 @@ def test_choices_for_a_fold_have_not_seen_its_targets(choices):
 
 def test_errors_of_unseen_tasks_do_not_depend_on_each_other():
     tasks, training = made()
-    first = evaluate(training, tasks)
+    first = evaluate(training.choose(), tasks)
     fold = folds(tasks, training.settings)
     changed = np.flatnonzero(fold == 0)[0]
     y = np.where(tasks.task_of_row == changed, tasks.y[::-1], tasks.y)
     other = il.TaskSet.from_arrays(tasks.X, y, tasks.task_of_row)
-    second = evaluate(MetaTraining.prepare(other, training.settings), other)
+    second = evaluate(MetaTraining.prepare(other, training.settings).choose(), other)
     same = (fold == 0) & (np.arange(len(tasks)) != changed)
     # Rows are dealt by the values of the whole table, but nothing is dealt where nothing is adapted on.
-    before, after = (dict(zip([m.name for m in r.methods], r.over_rows[0].T, strict=True)) for r in (first, second))
-    for name in NAMES:
-        np.testing.assert_array_equal(after[name][same], before[name][same])
-        assert after[name][changed] != before[name][changed]
+    before, after = (dict(zip([m.method for m in r.scores], r.over_rows[0].T, strict=True)) for r in (first, second))
+    for method in COMPARED:
+        np.testing.assert_array_equal(after[method][same], before[method][same])
+        assert after[method][changed] != before[method][changed]
 
 
 def test_learning_curves_go_through_the_errors_of_the_table():
     tasks, training = made()
-    result = evaluate(training, tasks)
+    result = evaluate(training.choose(), tasks)
     own = int(np.flatnonzero(result.n_rows == training.n_support)[0])
     scored = tasks.sizes > training.n_support
-    alike = [name != PER_TASK for name in NAMES]  # its penalty is chosen on all tasks in the table, on longer ones here
+    alike = [
+        method is not PER_TASK for method in COMPARED
+    ]  # its penalty is chosen on all tasks in the table, on longer ones here
     np.testing.assert_array_equal(result.over_rows[own][scored][:, alike], result.per_task[scored][:, alike])
     for n, errors in zip(result.n_rows, result.over_rows, strict=True):
-        np.testing.assert_array_equal(np.isfinite(errors), (tasks.sizes > n)[:, None] & np.ones(len(NAMES), bool))
-        pooled = errors[tasks.sizes > n, NAMES.index(POOLED)]  # adapts on nothing, so that only rounding differs
+        np.testing.assert_array_equal(np.isfinite(errors), (tasks.sizes > n)[:, None] & np.ones(len(COMPARED), bool))
+        pooled = errors[tasks.sizes > n, COMPARED.index(POOLED)]  # adapts on nothing, so that only rounding differs
         np.testing.assert_allclose(pooled, errors_of(result, POOLED)[tasks.sizes > n], rtol=1e-9)
     for curve, errors in zip(result.curves, result.over_rows[own, scored].T, strict=True):
         i = int(np.flatnonzero(curve.n_rows == training.n_support)[0])
@@ -211,17 +211,18 @@ def test_learning_curves_go_through_the_errors_of_the_table():
         assert curve.mse_se[i] == pytest.approx(errors.std(ddof=1) / np.sqrt(scored.sum()))
 
 
+@pytest.mark.slow
 def test_points_of_the_learning_curve_equal_estimators_adapted_one_by_one():
     X, y, groups = table([12] * 24, 3, task_std=2.0)
     tasks = il.TaskSet.from_arrays(X, y, groups)
-    training = MetaTraining.prepare(tasks, il.MetaRegressor().settings())
-    result = evaluate(training, tasks)
-    assert result.methods[0].name == RIDGE
+    training = prepared(tasks)
+    result = evaluate(training.choose(), tasks)
+    assert result.scores[0].method is RIDGE
     fold = folds(tasks, training.settings)
     rest = tasks.select(fold != 0)
     model = il.MetaRegressor(n_support=training.n_support).fit(rest.X, rest.y, rest.ids[rest.task_of_row])
     own = tasks.select(fold == 0)
-    names = [method.name for method in result.methods]
+    compared = [score.method for score in result.scores]
     for n in (0, 2, 10):
         point = int(np.flatnonzero(result.n_rows == n)[0])
         dealt = own.deal(n, training.settings.seed) if n else None
@@ -239,15 +240,15 @@ def test_points_of_the_learning_curve_equal_estimators_adapted_one_by_one():
                     squares.extend((own.y[query] - predicted) ** 2)
                     mean.extend((own.y[query] - own.y[support].mean()) ** 2)
             assert errors[0] == pytest.approx(np.mean(squares), rel=1e-8)
-            assert errors[names.index(TASK_MEAN)] == pytest.approx(np.mean(mean), rel=1e-8)
+            assert errors[compared.index(TASK_MEAN)] == pytest.approx(np.mean(mean), rel=1e-8)
 
 
 def test_learning_curves_of_many_long_tasks_are_drawn_from_some(monkeypatch):
     tasks, training = made()
-    whole = evaluate(training, tasks)
+    whole = evaluate(training.choose(), tasks)
     monkeypatch.setattr(_errors, "_MOST_TASKS", 3)
     monkeypatch.setattr(_errors, "_MOST_ROWS", 4)
-    some = evaluate(training, tasks)
+    some = evaluate(training.choose(), tasks)
     np.testing.assert_array_equal(some.per_task, whole.per_task)
     at_zero = np.isfinite(some.over_rows[0]).all(axis=1)
     n_folds = folds(tasks, training.settings).max() + 1
@@ -259,31 +260,38 @@ def test_given_unseen_tasks_are_scored_with_the_choices_of_the_others():
     tasks, training = made()
     X, y, groups = table([5, 1, 8], 3, seed=5)
     unseen = il.TaskSet.from_arrays(X, y, groups)
-    result = evaluate_on(training, tasks, unseen)
+    result = evaluate_on(training.choose(), tasks, unseen)
     best = np.argmin(ridge_errors(training, tasks).mean(axis=0))
     np.testing.assert_allclose(errors_of(result, PER_TASK), ridge_errors(training, unseen)[:, best], rtol=1e-7)
-    other = evaluate_on(training, tasks, il.TaskSet.from_arrays(X, 100 * y, groups))
-    assert [method.rates for method in other.methods] == [method.rates for method in result.methods]
+    other = evaluate_on(training.choose(), tasks, il.TaskSet.from_arrays(X, 100 * y, groups))
+    assert [score.rates for score in other.scores] == [score.rates for score in result.scores]
 
 
 def test_methods_summarise_the_errors_of_tasks():
     tasks, training = made()
-    result = evaluate(training, tasks)
-    assert [method.name for method in result.methods] == NAMES
+    result = evaluate(training.choose(), tasks)
+    assert [score.method for score in result.scores] == COMPARED
     assert result[TIED].rates.inner_lr == result[TIED].rates.adapt_lr
     assert result[NO_INNER_LOOP].rates.inner_lr == 0
     assert result[PER_TASK].rates is None
-    assert result[GRADIENT].rates == training.chosen()
+    assert result[GRADIENT].rates == training.gradient_rates()
     assert result[GRADIENT].excess == result[GRADIENT].excess_se == 0
     root = np.sqrt(len(tasks))
-    for method, mse in zip(result.methods, result.per_task.T, strict=True):
+    for score, mse in zip(result.scores, result.per_task.T, strict=True):
         excess = mse - result.per_task[:, 0]
-        assert method.mse == pytest.approx(mse.mean())
-        assert method.mse_se == pytest.approx(mse.std(ddof=1) / root)
-        assert method.excess == pytest.approx(excess.mean())
-        assert method.excess_se == pytest.approx(excess.std(ddof=1) / root)
-    assert result.verdict == verdict(result.methods)
-    assert (result.n_support, result.n_steps) == (training.n_support, 1)
+        assert score.mse == pytest.approx(mse.mean())
+        assert score.mse_se == pytest.approx(mse.std(ddof=1) / root)
+        assert score.excess == pytest.approx(excess.mean())
+        assert score.excess_se == pytest.approx(excess.std(ddof=1) / root)
+    assert result.verdict == verdict(result.scores)
+    assert result.n_support == training.n_support
+
+
+def test_every_method_says_what_it_is():
+    assert len({method.key for method in METHODS}) == len({method.label for method in METHODS}) == len(METHODS)
+    for method in METHODS:
+        assert method.colour in PALETTE
+        assert method.marker
 
 
 @pytest.mark.parametrize(
@@ -292,8 +300,8 @@ def test_methods_summarise_the_errors_of_tasks():
 def test_ticks_are_about_as_many_as_announced(settings, n_tasks):
     X, y, groups = table([5] * n_tasks, 2)
     tasks, ticks = il.TaskSet.from_arrays(X, y, groups), []
-    training = MetaTraining.prepare(tasks, il.MetaRegressor(**settings).settings())
-    evaluate(training, tasks, lambda: ticks.append(1))
+    training = prepared(tasks, **settings)
+    evaluate(training.choose(), tasks, lambda: ticks.append(1))
     announced = n_ticks(training.settings, n_tasks)
     assert announced * 0.7 <= len(ticks) <= announced * 1.5
 
@@ -302,7 +310,7 @@ def test_ticks_are_about_as_many_as_announced(settings, n_tasks):
 def test_few_tasks_are_enough(sizes):
     X, y, groups = table(sizes, 2)
     tasks = il.TaskSet.from_arrays(X, y, groups)
-    result = evaluate(MetaTraining.prepare(tasks, il.MetaRegressor().settings()), tasks)
+    result = evaluate(prepared(tasks).choose(), tasks)
     assert np.isfinite(result.per_task).all()
     assert result.verdict.endswith(".")
 
@@ -310,9 +318,9 @@ def test_few_tasks_are_enough(sizes):
 # The verdict
 
 
-def method(name, rates, mse, mse_se, excess, excess_se):
-    """Return a method beside a first one of error 2, whose error is known exactly."""
-    return Method(name, rates, mse, mse_se, excess, excess_se, excess_se / mse, excess_se / 2.0)
+def score(method, rates, mse, mse_se, excess, excess_se):
+    """Return a score beside a first one of error 2, whose error is known exactly."""
+    return Score(method, rates, mse, mse_se, excess, excess_se, excess_se / mse, excess_se / 2.0)
 
 
 def test_errors_of_ratios_are_those_of_the_jackknife():
@@ -326,8 +334,8 @@ def test_errors_of_ratios_are_those_of_the_jackknife():
     assert loss == pytest.approx(gain * (other.mean() / first.mean()) ** 2)
 
 
-def methods(inner_lr=-0.123, adapt_lr=0.456, plain=(0.5, 0.1), tied=(0.3, 0.1), pooled=(1.0, 0.2), alone=(2.0, 0.3)):
-    """Return methods of which each exceeds the recommended error, 2, by (excess, its error)."""
+def scores(inner_lr=-0.123, adapt_lr=0.456, plain=(0.5, 0.1), tied=(0.3, 0.1), pooled=(1.0, 0.2), alone=(2.0, 0.3)):
+    """Return scores of which each exceeds the recommended error, 2, by (excess, its error)."""
     rates = {
         GRADIENT: (Rates(inner_lr, adapt_lr, 0.0), (0.0, 0.0)),
         NO_INNER_LOOP: (Rates(0.0, 0.4, 0.0), plain),
@@ -336,22 +344,22 @@ def methods(inner_lr=-0.123, adapt_lr=0.456, plain=(0.5, 0.1), tied=(0.3, 0.1), 
         PER_TASK: (None, alone),
         TASK_MEAN: (None, (3.0, 0.3)),
     }
-    return [method(name, r, 2.0 + excess[0], 0.4, *excess) for name, (r, excess) in rates.items()]
+    return [score(method, r, 2.0 + excess[0], 0.4, *excess) for method, (r, excess) in rates.items()]
 
 
 ALONE = "Use each task's own rows alone: "
 NO_LOOP = "Do not use an inner loop: "
 IN_TRAINING = "Do not use an inner loop in training "
 VERDICTS = [
-    ({"alone": (-0.4, 0.1)}, [ALONE + PER_TASK, "better (20.0 ± 5.0 % lower error)", "has inner_lr"], []),
+    ({"alone": (-0.4, 0.1)}, [ALONE + PER_TASK.label, "better (20.0 ± 5.0 % lower error)", "has inner_lr"], []),
     ({"alone": (-0.1, 0.2)}, ["Train with inner_lr = -0.12"], ["Do not use"]),
     (
         {"pooled": (0.1, 0.2)},
-        [NO_LOOP + POOLED, "no worse", "than this model, which has inner_lr = -0.123 and adapt_lr = 0.456"],
+        [NO_LOOP + POOLED.label, "no worse", "than this model, which has inner_lr = -0.123 and adapt_lr = 0.456"],
         ["Train with"],
     ),
-    ({"pooled": (-0.1, 0.01)}, [NO_LOOP + POOLED], ["Train with"]),
-    ({"inner_lr": 0.0}, [IN_TRAINING, "adapt_lr = 0.456", "33.3 ± 6.7 % lower error than " + POOLED], [NO_LOOP]),
+    ({"pooled": (-0.1, 0.01)}, [NO_LOOP + POOLED.label], ["Train with"]),
+    ({"inner_lr": 0.0}, [IN_TRAINING, "adapt_lr = 0.456", "33.3 ± 6.7 % lower error than " + POOLED.label], [NO_LOOP]),
     ({"plain": (0.15, 0.1)}, ["Train with inner_lr = -0.123", "adapt_lr = 0.456", "not beyond chance"], ["tied"]),
     (
         {"plain": (-0.1, 0.1)},
@@ -381,7 +389,7 @@ VERDICTS = [
 
 @pytest.mark.parametrize(("changes", "said", "unsaid"), VERDICTS, ids=str)
 def test_the_verdict_says_what_the_errors_say(changes, said, unsaid):
-    text = verdict(methods(**changes))
+    text = verdict(scores(**changes))
     for words in said:
         assert words in text
     for words in unsaid:
@@ -399,36 +407,38 @@ def test_the_verdict_says_what_the_errors_say(changes, said, unsaid):
 )
 def test_the_verdict_on_given_rates_compares_them_with_the_best_of_the_others(excess, words):
     given, other = Rates(-0.3, -0.1, 0.0), Rates(0.0, 0.4, 0.0)
-    methods = [
-        method(GIVEN, given, 2.0, 0.1, 0.0, 0.0),
-        method(NO_INNER_LOOP, other, 2.0 + excess, 0.1, excess, 0.1),
-        method(PER_TASK, None, 9.0, 0.1, 7.0, 0.1),
-    ]
-    assert words in verdict(methods)
-    assert "inner_lr = -0.3" in verdict(methods)
+    text = verdict(
+        [
+            score(GIVEN, given, 2.0, 0.1, 0.0, 0.0),
+            score(NO_INNER_LOOP, other, 2.0 + excess, 0.1, excess, 0.1),
+            score(PER_TASK, None, 9.0, 0.1, 7.0, 0.1),
+        ]
+    )
+    assert words in text
+    assert "inner_lr = -0.3" in text
 
 
 GIVEN_RATES = [
     ({"inner_lr": -0.1, "adapt_lr": 0.2}, "rates as given", "inner_lr = -0.1 (given) and adapt_lr = 0.2 (given)"),
     ({"inner_lr": -0.1}, "inner_lr as given, adapt_lr tuned", r"inner_lr = -0.1 (given) and adapt_lr = "),
     ({"adapt_lr": 0.2}, "adapt_lr as given, inner_lr tuned", r"(tuned) and adapt_lr = 0.2 (given)"),
-    ({"adaptation": "none"}, POOLED, "No adaptation, as asked (one pooled ridge),"),
+    ({"adaptation": "none"}, POOLED.label, "No adaptation, as asked (one pooled ridge),"),
     ({"adaptation": "none", "inner_lr": 0.1}, "rates as given", "inner_lr = 0.1 (given) without adaptation"),
 ]
 
 
-@pytest.mark.parametrize(("settings", "name", "words"), GIVEN_RATES, ids=str)
-def test_it_is_said_which_rate_was_given(settings, name, words):
+@pytest.mark.parametrize(("settings", "label", "words"), GIVEN_RATES, ids=str)
+def test_it_is_said_which_rate_was_given(settings, label, words):
     tasks, training = made(**settings)
-    result = evaluate_on(training, tasks, tasks)
-    assert result.methods[0].name == name
+    result = evaluate_on(training.choose(), tasks, tasks)
+    assert result.scores[0].label == label
     assert words in result.verdict
 
 
 def test_two_tasks_are_tested_at_the_rates_chosen_on_both():
     tasks = il.MixedLinearRegression(3, noise_std=0.1, task_std=2.0).sample_tasks(2, 40, seed=1)
-    training = MetaTraining.prepare(tasks, il.MetaRegressor().settings())
-    result = evaluate(training, tasks)
+    training = prepared(tasks)
+    result = evaluate(training.choose(), tasks)
     assert result[GRADIENT].rates.adapt_lr > 0
     assert result[GRADIENT].mse < result[POOLED].mse
 
@@ -437,8 +447,8 @@ RIDGE_VERDICTS = [
     ({}, ["adapt by ridge: 33.3 ± 6.7 % lower error", "it beats the best gradient step", "by 20.0 ± 4.0 %"]),
     ({"gradient": (0.05, 0.1)}, ["adapt by ridge", "does as well, within a standard error"]),
     ({"gradient": (-0.5, 0.1)}, ["does worse on the tested rows than the best gradient step", "by 33.3 ± 6.7 %"]),
-    ({"pooled": (0.1, 0.2)}, [NO_LOOP + POOLED, "no worse", "than this model, which adapts by ridge"]),
-    ({"alone": (-0.4, 0.1)}, [ALONE + PER_TASK, "20.0 ± 5.0 % lower", "which adapts by ridge"]),
+    ({"pooled": (0.1, 0.2)}, [NO_LOOP + POOLED.label, "no worse", "than this model, which adapts by ridge"]),
+    ({"alone": (-0.4, 0.1)}, [ALONE + PER_TASK.label, "20.0 ± 5.0 % lower", "which adapts by ridge"]),
 ]
 
 
@@ -448,7 +458,7 @@ def test_the_verdict_on_the_ridge_compares_it_with_the_best_gradient_step(change
     named = {RIDGE: (0.0, 0.0), **{n: excesses[k] for k, n in (("gradient", GRADIENT), ("pooled", POOLED))}}
     named |= {PER_TASK: excesses["alone"], TASK_MEAN: (3.0, 0.3)}
     rates = {GRADIENT: Rates(-0.1, 0.4, 0.0), POOLED: Rates(0.0, 0.0, 0.1)}
-    text = verdict([method(name, rates.get(name), 2.0 + e[0], 0.4, *e) for name, e in named.items()])
+    text = verdict([score(method, rates.get(method), 2.0 + e[0], 0.4, *e) for method, e in named.items()])
     for words in said:
         assert words in text
 
@@ -457,10 +467,10 @@ POOLED_VERDICTS = [
     ({}, ["which this model is", "no worse, within two standard errors, than any that adapts."]),
     (
         {GRADIENT: (-0.5, 0.1)},
-        ["best over all numbers of rows", f"ones {GRADIENT} has 25.0 ± 5.0 % lower"],
+        ["best over all numbers of rows", f"ones {GRADIENT.label} has 25.0 ± 5.0 % lower"],
     ),
     ({GRADIENT: (-0.1, 0.1)}, ["than any that adapts."]),
-    ({TASK_MEAN: (-0.5, 0.1)}, [ALONE + TASK_MEAN, "which does not adapt"]),
+    ({TASK_MEAN: (-0.5, 0.1)}, [ALONE + TASK_MEAN.label, "which does not adapt"]),
 ]
 
 
@@ -468,28 +478,29 @@ POOLED_VERDICTS = [
 def test_the_verdict_on_the_pooled_ridge_says_that_no_inner_loop_is_needed(changes, said):
     alike = {POOLED: (0.0, 0.0), RIDGE: (0.1, 0.1), GRADIENT: (0.1, 0.1), PER_TASK: (1.0, 0.1), TASK_MEAN: (1.0, 0.1)}
     rates = {GRADIENT: Rates(0.0, 0.4, 0.0), POOLED: Rates(0.0, 0.0, 0.1)}
-    text = verdict([method(name, rates.get(name), 2.0 + e[0], 0.4, *e) for name, e in (alike | changes).items()])
+    text = verdict([score(method, rates.get(method), 2.0 + e[0], 0.4, *e) for method, e in (alike | changes).items()])
     for words in (*said, NO_LOOP) if TASK_MEAN not in changes else said:
         assert words in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adaptation", ["auto", "ridge"])
 def test_the_ridge_is_scored_as_an_estimator_fitted_on_the_other_folds(adaptation):
     X, y, groups = table([12] * 24, 3, task_std=2.0)
     tasks = il.TaskSet.from_arrays(X, y, groups)
-    training = MetaTraining.prepare(tasks, il.MetaRegressor(adaptation=adaptation).settings())
-    result = evaluate(training, tasks)
-    names = [RIDGE, GRADIENT, NO_INNER_LOOP, TIED, POOLED, PER_TASK, TASK_MEAN]
-    assert [method.name for method in result.methods] == names
+    training = prepared(tasks, adaptation=adaptation)
+    result = evaluate(training.choose(), tasks)
+    methods = [RIDGE, GRADIENT, NO_INNER_LOOP, TIED, POOLED, PER_TASK, TASK_MEAN]
+    assert [score.method for score in result.scores] == methods
     fold = folds(tasks, training.settings)
     rest = tasks.select(fold != 0)
     params = {"adaptation": adaptation, "n_support": training.n_support}
     model = il.MetaRegressor(**params).fit(rest.X, rest.y, rest.ids[rest.task_of_row])
     for t in np.flatnonzero(fold == 0):
         own, squares = tasks.select([t]), []
-        for X_s, y_s, X_q, y_q in model._scaling.tasks(own).deal(training.n_support, 0):
-            theta = model._rule().adapt(
-                model._theta, il.TaskSet(X_s, y_s[:, None], np.array([0, len(y_s)]), np.zeros(1))
+        for X_s, y_s, X_q, y_q in model._table.scaling.tasks(own).deal(training.n_support, 0):
+            theta = model._table.predictor.rule.adapt(
+                model._table.predictor.coef, il.TaskSet(X_s, y_s[:, None], np.array([0, len(y_s)]), np.zeros(1))
             )
             squares.extend((y_q - X_q @ theta[0, :, 0]) ** 2)
         assert result.per_task[t, 0] == pytest.approx(np.mean(squares), rel=1e-8)

@@ -82,6 +82,7 @@ def test_the_nearest_class_by_brute_force(kind):
                 assert output[label].item() == pytest.approx(-squared, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compile", [False, True])
 @pytest.mark.filterwarnings("ignore")
 def test_fused_adam_takes_each_gradient_to_its_own_number(compile, monkeypatch):

@@ -44,29 +44,21 @@ def test_from_table_takes_chosen_features_and_several_targets(frame):
 
 BAD_FRAMES = [
     ({}, {"group": "woh"}, ValueError, r"`frame` has no column 'woh'; did you mean 'who'\?"),
-    (
-        {},
-        {"target": "zzzz"},
-        ValueError,
-        "`frame` has no column 'zzzz'; it has 'who', 'u', 'v', 'flag', 'y'",
-    ),
+    ({}, {"target": "zzzz"}, ValueError, "`frame` has no column 'zzzz'; it has 'who', 'u', 'v', 'flag', 'y'"),
     ({}, {"features": ["u", "flog"]}, ValueError, r"no column 'flog'; did you mean 'flag'\?"),
-    ({}, {"features": ["u", "y"]}, ValueError, r"`features` must leave out .* got \['y'\]"),
-    ({}, {"features": []}, ValueError, "at least one target and one feature column"),
-    ({"u": ["1", "2", "x", "4"]}, {}, TypeError, "`frame` has the text .*'x'.* in column 'u', row 2"),
-    ({"v": [1.0, np.nan, 2.0, 3.0]}, {}, ValueError, "`frame` has a missing value in column 'v', row 1"),
-    ({"v": [1.0, 2.0, 3.0, None]}, {}, ValueError, "`frame` has a missing value in column 'v', row 3"),
-    ({"v": [-np.inf, 2.0, 3.0, 4.0]}, {}, ValueError, r"an infinite value \(-inf\) in column 'v', row 0"),
-    ({"flag": [True, None, False, True]}, {}, ValueError, "a missing value in column 'flag', row 1"),
-    ({"y": [1.0, 2.0, np.nan, 3.0]}, {}, ValueError, "a missing value in column 'y', row 2"),
-    (
-        {"v": np.array(["2020-01-01"] * 4, "M8[ms]")},
-        {},
-        TypeError,
-        "column 'v' of `frame` must hold numbers, got Dat",
-    ),
-    ({"who": ["a", None, "b", "b"]}, {}, ValueError, "`groups` has a missing task id at row 1"),
-    ({"who": [1.0, 2.0, np.nan, 2.0]}, {}, ValueError, "`groups` has a missing task id at row 2"),
+    ({}, {"drop": ["flog"]}, ValueError, r"no column 'flog'; did you mean 'flag'\?"),
+    ({}, {"features": ["u", "y"]}, ValueError, "`features` names 'y', which is the group, a target"),
+    ({}, {"features": ["u", "u"]}, ValueError, "`features` names 'u', which is .* named already"),
+    ({}, {"features": ["u", "v"], "drop": ["v"]}, ValueError, "`features` names 'v', which is .* dropped"),
+    ({}, {"target": []}, ValueError, "`group` and `target` must name different columns, one target at least"),
+    ({}, {"target": "who"}, ValueError, "must name different columns"),
+    ({}, {"group": ["who"]}, TypeError, r"`group` must be the name of a column, got \['who'\]"),
+    ({"v": [-np.inf, 2.0, 3.0, 4.0]}, {}, ValueError, r"has an infinite value \(-inf\) in column 'v', row 0"),
+    ({"y": [np.inf, 2.0, 3.0, 4.0]}, {}, ValueError, r"an infinite value \(inf\) in column 'y', row 0"),
+    ({"y": ["a", "b", "c", "a"]}, {}, ValueError, "has 3 different texts, not numbers nor two classes, in column 'y'"),
+    ({"y": [None] * 4}, {}, ValueError, "`frame` has no value of 'y' in any row"),
+    ({"who": ["a", None, "b", "b"]}, {}, ValueError, "`column 'who' of frame` has a missing task id at row 1"),
+    ({"who": [1.0, 2.0, np.nan, 2.0]}, {}, ValueError, "`column 'who' of frame` has a missing task id at row 2"),
 ]
 
 
@@ -77,8 +69,38 @@ def test_from_table_names_the_row_and_the_column(frame, changes, arguments, erro
         il.TaskSet.from_table(frame(frame_columns(**changes)), **{"group": "who", "target": "y", **arguments})
 
 
+def test_all_bad_columns_are_named_in_one_message():
+    values = [str(i) for i in range(50)]
+    frame = pd.DataFrame({"who": np.arange(50) % 5, "y": 1.0, "a": [*values[:-1], "high"], "b": [np.inf, *range(49)]})
+    with pytest.raises(
+        ValueError, match=r"'high' in column 'a', row 49 .*; an infinite value .* in column 'b', row 0 .*; correct"
+    ):
+        il.TaskSet.from_table(frame, "who", "y")
+
+
 @pytest.mark.parametrize("dtype", ["string", "Int64", "category", "object"])
 def test_a_missing_id_of_any_pandas_dtype_is_named(dtype):
     ids = pd.Series([1, None, 2, 2] if dtype == "Int64" else ["1", None, "2", "2"], dtype=dtype)
-    with pytest.raises(ValueError, match="`groups` has a missing task id at row 1"):
+    with pytest.raises(ValueError, match="`column 'who' of frame` has a missing task id at row 1"):
         il.TaskSet.from_table(pd.DataFrame(frame_columns(who=ids)), "who", "y")
+
+
+NO_FRAMES = [
+    (pl.LazyFrame({"a": [1]}), TypeError, r"a data frame in memory .*, got polars LazyFrame; collect it first"),
+    ({"a": [1]}, TypeError, r"`frame` must be a data frame, got builtins dict; pandas.DataFrame\(...\) makes one"),
+    (np.ones((2, 2)), TypeError, "`frame` must be a data frame, got numpy ndarray"),
+    (pd.DataFrame([[1, 2]], columns=["a", "a"]), ValueError, "`frame` has two columns of one name"),
+]
+
+
+@pytest.mark.parametrize(("value", "error", "message"), NO_FRAMES)
+def test_what_is_no_frame_in_memory_is_refused_with_a_remedy(value, error, message):
+    with pytest.raises(error, match=message):
+        il.TaskSet.from_table(value, "a", "b")
+
+
+def test_columns_may_be_named_by_numbers():
+    frame = pd.DataFrame({0: [1.0, 2.0, 4.0, 8.0], 1: [0, 0, 1, 1], 2: [1.0, 2.0, 3.0, 5.0]})
+    tasks = il.TaskSet.from_table(frame, 1, 2)
+    assert tasks.feature_names == ("0",)
+    assert tasks.y.tolist() == [1, 2, 3, 5]

@@ -133,6 +133,7 @@ def test_bundles_are_single_tasks_until_they_are_many():
         assert bundle_size(np.bincount(np.arange(n_tasks) % n_folds)) == size
 
 
+@pytest.mark.slow
 def test_folds_may_be_smaller_than_a_bundle():
     rng = np.random.default_rng(0)
     X, groups = rng.standard_normal((1_503, 1)), np.repeat(np.arange(501), 3)

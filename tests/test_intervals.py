@@ -21,6 +21,7 @@ def calibrated(z):
     return Calibration.of({0: [(z.reshape(-1, 1), np.repeat(np.arange(m), n))]})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tails", ["normal", "heavy"])
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.95])
 @pytest.mark.parametrize(("m", "n"), [(2, 1), (2, 10), (4, 1), (4, 10), (8, 1), (8, 10), (31, 1), (31, 10), (100, 5)])

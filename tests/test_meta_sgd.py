@@ -76,6 +76,7 @@ def test_every_sweep_lowers_the_loss():
     assert (np.diff(losses) <= 1e-9 * losses[0]).all()
 
 
+@pytest.mark.slow
 def test_a_random_intercept_gets_a_rate_of_its_own():
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(80), 12)
@@ -114,6 +115,7 @@ def test_rates_of_features_are_saved(tmp_path):
         np.testing.assert_allclose(again.predict(X, groups), model.predict(X, groups), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_one_rate_for_each_feature_on_the_command_line(tmp_path):
     table = save(small_table(), tmp_path / "t.csv")
     options = [*QUICK, "--adapt-lr", "per-feature", "--features", "a", "b", "c"]

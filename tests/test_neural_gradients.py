@@ -10,6 +10,7 @@ import innerloop as il
 import neural_reference as reference
 from innerloop.neural import MAML, ImplicitMAML, MetaTrainer, Reptile, RidgeHead, TaskBatch, Training, adapt, predict
 from innerloop.neural.dense import is_dense
+from innerloop.neural.module_call import ModuleCall
 from innerloop.neural.rates import resolve
 
 MODULES = {
@@ -129,6 +130,7 @@ def test_gradients_of_reptile(kind, n_steps, by_task):
     assert_same(found, mean([reference.reptile_gradient(module, params, [rates] * n_steps, t) for t in tasks(batch)]))
 
 
+@pytest.mark.slow
 @BOTH_WAYS
 @STEPS
 @KINDS
@@ -234,7 +236,7 @@ WHETHER_DENSE = {
 
 @pytest.mark.parametrize(("module", "expected"), WHETHER_DENSE.values(), ids=WHETHER_DENSE)
 def test_dense_modules_are_known_by_what_they_do(module, expected):
-    assert is_dense(module, dict(module.named_parameters()), torch.zeros(4, 2)) is expected
+    assert is_dense(ModuleCall(module), dict(module.named_parameters()), torch.zeros(4, 2)) is expected
 
 
 @BOTH_WAYS

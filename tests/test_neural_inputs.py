@@ -66,7 +66,7 @@ def test_a_wrong_rate_is_refused(rate, message):
         MetaTrainer(NET, SinusoidTasks(), il.Design(2, 3, 3, n_steps=2), rate)
 
 
-@pytest.mark.parametrize("rate", ["0.1", None, [None], {"": "0.1"}, [0.1, "fast"], object()], ids=str)
+@pytest.mark.parametrize("rate", ["0.1", None, [None], {"": "0.1"}, [0.1, "fast"], ...], ids=str)
 def test_what_is_no_rate_is_refused(rate):
     message = "`inner_lr` must be a number or a tensor, .* got "
     with pytest.raises(TypeError, match=message):
@@ -118,13 +118,15 @@ class Recurrent(nn.Module):
         return self.head(self.body(x.unsqueeze(-1))[0][:, -1])
 
 
-def test_a_module_that_cannot_be_vectorised_is_told_to_go_task_by_task():
-    with pytest.raises(ValueError, match=r"torch cannot call `module` for many tasks at once .* pass by_task=True"):
-        MetaTrainer(Recurrent(), SinusoidTasks(), DESIGN, 0.1).step()
-    training = Training(by_task=True)
-    MetaTrainer(Recurrent(), SinusoidTasks(), DESIGN, 0.1, training=training).step()
+def test_a_module_that_cannot_be_vectorised_goes_task_by_task():
+    asked = Training(by_task=False)
+    with pytest.raises(ValueError, match=r"torch cannot call `module` for many tasks at once .* leave `by_task` out"):
+        MetaTrainer(Recurrent(), SinusoidTasks(), DESIGN, 0.1, training=asked).step()
+    trainer = MetaTrainer(Recurrent(), SinusoidTasks(), DESIGN, 0.1)
+    assert trainer.model.is_by_task(trainer.device)
+    trainer.step()
     counts = {"n_seeds": 1, "n_iterations": 1, "n_validation": 1, "n_test": 1}
-    found = sweep(Recurrent, SinusoidTasks(), DESIGN, [0.1], [0.1], training=training, **counts)
+    found = sweep(Recurrent, SinusoidTasks(), DESIGN, [0.1], [0.1], **counts)
     assert found.loss.notnull().all()
 
 

@@ -151,6 +151,7 @@ def test_the_fast_losses_are_those_of_the_module():
             torch.testing.assert_close(found[i], expected, rtol=1e-11, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_wider_networks_come_closer_to_their_kernel():
     widths = [32, 128, 512, 2048]
     result = benchmark("network_width").measure(widths, n_seeds=2, letters="a", rates=[-0.4])

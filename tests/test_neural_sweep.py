@@ -70,6 +70,7 @@ LANES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "source", "algorithm", "n_steps"), LANES.values(), ids=LANES)
 def test_each_lane_is_a_training_of_its_own(make, source, algorithm, n_steps):
     design = il.Design(4, 5, 4, n_steps=n_steps)
@@ -207,8 +208,3 @@ def test_a_store_tells_tasks_from_others_by_all_their_numbers(tmp_path, make):
     sweep(tanh_net, make(1.0), DESIGN, [0.1], [0.0], **counts)
     with pytest.raises(ValueError, match="holds the blocks of another plan"):
         sweep(tanh_net, make(2.0), DESIGN, [0.1], [0.0], **counts)
-
-
-def test_frozen_parameters_are_refused():
-    with pytest.raises(ValueError, match=r"`module` has frozen parameters \('0.weight'"):
-        MetaTrainer(tanh_net().requires_grad_(False), SinusoidTasks(0), DESIGN, 0.1)

@@ -118,6 +118,7 @@ def test_a_linear_module_has_the_loss_and_gradient_of_the_meta_objective(n_targe
     np.testing.assert_allclose(found.params["weight"].grad.numpy().T, expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_training_a_linear_module_reaches_the_exact_solution():
     episodes = il.Episodes(draw([(6, 4)] * 5, 3))
     exact = il.solve(il.MetaObjective.from_episodes(episodes), -0.2)
@@ -203,6 +204,7 @@ def test_classes_are_learned_by_cross_entropy():
     assert found.evaluate(4, metric=accuracy).mean() > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_gradients_are_the_same(monkeypatch):
     # Torch imports distutils, which setuptools would replace, and fails to where others have imported it.
@@ -264,6 +266,7 @@ def tensors_of(folder):
     return load_file(folder / manifest["files"]["tensors"]["name"])
 
 
+@pytest.mark.slow
 def test_a_killed_training_resumes_to_the_same_bits(tmp_path):
     assert run_training(tmp_path / "whole")
     for seconds in (0.05, 0.2):
@@ -376,6 +379,7 @@ distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     (tmp_path / "shared.py").write_text(SHARED)
     environment = os.environ | {"PYTHONPATH": str(Path(il.__file__).parents[1]), "OMP_NUM_THREADS": "1"}

@@ -221,6 +221,7 @@ def test_a_stage_without_characters_is_refused(split):
         source.sample(1, 3, 3, (TEST, 0))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FULL.exists(), reason="the archive is not there")
 def test_the_published_archive():
     characters = read_omniglot(FULL)

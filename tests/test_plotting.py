@@ -11,6 +11,7 @@ import pytest
 
 import innerloop as il
 from cases import table
+from command_line import QUICK, innerloop, save, small_table
 from innerloop import MetaRegressor
 from innerloop.plots.held_out import held_out_figure
 from innerloop.plots.style import as_png
@@ -207,6 +208,7 @@ def test_nothing_to_compare_is_refused(l2):
         il.plot_held_out(fitted(inner_lr=0.1, adapt_lr=0.1, l2=l2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["free", "two steps"])
 def test_the_same_model_gives_the_same_bytes(name):
     model = MODELS[name]()
@@ -225,14 +227,14 @@ def test_drawing_leaves_pyplot_and_its_settings_alone():
     assert plt.get_fignums() == open_figures
 
 
-def test_without_matplotlib_there_is_a_sentence_instead_of_a_picture(monkeypatch, capsys):
-    from innerloop.cli._output import pictures_of
-
-    model = fitted()
-    assert list(pictures_of(model, "A table")) == ["held_out_loss.png"]
+def test_without_matplotlib_there_is_a_sentence_instead_of_a_picture(monkeypatch, tmp_path):
+    arguments = ["fit", save(small_table(), tmp_path / "t.csv"), *QUICK, "--adaptation", "gradient", "--out"]
+    ran = innerloop(*arguments, tmp_path / "drawn")
+    assert (ran.code, ran.err, (tmp_path / "drawn" / "held_out_loss.png").exists()) == (0, "", True)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert pictures_of(model, "A table") == {}
-    assert "pip install 'innerloop[plot]'" in capsys.readouterr().err
+    ran = innerloop(*arguments, tmp_path / "not drawn")
+    assert (ran.code, (tmp_path / "not drawn" / "held_out_loss.png").exists()) == (0, False)
+    assert "pip install 'innerloop[plot]'" in ran.err
 
 
 def test_beside_a_ridge_the_rates_are_those_of_the_best_gradient_step():

@@ -11,8 +11,7 @@ from cases import close
 from innerloop.adaptation.random_effects import _LOG_SPREAD, _NOISE_POWER, estimate_effects, update_mean
 from innerloop.adaptation.restricted_likelihood import RestrictedLikelihood
 from innerloop.adaptation.rules import GradientSteps, NoAdaptation, Ridge
-from innerloop.data.row_blocks import RowBlock, row_blocks
-from innerloop.tabular.known_rows import KnownRows
+from innerloop.data.row_blocks import RowBlock, reduced, row_blocks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -128,6 +127,7 @@ def test_variances_of_many_tasks_are_found_and_correlations_too():
         assert (np.abs(effects.mean[:, 0] - [1.0, -2.0, 3.0]) < 4 * np.sqrt(truth.diagonal() / 600)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("correlation", [0.0, 0.8, 0.99])
 @pytest.mark.parametrize("shape", [(50, 10, 5), (30, 12, 15), (60, 20, 30), (400, 10, 20)], ids=str)
 def test_correlations_of_many_features_are_found(shape, correlation):
@@ -278,7 +278,7 @@ def test_a_start_from_like_tasks_ends_where_a_cold_one_does(task_std, structure)
 def test_the_mean_of_further_tasks_is_the_estimate_at_their_covariance(l2):
     tasks = mixed_tasks(SIZES * 3, [0.5, 0.1, 1.0], 2)
     effects = estimate_effects(tasks.select(np.arange(12)))
-    updated = update_mean(effects, KnownRows.of(tasks).as_tasks(), tasks.n_rows, l2=l2)
+    updated = update_mean(effects, reduced(tasks), l2=l2)
     for k in range(2):
         precision = float(effects.precision[k]) if l2 is None else l2 * tasks.n_rows
         mean, mean_cov, noise, _ = dense(tasks, effects.task_cov[k], precision, k)
@@ -315,6 +315,6 @@ def test_variances_by_themselves_are_often_zero_where_tasks_agree():
     for seed in range(8):
         tasks = mixed_tasks([10] * 40, [1.0, 0.0, 0.0, 1.0], noise=1.0, seed=seed)
         for together, found in ((True, drawn), (False, alone)):
-            found.extend(estimate_effects(tasks, draw_together=together).task_cov[0].diagonal()[1:3])
+            found.extend(estimate_effects(tasks, shrink_slopes=together).task_cov[0].diagonal()[1:3])
     assert np.mean(np.array(alone) < 1e-3) > 0.3
     assert np.mean(np.array(drawn) < 1e-3) < 0.1

@@ -41,6 +41,7 @@ def test_torch_is_asked_for_in_one_sentence(tmp_path, monkeypatch):
     assert not [path for path in tree(tmp_path) if str(path).endswith(".npz")]
 
 
+@pytest.mark.slow
 def test_networks_follow_their_kernel():
     """Seed by seed, at the width of the figure, without rate and at a rate of each sign."""
     setting, rates = fig5.SETTINGS["b"], np.array([-0.4, 0.0, 0.4])

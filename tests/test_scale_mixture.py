@@ -11,9 +11,8 @@ import innerloop as il
 from cases import close
 from innerloop.adaptation.random_effects import estimate_effects
 from innerloop.adaptation.scale_mixture import LOG_SCALES, N_PARAMETERS, ScaledRidge, estimate_scales
-from innerloop.data.row_blocks import RowBlock, row_blocks
+from innerloop.data.row_blocks import RowBlock, reduced, row_blocks
 from innerloop.estimators.storage import load_model, save_model
-from innerloop.tabular.known_rows import KnownRows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -78,17 +77,17 @@ def test_tasks_adapt_to_the_posterior_mean_over_all_pairs_of_scales(n_targets):
 
 
 @pytest.mark.parametrize("n_targets", [None, 2])
-def test_known_rows_say_the_same_as_the_rows_of_tasks(n_targets):
+def test_reduced_rows_leave_the_same_uncertainty(n_targets):
     tasks = drawn(SIZES, n_targets=n_targets)
     rule, coef = rule_and_start(n_targets or 1)
-    known = KnownRows.of(tasks)
-    for (_, X, y), (_, X_known, y_known), n in zip(tasks, known.as_tasks(), known.n_rows, strict=True):
+    known = reduced(tasks)
+    for (_, X, y), (_, X_known, y_known), n in zip(tasks, known, known.original_sizes, strict=True):
         rows = RowBlock(np.arange(1), np.array([n]), X[None], y.reshape(1, len(y), -1))
-        whole, turned = (
+        whole, of_reduced = (
             rule.uncertainty(coef, block, rule.task_cov[0])
             for block in (rows, replace(rows, X=X_known[None], y=y_known[None]))
         )
-        for mine, theirs in zip(whole, turned, strict=True):
+        for mine, theirs in zip(whole, of_reduced, strict=True):
             np.testing.assert_allclose(mine, theirs, rtol=1e-8, atol=1e-10)
 
 
@@ -118,6 +117,7 @@ def test_scales_are_worth_their_parameters_only_where_they_differ(noise_std, coe
     assert (log_ratio > 2 * N_PARAMETERS) == (noise_std + coef_std > 0)
 
 
+@pytest.mark.slow
 def test_what_scales_are_worth_is_a_ratio_of_likelihoods():
     tasks = drawn([5] * 40, np.linspace(-1, 1, 40), np.zeros(40))
     effects = estimate_effects(tasks)
@@ -150,25 +150,28 @@ def table_of(m, noise_std, seed):
     return tasks.X[:, :2], tasks.y, tasks.task_of_row
 
 
+@pytest.mark.slow
 def test_scales_are_used_where_noise_differs_between_tasks_and_lower_the_error_there(monkeypatch):
     X, y, groups = table_of(260, 2.0, 5)
     train = groups < 60
     model = il.MetaRegressor(adaptation="ridge").fit(X[train], y[train], groups[train])
-    assert model._spread.scale_weight.size
-    monkeypatch.setattr("innerloop.tabular.adaptation_choice._better_in_ratio", lambda *_: False)
+    assert isinstance(model._table.predictor.rule, ScaledRidge)
+    monkeypatch.setattr("innerloop.tabular.kinds.mean_log_ratio", lambda *_: (0.0, 0.0))
     plain = il.MetaRegressor(adaptation="ridge").fit(X[train], y[train], groups[train])
-    assert not plain._spread.scale_weight.size
+    assert not isinstance(plain._table.predictor.rule, ScaledRidge)
     for n in (5, 10, 20):
         mine, theirs = (errors_on_unseen(m, X[~train], y[~train], groups[~train], n) for m in (model, plain))
         gain = np.log(theirs / mine)
         assert gain.mean() > 4 * gain.std() / np.sqrt(len(gain))
 
 
+@pytest.mark.slow
 def test_scales_are_left_out_where_tasks_have_one():
     chosen = [il.MetaRegressor(adaptation="ridge").fit(*table_of(60, 0.0, seed)) for seed in range(3)]
-    assert sum(bool(model._spread.scale_weight.size) for model in chosen) <= 1
+    assert sum(isinstance(model._table.predictor.rule, ScaledRidge) for model in chosen) <= 1
 
 
+@pytest.mark.slow
 def test_a_task_that_differs_from_others_without_any_noise_is_no_trouble():
     X, y, groups = table_of(12, 0.0, 5)
     for own in (np.zeros(len(y)), X.sum(axis=1)):
@@ -197,7 +200,7 @@ def test_intervals_are_narrow_for_tasks_of_little_noise_and_hold_what_they_promi
 def test_a_loaded_model_of_scales_predicts_the_same(tmp_path):
     X, y, groups = table_of(60, 2.0, 5)
     model = il.MetaRegressor(adaptation="ridge").fit(X, y, groups)
-    assert model._spread.scale_weight.size
+    assert isinstance(model._table.predictor.rule, ScaledRidge)
     save_model(model, tmp_path / "model")
     loaded = load_model(tmp_path / "model")
     for before, after in ((model, loaded), [m.adapt(X[:9], y[:9], groups=groups[:9] + 999) for m in (model, loaded)]):

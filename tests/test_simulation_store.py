@@ -16,11 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
 
 import innerloop as il
 from cases import table
-from innerloop._base.threads import one_thread
 from innerloop._blocks import pool as worker_pool
 from innerloop._blocks import store as block_store
 from innerloop._blocks.pool import gather
@@ -97,6 +95,7 @@ def serial():
     return {name: estimate(name) for name in PROBLEMS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_size", [1, 7, 64])
 def test_blocks_of_any_size_give_the_same_bits(serial, block_size, tmp_path):
     for name, expected in serial.items():
@@ -105,6 +104,7 @@ def test_blocks_of_any_size_give_the_same_bits(serial, block_size, tmp_path):
         assert resumed.identical(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_jobs", [2, 4])
 def test_any_number_of_processes_gives_the_same_bits(serial, n_jobs):
     for name, expected in serial.items():
@@ -118,6 +118,7 @@ def test_any_executor_gives_the_same_bits(serial, kind, tmp_path):
             assert estimate(name, executor=executor, block_size=4, store=tmp_path / name).identical(expected)
 
 
+@pytest.mark.slow
 def test_a_dask_cluster_gives_the_same_bits(serial, tmp_path):
     distributed = pytest.importorskip("distributed")
     options = {"n_workers": 2, "threads_per_worker": 2, "dashboard_address": None, "local_directory": str(tmp_path)}
@@ -126,25 +127,36 @@ def test_a_dask_cluster_gives_the_same_bits(serial, tmp_path):
             assert estimate(name, executor=executor, block_size=4).identical(expected)
 
 
-def test_threads_leave_blas_as_it_was():
-    def threads():
-        return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+THREADS = """
+import threading
+import scipy.linalg
+from threadpoolctl import threadpool_info
+from innerloop._base.threads import one_thread
 
-    before, inside, leave = threads(), threading.Barrier(2), threading.Event()
+def threads():
+    return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
 
-    def first():
-        with one_thread():
-            inside.wait()
-            leave.wait()
-
-    thread = threading.Thread(target=first)
-    thread.start()
+def first():
     with one_thread():
         inside.wait()
-        leave.set()
-        thread.join()
-        assert set(threads()) == {1}
-    assert threads() == before
+        leave.wait()
+
+inside, leave = threading.Barrier(2), threading.Event()
+before, thread = threads(), threading.Thread(target=first)
+thread.start()
+with one_thread():
+    inside.wait()
+    leave.set()
+    thread.join()
+    within = threads()
+print(set(before), set(within), threads() == before)
+"""
+
+
+def test_threads_leave_blas_as_it_was():
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "PYTHONPATH": str(Path(il.__file__).parents[1])}
+    ran = subprocess.run([sys.executable, "-c", THREADS], env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout == "{2} {1} True\n"
 
 
 def test_a_longer_sweep_reuses_the_blocks_that_are_there(tmp_path, undisturbed):
@@ -185,6 +197,7 @@ def wait_for_blocks(folder, n_blocks, child):
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_a_killed_sweep_goes_on_where_it_was(n_jobs, tmp_path):
     (tmp_path / "whole").mkdir()
@@ -200,6 +213,7 @@ def test_a_killed_sweep_goes_on_where_it_was(n_jobs, tmp_path):
     assert n_drawn(tmp_path) <= 120 + 2 * 4 * 2 * n_jobs  # at most the blocks under way at each kill twice
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_sweep(tmp_path):
     children = [start(tmp_path), start(tmp_path, 2)]
     assert [child.wait(60) for child in children] == [0, 0]
@@ -208,17 +222,20 @@ def test_two_processes_share_a_sweep(tmp_path):
     assert list((tmp_path / "store" / "locks").glob("block-*")) == []
 
 
+@pytest.mark.slow
 def test_a_killed_worker_does_not_lose_the_run(tmp_path, undisturbed):
     assert same(logged(tmp_path, "kill", n_jobs=2), undisturbed)
     assert (tmp_path / "acted").exists()
 
 
+@pytest.mark.slow
 def test_a_broken_executor_does_not_lose_the_run(tmp_path, undisturbed):
     with ProcessPoolExecutor(2) as executor, pytest.warns(UserWarning, match="the executor lost a worker"):
         assert same(logged(tmp_path, "kill", executor=executor), undisturbed)
     assert (tmp_path / "acted").exists()
 
 
+@pytest.mark.slow
 def test_a_pool_that_stops_without_a_word_is_not_waited_for(tmp_path, undisturbed, monkeypatch):
     class Silent(Executor):
         """Takes work and never does it, as a process pool whose manager has ended."""
@@ -233,6 +250,7 @@ def test_a_pool_that_stops_without_a_word_is_not_waited_for(tmp_path, undisturbe
         assert same(logged(tmp_path, executor=Silent()), undisturbed)
 
 
+@pytest.mark.slow
 def test_a_pool_whose_manager_has_ended_is_replaced(tmp_path, undisturbed, monkeypatch):
     pool, ended = worker_pool._workers(2), threading.Thread(target=int)
     ended.start()
@@ -243,12 +261,14 @@ def test_a_pool_whose_manager_has_ended_is_replaced(tmp_path, undisturbed, monke
     assert worker_pool._workers(2) is worker_pool._workers(2)
 
 
+@pytest.mark.slow
 def test_workers_that_always_die_end_the_run_with_its_blocks_kept(tmp_path):
     with pytest.raises(RuntimeError, match="workers died 4 times in a row; finished blocks are kept"):
         logged(tmp_path, "always kill", n_jobs=2)
     assert list((tmp_path / "store").glob("block-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("action", "error"), [("fail", ZeroDivisionError), ("interrupt", KeyboardInterrupt)])
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_an_error_inside_a_run_leaves_no_locks(action, error, n_jobs, tmp_path):
@@ -414,6 +434,7 @@ def test_a_block_that_another_process_holds_is_waited_for(tmp_path):
     timer.join()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
 def test_a_forked_worker_that_outlives_its_parent_holds_no_lock(tmp_path):
     script = """

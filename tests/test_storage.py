@@ -51,6 +51,7 @@ def assert_same_model(loaded, model, X, groups):
         np.testing.assert_array_equal(loaded.cv_results_[name], column)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_targets", [None, 1, 3])
 @pytest.mark.parametrize("ids", [None, UNICODE, [0.5, 1.5, -2.0, 3.0, 7.0, 8.0]], ids=["int", "text", "float"])
 @pytest.mark.parametrize("params", [RATES, {"cv": 2}, {"fit_intercept": False, "n_steps": 2, "cv": 2}], ids=str)
@@ -153,11 +154,11 @@ MANIFESTS = [
     (b"[]", "is not an innerloop model folder"),
     (b"{}", "is not an innerloop model folder"),
     (b'{"format": "other", "version": 1}', "is not an innerloop model folder"),
-    (b'{"format": "innerloop-model", "version": 2}', "has model format 2, this version reads 1; update"),
+    (b'{"format": "innerloop-model", "version": 1}', "has model format 1, this version reads 2; fit the model again"),
     (b'{"format": "innerloop-model"}', "has model format None"),
-    (b'{"format": "innerloop-model", "version": 1}', "is damaged"),
-    (b'{"format": "innerloop-model", "version": 1, "files": []}', "is damaged"),
-    (b'{"format": "innerloop-model", "version": 1, "files": {"model": {}, "arrays": {}}}', "is damaged"),
+    (b'{"format": "innerloop-model", "version": 2}', "is damaged"),
+    (b'{"format": "innerloop-model", "version": 2, "files": []}', "is damaged"),
+    (b'{"format": "innerloop-model", "version": 2, "files": {"model": {}, "arrays": {}}}', "is damaged"),
 ]
 
 
@@ -177,6 +178,7 @@ def part(folder, pattern):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", PARTS)
 def test_a_flipped_bit_is_noticed(folder, pattern):
     path = part(folder, pattern)
@@ -239,6 +241,7 @@ def fail_at(monkeypatch, function, call):
 DISK_FULL = [(function, call) for function in ("fsync", "replace", "fdopen") for call in (1, 2, 3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("function", "call"), DISK_FULL)
 def test_a_full_disk_leaves_the_model_that_was_there(folder, monkeypatch, function, call):
     first, X, _, groups = fitted(**RATES)
@@ -289,6 +292,7 @@ print("survived", len(loaded))
 """
 
 
+@pytest.mark.slow
 def test_kill_9_at_any_moment_leaves_a_model(tmp_path):
     places = [str(tmp_path / name) for name in ("one", "two")]
     for seed, place in enumerate(places):

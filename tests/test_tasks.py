@@ -69,8 +69,6 @@ def test_from_arrays_takes_any_numeric_dtype(dtype):
 IDS = [
     ["b", "a", "b", "é", "a", "日本"],
     [3, -1, 3, 7, -1, 0],
-    [0.5, -1.0, 0.5, 2.0, -1.0, np.inf],
-    [True, False, True, True, False, True],
     np.array([3, 1, 3, 2, 1, 0], dtype=object),
     np.array([3, 1, 3, 2, 1, 0], dtype="uint8"),
     pd.Series(["b", "a", "b", "c", "a", "d"], index=[5, 5, 1, 0, 9, 9]),
@@ -89,33 +87,6 @@ def test_ids_may_be_numbers_or_text_and_come_sorted(groups):
         assert own.tolist() == [i for i, label in enumerate(labels) if label == task_id]
 
 
-WHOLE = [
-    np.array([10, 9, -3, 10, 9, 0]),
-    np.array([10, 9, -3, 10, 9, 0], dtype=float),
-    ["10", "9", "-3", "10", "9", "0"],
-    ["10.0", "9.0", "-3.0", "10.0", "9.0", "0.0"],
-    np.array(["10", "9", "-3", "10.0", "9", "0"], dtype=object),
-    pl.Series([10, 9, -3, 10, 9, None]).fill_null(0),
-]
-
-
-@pytest.mark.parametrize("groups", WHOLE, ids=str)
-def test_whole_numbers_are_the_same_ids_in_the_same_order_however_they_are_written(groups):
-    X = np.random.default_rng(0).standard_normal((6, 2))
-    tasks, plain = (il.TaskSet.from_arrays(X, X[:, 0], ids) for ids in (groups, WHOLE[0]))
-    assert tasks.ids.tolist() == [-3, 0, 9, 10]
-    assert tasks.ids.dtype.kind == "i"
-    np.testing.assert_array_equal(tasks.shuffled(0), plain.shuffled(0))
-
-
-NOT_WHOLE = [["007", "7"], ["1.0", "1.1"], ["1", "1 "], ["1", "+1"], ["-0", "0"], ["1" * 20, "2"], ["1", "1e0"]]
-
-
-@pytest.mark.parametrize("groups", NOT_WHOLE, ids=str)
-def test_text_that_is_not_all_whole_numbers_stays_text(groups):
-    assert il.TaskSet.from_arrays(np.ones((2, 1)), [1, 2], groups).ids.tolist() == sorted(groups)
-
-
 def test_a_whole_number_is_the_same_id_among_fractions():
     rows = np.random.default_rng(0).standard_normal((20, 2))
     whole, mixed = (il.TaskSet.from_arrays(rows, rows[:, 0], np.repeat(ids, 10)) for ids in ([1, 2], [1.0, 2.5]))
@@ -125,12 +96,7 @@ def test_a_whole_number_is_the_same_id_among_fractions():
 GOOD = {"X": np.ones((4, 2)), "y": np.ones(4), "groups": ["a", "a", "b", "b"]}
 BAD_ARRAYS = [
     ({"X": np.ones(4)}, ValueError, r"`X` must be 2-dimensional .* reshape\(-1, 1\)"),
-    (
-        {"X": np.ones((4, 0))},
-        ValueError,
-        r"`X` must have at least one row and one feature, got shape \(4, 0\)",
-    ),
-    ({"X": np.ones((0, 2)), "y": [], "groups": []}, ValueError, r"at least one row .* got shape \(0, 2\)"),
+    ({"X": np.ones((0, 2)), "y": [], "groups": []}, ValueError, r"at least one row, got shape \(0, 2\)"),
     ({"X": [["a", "b"]] * 4}, TypeError, "`X` must hold numbers only"),
     ({"X": np.full((4, 2), 1j)}, TypeError, "`X` must hold real numbers"),
     (
@@ -155,14 +121,6 @@ BAD_ARRAYS = [
     ({"groups": ["a", None, "b", "b"]}, ValueError, "`groups` has a missing task id at row 1"),
     ({"groups": [1.0, 2.0, 1.0, np.nan]}, ValueError, "`groups` has a missing task id at row 3"),
     ({"groups": [np.nan, "a", "b", "b"]}, ValueError, "`groups` has a missing task id at row 0"),
-    ({"groups": np.array([1, "a", 2, 2], object)}, TypeError, "`groups` mixes text and numbers"),
-    ({"groups": [1, "a", 2, 2]}, TypeError, "`groups` mixes text and numbers"),
-    (
-        {"groups": np.array(["2020-01-01"] * 4, "M8[D]")},
-        TypeError,
-        "`groups` must hold numbers or text, got dtype date",
-    ),
-    ({"groups": [b"a", b"b", b"a", b"b"]}, TypeError, "`groups` must hold numbers or text"),
     ({"feature_names": ["u"]}, ValueError, "`feature_names` must name 2 features, got 1"),
 ]
 
@@ -269,6 +227,7 @@ def test_the_sign_of_zero_does_not_matter():
     assert contents(tasks, tasks.split(2, 2)) == contents(same, same.split(2, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("constant", [False, True], ids=["distinct rows", "few distinct rows"])
 def test_every_row_is_equally_often_in_the_support(constant):
     n_rows, n_support, n_seeds = 12, 5, 3000
@@ -368,6 +327,7 @@ def test_select_of_no_tasks_is_empty():
     assert len(tasks_of(sizes=LARGE).select([])) == 0
 
 
+@pytest.mark.slow
 def test_one_seed_picks_rows_of_all_ranks_from_different_tables():
     rng = np.random.default_rng(0)
     ranks = []
@@ -379,6 +339,7 @@ def test_one_seed_picks_rows_of_all_ranks_from_different_tables():
     assert np.abs(counts - 4000 / 6).max() < 4 * np.sqrt(4000 * 5 / 36)
 
 
+@pytest.mark.slow
 def test_pooled_interpolation_of_split_tables_has_its_exact_expected_error():
     dist = il.MixedLinearRegression(n_features=30, noise_std=1.0, task_std=0.5)
     errors = []

@@ -9,7 +9,7 @@ import innerloop as il
 from innerloop.theory import deterministic
 from innerloop.theory.adapting import AdaptedLoss
 from innerloop.theory.anchors import overparameterised_task_part, pooled_task_part
-from innerloop.theory.covariance import large_p_parts
+from innerloop.theory.covariance import GeneralError
 from innerloop.theory.deterministic import isotropic_parts
 from innerloop.theory.spectrum import wishart_spectrum
 
@@ -60,6 +60,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", SETTINGS)
 def test_against_monte_carlo(name):
@@ -103,7 +104,7 @@ def test_broadcasting_and_scalars():
 )
 def test_general_covariance_reproduces_the_identity(design, rate):
     dist = il.MixedLinearRegression(P, 1.0, 1.0)
-    general = large_p_parts(dist, design, rate, np.full(P, 1 / P))
+    general = GeneralError(dist, design, np.full(P, 1 / P)).large_p_parts(rate)
     for values, part in zip(general, isotropic_parts(design, P, rate, finite=False), strict=True):
         assert values.sum() == pytest.approx(part, rel=1e-12, abs=1e-12)
 
@@ -152,6 +153,7 @@ def test_leading_order_is_the_limit():
     assert error == pytest.approx(il.expected_loss(dist, many, 0.4, 0.0, method="leading-order") - 0.625, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_task_parts_without_inner_loop_are_exact():
     p, rng = 8, np.random.default_rng(0)

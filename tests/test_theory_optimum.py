@@ -77,6 +77,7 @@ def test_limits_of_the_inner_rate():
     assert far == pytest.approx(best.loss_minus_infinity, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_plans_keep_the_budget():
     dist = il.MixedLinearRegression(20, 1.0, 0.5)
     plans = plan_design(dist, il.Design(2, 1, 1, 10), 24)
@@ -87,6 +88,7 @@ def test_plans_keep_the_budget():
         assert group.n_tasks * (group.n_support + group.n_query) <= 24
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("distance", [0.0, 2.0])
 def test_the_best_plan_is_as_good_as_any(distance):
@@ -132,6 +134,7 @@ def test_command_prints_the_table():
         assert word in done.out
 
 
+@pytest.mark.slow
 def test_command_writes_json_and_the_same_picture_twice(tmp_path):
     paths = [tmp_path / name for name in ("a.svg", "b.svg")]
     another_process = run(*SIZES, "--json", "--plot", str(paths[0]))

@@ -84,6 +84,7 @@ def test_wheel_holds_the_licence_and_the_command(wheel, names):
     assert "\nLicense-Expression: MIT\n" in metadata
 
 
+@pytest.mark.slow
 def test_installed_wheel_is_used_from_elsewhere_and_fits(installed, tmp_path):
     code = (
         "import innerloop, numpy as np\n"
@@ -97,6 +98,7 @@ def test_installed_wheel_is_used_from_elsewhere_and_fits(installed, tmp_path):
     assert found == installed / "innerloop" / "__init__.py"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [["-m", "innerloop"], ["-c", "from innerloop.cli import main; main()"]],

@@ -28,16 +28,26 @@ if TYPE_CHECKING:
     )
     from innerloop.estimators import MetaRegressor
     from innerloop.estimators.storage import load_model, save_model
-    from innerloop.evaluation.advice import advise
     from innerloop.evaluation.calibrated_model import calibrate
     from innerloop.evaluation.other_packages import compare
     from innerloop.exact.kernel import KernelObjective, KernelPath, ReluKernel
     from innerloop.plots.held_out import plot_held_out
     from innerloop.plots.simulation import plot_simulation
     from innerloop.plots.sweep import plot_sweep
+    from innerloop.plots.table import plot_coverage, plot_learning_curves, plot_rate
     from innerloop.plots.theory import plot_theory
+    from innerloop.report import TableStudy, advise, study
     from innerloop.simulation import estimate_loss
-    from innerloop.theory import RateOptimum, choose_method, expected_loss, optimal_rates
+    from innerloop.theory import (
+        RateOptimum,
+        ReferenceLosses,
+        chance_of_improvement,
+        choose_method,
+        expected_loss,
+        loss_interval,
+        optimal_rates,
+        reference_losses,
+    )
 
 __version__ = "0.1.0"
 
@@ -55,26 +65,35 @@ __all__ = [
     "QuadraticRegression",
     "RandomFeatures",
     "RateOptimum",
+    "ReferenceLosses",
     "ReluKernel",
     "ResampledTasks",
     "Sinusoid",
+    "TableStudy",
     "TaskDistribution",
     "TaskSet",
     "advise",
     "calibrate",
+    "chance_of_improvement",
     "choose_method",
     "compare",
     "estimate_loss",
     "expected_loss",
     "load_model",
+    "loss_interval",
     "optimal_rates",
+    "plot_coverage",
     "plot_held_out",
+    "plot_learning_curves",
+    "plot_rate",
     "plot_simulation",
     "plot_sweep",
     "plot_theory",
+    "reference_losses",
     "save_model",
     "solve",
     "solve_path",
+    "study",
 ]
 
 # Names whose rooms need more than numpy and scipy are loaded on first use.
@@ -87,23 +106,32 @@ _ON_FIRST_USE = {
     "QuadraticRegression": "innerloop.distributions",
     "RandomFeatures": "innerloop.distributions",
     "RateOptimum": "innerloop.theory",
+    "ReferenceLosses": "innerloop.theory",
     "ReluKernel": "innerloop.exact.kernel",
     "ResampledTasks": "innerloop.distributions",
     "Sinusoid": "innerloop.distributions",
+    "TableStudy": "innerloop.report",
     "TaskDistribution": "innerloop.distributions",
-    "advise": "innerloop.evaluation.advice",
+    "advise": "innerloop.report",
     "calibrate": "innerloop.evaluation.calibrated_model",
+    "chance_of_improvement": "innerloop.theory",
     "choose_method": "innerloop.theory",
     "compare": "innerloop.evaluation.other_packages",
     "estimate_loss": "innerloop.simulation",
     "expected_loss": "innerloop.theory",
     "load_model": "innerloop.estimators.storage",
+    "loss_interval": "innerloop.theory",
     "optimal_rates": "innerloop.theory",
+    "plot_coverage": "innerloop.plots.table",
     "plot_held_out": "innerloop.plots.held_out",
+    "plot_learning_curves": "innerloop.plots.table",
+    "plot_rate": "innerloop.plots.table",
     "plot_simulation": "innerloop.plots.simulation",
     "plot_sweep": "innerloop.plots.sweep",
     "plot_theory": "innerloop.plots.theory",
+    "reference_losses": "innerloop.theory",
     "save_model": "innerloop.estimators.storage",
+    "study": "innerloop.report",
 }
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from innerloop._base.files import write_whole
+from innerloop._base.memory import read_arrays
 from innerloop._blocks.fingerprint import difference
 
 Arrays = dict[str, NDArray[Any]]
@@ -121,8 +122,7 @@ class BlockStore:
         archive, seal = content[:-_SEAL], content[-_SEAL:]
         if seal != _seal(archive):
             return None
-        with np.load(io.BytesIO(archive), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        return read_arrays(archive, str(self._file(block)))
 
     def claim(self, block: int) -> bool:
         """Claim a block; return False while another process works on it."""

@@ -1,15 +1,16 @@
-r"""The restricted likelihood of tasks whose coefficients differ at random, and what it makes of all but variances.
+r"""Restricted (REML) likelihood of a random-coefficient model.
 
 .. math:: y_i = X_i (\omega + b_i) + e_i, \quad b_i \sim N(0, s^2 \Lambda), \quad e_i \sim N(0, s^2 I), \quad
           \omega \sim N(0, (s^2 / \pi) I)
 
 Given :math:`\Lambda` and the precision :math:`\pi`, the population's coefficients :math:`\omega` and :math:`s^2` have
-closed forms. With ``V_i = I + X_i Lambda X_i'`` minus twice the logarithm of the likelihood that is left is ::
+closed forms. With ``V_i = I + X_i Lambda X_i'``, minus twice the log restricted likelihood is, up to a constant, ::
 
     n log s^2 + sum_i log|V_i| + log|S| - q log pi
     S = sum_i X_i' V_i^-1 X_i + P,   omega = S^-1 sum_i X_i' V_i^-1 y_i,   n s^2 = sum_i y_i' V_i^-1 (y_i - X_i omega)
 
-where P holds pi for the q penalised coefficients, and n counts rows less the coefficients with a flat prior.
+where P is diagonal, pi for the q penalised coefficients and 0 for the others, and n is the number of rows minus that
+of coefficients with a flat prior.
 docs/theory.md, section "Random effects".
 """
 
@@ -29,7 +30,7 @@ _LEAST_NOISE = 1e-14
 
 
 class Solution(NamedTuple):
-    """What follows in closed form from the variances, for one target.
+    """Estimates that have closed forms given the variances, for one target.
 
     Parameters
     ----------
@@ -40,7 +41,7 @@ class Solution(NamedTuple):
     noise
         Noise variance.
     loss
-        Minus twice the logarithm of the restricted likelihood, less a constant.
+        Minus twice the log restricted likelihood, up to a constant.
     """
 
     mean: FloatArray
@@ -69,7 +70,7 @@ class _Whitened(NamedTuple):
 
 @final
 class RestrictedLikelihood:
-    """Minus twice the logarithm of the restricted likelihood of one target, less a constant, with its derivatives."""
+    """Minus twice the log restricted likelihood of one target, up to a constant, with its derivatives."""
 
     def __init__(self, blocks: Iterable[RowBlock], target: int, n_rows: int, penalised: NDArray[np.bool_]) -> None:
         self._blocks, self._target = blocks, target
@@ -77,7 +78,7 @@ class RestrictedLikelihood:
         self.n = max(n_rows - int((~penalised).sum()), 1)
 
     def sums(self, task_cov: FloatArray, kept: list[_Whitened] | None = None) -> _Sums:
-        """Add up all tasks; whitened blocks are appended to `kept`."""
+        """Return the sums over all tasks; append whitened blocks to `kept` if it is given."""
         p = len(self.penalised)
         moments, cross, square, log_det, raw_square = np.zeros((p, p)), np.zeros(p), 0.0, 0.0, 0.0
         for block in self._blocks:
@@ -93,9 +94,9 @@ class RestrictedLikelihood:
         return _Sums(moments, cross, square, log_det, raw_square)
 
     def solve(self, sums: _Sums, precision: float) -> Solution:
-        """Return omega and the noise given all variance ratios, and the loss there."""
+        """Return omega, the noise and the loss, given the sums at a covariance and a precision."""
         S = sums.moments + np.diag(precision * self.penalised)
-        size = np.sqrt(np.where(S.diagonal() > 0, S.diagonal(), 1.0))  # whatever the units of features
+        size = np.sqrt(np.where(S.diagonal() > 0, S.diagonal(), 1.0))  # makes ranks independent of units
         values, vectors = np.linalg.eigh(S / np.outer(size, size))
         vectors /= size[:, None]
         used = values > len(S) * np.finfo(float).eps * max(values[-1], np.finfo(float).tiny)
@@ -133,9 +134,9 @@ class RestrictedLikelihood:
         kept, first, second = list[_Whitened](), np.zeros_like(variances), np.zeros_like(variances)
         self.sums(np.diag(variances), kept)
         for white in kept:
-            own = variances * np.einsum("trp,trp->tp", white.X, white.X)
-            first += own.sum(axis=0)
-            second += np.square(own).sum(axis=0)
+            share = variances * np.einsum("trp,trp->tp", white.X, white.X)
+            first += share.sum(axis=0)
+            second += np.square(share).sum(axis=0)
         return second - first**2 / self.n
 
 
@@ -150,7 +151,7 @@ def _whiten(X: FloatArray, y: FloatArray, task_cov: FloatArray) -> _Whitened:
     white = np.ascontiguousarray(np.concatenate((X, y), axis=2).transpose(1, 2, 0))
     log_det = 0.0
     for j in range(len(V)):
-        pivot = np.maximum(V[j, j], 1.0)  # as it is but for rounding
+        pivot = np.maximum(V[j, j], 1.0)  # at least 1 but for rounding
         log_det += float(np.log(pivot).sum())
         unit = 1 / np.sqrt(pivot)
         white[j] *= unit

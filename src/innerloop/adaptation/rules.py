@@ -1,17 +1,17 @@
-"""Inner rules: how meta-parameters become the coefficients of one task.
+"""Rules of adaptation: how the meta-parameters and a task's rows give the task's coefficients.
 
-Those here are affine maps ``theta = omega + W (y - X omega)`` of the meta-parameters omega, with a gain W that the
-task's features give. So the error they leave is known too: with ``A = I - W X``, a task whose coefficients lie around
-omega with covariance Lambda is missed with covariance ``A Lambda A' + W W'``, both relative to the noise variance.
+The rules here are affine, ``theta = omega + W (y - X omega)``, with meta-parameters omega and a gain W that depends on
+the task's features alone. So the covariance of their error is known: with ``A = I - W X``, and coefficients that vary
+around omega with covariance Lambda, it is ``A Lambda A' + W W'``, both relative to the noise variance.
 `innerloop.adaptation.scale_mixture` has a rule that is not linear in y.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import NamedTuple, Protocol, final
+from typing import NamedTuple, Protocol, Self, final
 
 import numpy as np
 
@@ -25,7 +25,7 @@ _ROWS_AT_ONCE = 2**17
 
 
 class Adaptation(Protocol):
-    """An inner rule."""
+    """A rule of adaptation, all its parameters known: its fields are numbers and arrays."""
 
     def adapt(self, coef: FloatArray, tasks: TaskSet) -> FloatArray:
         """Return the coefficients of every task: (n_tasks, n_features[, n_targets])."""
@@ -34,14 +34,14 @@ class Adaptation(Protocol):
     def uncertainty(
         self, coef: FloatArray, rows: RowBlock, task_cov: FloatArray, target: int = 0
     ) -> tuple[FloatArray, FloatArray]:
-        """Return the noise of tasks that adapted on these rows, and the covariance of their coefficients' errors.
+        """Return the noise of tasks that adapted on these rows, and the covariance of the error of their coefficients.
 
         Parameters
         ----------
         coef : (n_features, n_targets)
             Meta-parameters.
         rows
-            Of the tasks.
+            Rows of the tasks.
         task_cov : (n_features, n_features)
             Covariance of tasks' coefficients around the meta-parameters, relative to the noise variance.
         target
@@ -55,25 +55,33 @@ class Adaptation(Protocol):
         """
         ...
 
+    def with_task_cov(self, task_cov: FloatArray) -> Self:
+        """Return the rule where tasks' coefficients have another covariance (n_targets, n_features, n_features)."""
+        ...
+
 
 class LinearRule(ABC):
     """A rule of the form ``theta = omega + W (y - X omega)``."""
 
     @abstractmethod
     def gain(self, X: FloatArray, n_rows: IntArray, target: int = 0) -> FloatArray:
-        """Return W of tasks whose rows, maybe turned as in a `RowBlock`, are X.
+        """Return W of tasks with rows X, which may be reduced as in a `RowBlock`.
 
         Parameters
         ----------
-        X : (n_tasks, n_turned, n_features)
+        X : (n_tasks, n_reduced, n_features)
         n_rows : (n_tasks,)
-            How many rows each task has.
+            Number of rows of each task before it was reduced.
         target
 
         Returns
         -------
-        (n_tasks, n_features, n_turned)
+        (n_tasks, n_features, n_reduced)
         """
+
+    def with_task_cov(self, task_cov: FloatArray) -> Self:  # noqa: ARG002
+        """Return the rule itself: unless it says otherwise, a rule does not use the covariance of tasks."""
+        return self
 
     @final
     def uncertainty(
@@ -163,39 +171,43 @@ class GradientSteps(LinearRule):
 @final
 @dataclass(frozen=True, eq=False)
 class Ridge(LinearRule):
-    r"""The ridge with a metric: the best linear prediction where tasks differ with covariance Lambda.
+    r"""Ridge with a metric: the best linear prediction where coefficients of tasks have covariance Lambda.
 
     .. math:: \theta = \arg\min |y - X \theta|^2 + (\theta - \omega)' (c \Lambda)^{-1} (\theta - \omega)
               = \omega + c \Lambda X' (I + c X \Lambda X')^{-1} (y - X \omega)
 
-    The strength c may depend on the number of rows; it is interpolated geometrically in ``log(1 + n)``.
+    The penalty 1 / c may depend on the number of rows; it is interpolated geometrically in ``log(1 + n)``.
 
     Parameters
     ----------
     task_cov : (n_targets, n_features, n_features)
         Lambda, relative to the noise variance.
-    n_rows, strength : (n_points,)
-        Numbers of rows, increasing, and the strength c at each.
+    n_rows, inverse_penalty : (n_points,)
+        Numbers of rows, increasing, and c at each.
     """
 
     task_cov: FloatArray
     n_rows: FloatArray = field(default_factory=lambda: np.ones(1))
-    strength: FloatArray = field(default_factory=lambda: np.ones(1))
+    inverse_penalty: FloatArray = field(default_factory=lambda: np.ones(1))
 
     def adapt(self, coef: FloatArray, tasks: TaskSet) -> FloatArray:
         """Return the adapted coefficients of every task; see `GradientSteps.adapt`."""
         start = coef.reshape(tasks.n_features, -1)
         theta = np.empty((len(tasks), *start.shape))
         for block in row_blocks(tasks):
-            left = block.y - block.X @ start
+            residual = block.y - block.X @ start
             for k in range(start.shape[1]):
                 W = self.gain(block.X, block.n_rows, k)
-                theta[block.members, :, k] = start[:, k] + np.einsum("tpr,tr->tp", W, left[..., k])
+                theta[block.members, :, k] = start[:, k] + np.einsum("tpr,tr->tp", W, residual[..., k])
         return theta.reshape(len(tasks), *coef.shape)
+
+    def with_task_cov(self, task_cov: FloatArray) -> Ridge:
+        """Return the ridge with another metric."""
+        return replace(self, task_cov=task_cov)
 
     def gain(self, X: FloatArray, n_rows: IntArray, target: int = 0) -> FloatArray:
         """Return ``W = c Lambda X' (I + c X Lambda X')^-1``."""
-        logs = np.interp(np.log1p(n_rows), np.log1p(self.n_rows), np.log(self.strength))
+        logs = np.interp(np.log1p(n_rows), np.log1p(self.n_rows), np.log(self.inverse_penalty))
         by_coef = np.exp(logs)[:, None, None] * (X @ self.task_cov[target])
         V = by_coef @ X.transpose(0, 2, 1)
         V[:, np.arange(V.shape[1]), np.arange(V.shape[1])] += 1.0
@@ -207,12 +219,12 @@ class Eigenbasis(NamedTuple):
 
     Parameters
     ----------
-    d : (n_tasks, n_turned)
+    d : (n_tasks, n_reduced)
         The diagonal of D.
-    z : (n_tasks, n_turned)
+    z : (n_tasks, n_reduced)
         ``U'(y - X omega)``.
-    back : (n_tasks, n_features, n_turned)
-        ``Lambda X' U``: what takes weights of z to coefficients.
+    back : (n_tasks, n_features, n_reduced)
+        ``Lambda X' U``, the map from the eigenbasis to coefficients.
     """
 
     d: FloatArray
@@ -221,14 +233,14 @@ class Eigenbasis(NamedTuple):
 
     @classmethod
     def of(cls, task_cov: FloatArray, X: FloatArray, residual: FloatArray) -> Eigenbasis:
-        """Decompose tasks with rows X (n_tasks, n_turned, n_features), given ``y - X omega``."""
+        """Decompose tasks with rows X (n_tasks, n_reduced, n_features), given ``y - X omega``."""
         by_coef = X @ task_cov
         d, U = np.linalg.eigh(by_coef @ X.transpose(0, 2, 1))
         return cls(np.maximum(d, 0.0), np.einsum("trj,tr->tj", U, residual), by_coef.transpose(0, 2, 1) @ U)
 
 
-def ridge_path(coef: FloatArray, task_cov: FloatArray, tasks: TaskSet, strengths: FloatArray) -> FloatArray:
-    r"""Return what `Ridge` of each strength makes of the tasks, by one decomposition for all.
+def ridge_path(coef: FloatArray, task_cov: FloatArray, tasks: TaskSet, inverse_penalties: FloatArray) -> FloatArray:
+    r"""Return the coefficients by `Ridge` at many penalties 1 / c, by one decomposition for all.
 
     .. math:: \theta = \omega + \Lambda X' U (1 / c + D)^{-1} z
 
@@ -240,18 +252,19 @@ def ridge_path(coef: FloatArray, task_cov: FloatArray, tasks: TaskSet, strengths
         Meta-parameters.
     task_cov : (n_targets, n_features, n_features)
     tasks
-    strengths : (n_strengths,)
+    inverse_penalties : (n_penalties,)
+        Values of c.
 
     Returns
     -------
-    (n_strengths, n_tasks, n_features, n_targets)
+    (n_penalties, n_tasks, n_features, n_targets)
     """
-    theta = np.empty((len(strengths), len(tasks), *coef.shape))
+    theta = np.empty((len(inverse_penalties), len(tasks), *coef.shape))
     for block in row_blocks(tasks):
-        left = block.y - block.X @ coef
+        residual = block.y - block.X @ coef
         for k in range(coef.shape[1]):
-            d, z, back = Eigenbasis.of(task_cov[k], block.X, left[..., k])
-            shrunk = z / (1 / strengths[:, None, None] + d)
+            d, z, back = Eigenbasis.of(task_cov[k], block.X, residual[..., k])
+            shrunk = z / (1 / inverse_penalties[:, None, None] + d)
             theta[..., k][:, block.members] = coef[:, k] + np.einsum("tpj,stj->stp", back, shrunk)
     return theta
 
@@ -267,4 +280,4 @@ def _gradients(theta: FloatArray, tasks: TaskSet, chosen: IntArray) -> FloatArra
     for k in range(theta.shape[2]):
         residual = np.einsum("ij,ij->i", X, theta[task, :, k]) - y[:, k]
         gradients[:, :, k] = np.add.reduceat(X * residual[:, None], first, axis=0)
-    return gradients / sizes[:, None, None]
+    return gradients / tasks.original_sizes[chosen, None, None]

@@ -1,17 +1,17 @@
-r"""Tasks of different scales: random effects whose noise and covariance are multiplied task by task.
+r"""Random effects of tasks that differ in scale: each task's noise and covariance have a multiple of their own.
 
 .. math:: b_i \sim N(0, s^2 \alpha_i \rho_i \Lambda), \quad e_i \sim N(0, s^2 \alpha_i I)
 
 in the model of `random_effects`, with normal :math:`(\log \alpha_i, \log \rho_i)` on a grid of pairs. With
-``X Lambda X' = U D U'`` and ``z = U'(y - X omega)`` a pair has the likelihood ``N(z; 0, s^2 alpha (I + rho D))``: one
-decomposition serves all pairs. Averages over pairs by their posterior give the best prediction, which is not linear in
-the targets: a task whose rows look noisy moves less.
+``X Lambda X' = U D U'`` and ``z = U'(y - X omega)`` a pair has the likelihood ``N(z; 0, s^2 alpha (I + rho D))``, so
+one decomposition serves all pairs. The best prediction averages over pairs by their posterior. It is not linear in the
+targets: coefficients of a task whose rows appear noisy change less.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, final
 
 import numpy as np
@@ -22,18 +22,18 @@ from innerloop.adaptation.rules import Eigenbasis
 from innerloop.data.row_blocks import RowBlock, row_blocks
 from innerloop.data.tasks import TaskSet
 
-# Steps of a factor of 4. Noise reaches as high as the coefficients: a noisy task must not be taken for one that is far.
+# Steps of a factor of 4. The largest noise equals the largest spread: a noisy task must not appear to be a distant one.
 _ALPHA, _RHO = 4.0 ** np.arange(-5, 6), 4.0 ** np.arange(-4, 6)
 # Pairs (log alpha, log rho).
 LOG_SCALES = np.log(np.stack(np.meshgrid(_ALPHA, _RHO, indexing="ij")).reshape(2, -1))
-# The prior of how scales differ weighs as much as so many tasks whose scales have this deviation.
+# The prior of the scales has the weight of `_PRIOR_TASKS` tasks whose log scales have this standard deviation.
 _PRIOR_TASKS, _PRIOR_STD = 5, 0.4
-# A share of all tasks may have any scale.
+# Probability of a scale drawn uniformly from the grid.
 _OUTLIERS = 1e-3
 _N_SWEEPS = 30
-# Parameters of how scales differ: means, variances and a covariance of two logarithms.
+# Parameters of the distribution of scales: means, variances and a covariance of two logarithms.
 N_PARAMETERS = 5
-# Residuals where the training tasks have no noise at all.
+# Bound of standardised residuals, where the training tasks have no noise at all.
 _LARGEST = 1e100
 _NUMBERS_AT_ONCE = 2**18
 
@@ -41,7 +41,7 @@ _NUMBERS_AT_ONCE = 2**18
 @final
 @dataclass(frozen=True, eq=False)
 class ScaledRidge:
-    """The mean of the ridges of all pairs of scales, by what a task's rows say of its scales.
+    """Ridges for all pairs of scales, averaged by the posterior probabilities of a task's scales given its rows.
 
     Parameters
     ----------
@@ -63,11 +63,15 @@ class ScaledRidge:
         theta = np.empty((len(tasks), *start.shape))
         for block in row_blocks(tasks, _NUMBERS_AT_ONCE):
             for k in range(start.shape[1]):
-                own = self._eigenbasis(start, block, k)
-                pi = self._posterior(own, block.n_rows, k).sum(axis=1)
-                mean = (pi[:, None] @ _shrinkage(own.d))[:, 0]
-                theta[block.members, :, k] = start[:, k] + np.einsum("tpj,tj->tp", own.back, mean * own.z)
+                basis = self._eigenbasis(start, block, k)
+                pi = self._posterior(basis, block.n_rows, k).sum(axis=1)
+                mean = (pi[:, None] @ _shrinkage(basis.d))[:, 0]
+                theta[block.members, :, k] = start[:, k] + np.einsum("tpj,tj->tp", basis.back, mean * basis.z)
         return theta.reshape(len(tasks), *coef.shape)
+
+    def with_task_cov(self, task_cov: FloatArray) -> ScaledRidge:
+        """Return the rule with another covariance Lambda."""
+        return replace(self, task_cov=task_cov)
 
     def uncertainty(
         self,
@@ -78,31 +82,31 @@ class ScaledRidge:
     ) -> tuple[FloatArray, FloatArray]:
         """Return the posterior mean of tasks' noise and the posterior covariance of their coefficients, given y too.
 
-        That is for the covariance Lambda of the rule itself; see `innerloop.adaptation.rules.Adaptation.uncertainty`.
+        They are for the covariance Lambda of the rule; see `innerloop.adaptation.rules.Adaptation.uncertainty`.
         """
-        own = self._eigenbasis(coef, rows, target)
-        by_pair, shrinkage = self._posterior(own, rows.n_rows, target), _shrinkage(own.d)
+        basis = self._eigenbasis(coef, rows, target)
+        by_pair, shrinkage = self._posterior(basis, rows.n_rows, target), _shrinkage(basis.d)
         pi, beta = by_pair.sum(axis=1), np.einsum("tar,a,r->tr", by_pair, _ALPHA, _RHO)
-        away = (shrinkage - pi[:, None] @ shrinkage) * own.z[:, None]
-        inner = (away * pi[..., None]).transpose(0, 2, 1) @ away / self.noise[target]
+        deviation = (shrinkage - pi[:, None] @ shrinkage) * basis.z[:, None]
+        inner = (deviation * pi[..., None]).transpose(0, 2, 1) @ deviation / self.noise[target]
         diagonal = np.arange(inner.shape[1])
         inner[:, diagonal, diagonal] -= (beta[:, None] @ shrinkage)[:, 0]
-        own_cov = beta.sum(axis=1)[:, None, None] * self.task_cov[target]
-        return by_pair.sum(axis=2) @ _ALPHA, own_cov + own.back @ inner @ own.back.transpose(0, 2, 1)
+        prior_cov = beta.sum(axis=1)[:, None, None] * self.task_cov[target]
+        return by_pair.sum(axis=2) @ _ALPHA, prior_cov + basis.back @ inner @ basis.back.transpose(0, 2, 1)
 
     def _eigenbasis(self, coef: FloatArray, rows: RowBlock, target: int) -> Eigenbasis:
         return Eigenbasis.of(self.task_cov[target], rows.X, rows.y[..., target] - rows.X @ coef[:, target])
 
-    def _posterior(self, own: Eigenbasis, n_rows: IntArray, target: int) -> FloatArray:
-        """Return each task's probabilities of pairs: (n_tasks, n_alpha, n_rho)."""
-        by_pair = _normalised(_log_likelihood(own, n_rows, self.noise[target]), self.weight[target])
+    def _posterior(self, basis: Eigenbasis, n_rows: IntArray, target: int) -> FloatArray:
+        """Return each task's posterior probabilities of the pairs: (n_tasks, n_alpha, n_rho)."""
+        by_pair = _normalised(_log_likelihood(basis, n_rows, self.noise[target]), self.weight[target])
         return by_pair.reshape(-1, len(_ALPHA), len(_RHO))
 
 
 class Scales(NamedTuple):
-    """Probabilities of the pairs `LOG_SCALES` among tasks, (n_targets, n_pairs), and what they are worth.
+    """Probabilities of the pairs `LOG_SCALES` among tasks, (n_targets, n_pairs), and their likelihood ratio.
 
-    `log_ratio` is twice the logarithm of the likelihood's ratio to that of tasks of one scale, of all targets together.
+    `log_ratio` is twice the log-likelihood minus that of tasks of one scale, summed over targets.
     """
 
     weight: FloatArray
@@ -110,21 +114,21 @@ class Scales(NamedTuple):
 
 
 def estimate_scales(tasks: TaskSet, effects: RandomEffects) -> Scales:
-    """Estimate how the scales of tasks differ: by the normal distribution of highest posterior density, by EM.
+    """Estimate the distribution of tasks' scales: the normal one of highest posterior density, by EM.
 
-    Here scales multiply `effects.task_cov`; in the `ScaledRidge` of new tasks `effects.new_task_cov`.
+    Here scales multiply `effects.task_cov`; in the `ScaledRidge` of new tasks they multiply `effects.new_task_cov`.
 
     Notes
     -----
     docs/theory.md, section "Random effects".
     """
-    found, log_ratio = [], 0.0
+    weights, log_ratio = [], 0.0
     one_scale = int(np.flatnonzero((LOG_SCALES == 0).all(axis=0))[0])
     for k, noise in enumerate(effects.noise):
         by_task = np.concatenate(
             [
-                _log_likelihood(own, n_rows, noise)
-                for own, n_rows in _eigenbases(tasks, effects.mean[:, k], effects.task_cov[k], k)
+                _log_likelihood(basis, n_rows, noise)
+                for basis, n_rows in _eigenbases(tasks, effects.mean[:, k], effects.task_cov[k], k)
             ]
         )
         by_task -= by_task[:, [one_scale]]
@@ -135,22 +139,22 @@ def estimate_scales(tasks: TaskSet, effects: RandomEffects) -> Scales:
             count = weight * ((1 / (likelihood @ weight)) @ likelihood)
             n = len(by_task) + _PRIOR_TASKS
             mean = LOG_SCALES @ count / n
-            away = LOG_SCALES - mean[:, None]
-            weight = _normal(mean, ((away * count) @ away.T + _PRIOR_TASKS * _PRIOR_STD**2 * np.eye(2)) / n)
-        found.append(weight)
+            deviation = LOG_SCALES - mean[:, None]
+            weight = _normal(mean, ((deviation * count) @ deviation.T + _PRIOR_TASKS * _PRIOR_STD**2 * np.eye(2)) / n)
+        weights.append(weight)
         log_ratio += 2 * float((np.log(likelihood @ weight) + largest[:, 0]).sum())
-    return Scales(np.array(found), log_ratio)
+    return Scales(np.array(weights), log_ratio)
 
 
 def _shrinkage(d: FloatArray) -> FloatArray:
-    """Return rho / (1 + rho d): (n_tasks, n_rho, n_turned)."""
+    """Return rho / (1 + rho d): (n_tasks, n_rho, n_reduced)."""
     return np.asarray(_RHO[:, None] / (1 + _RHO[:, None] * d[:, None]))
 
 
-def _log_likelihood(own: Eigenbasis, n_rows: IntArray, noise: float) -> FloatArray:
-    """Return the log-likelihood of each pair, less a constant: (n_tasks, n_pairs)."""
-    ratio = 1 + _RHO[:, None] * own.d[:, None]
-    z = np.minimum(np.abs(own.z) / np.sqrt(noise), _LARGEST)
+def _log_likelihood(basis: Eigenbasis, n_rows: IntArray, noise: float) -> FloatArray:
+    """Return the log-likelihood of each pair, up to a constant: (n_tasks, n_pairs)."""
+    ratio = 1 + _RHO[:, None] * basis.d[:, None]
+    z = np.minimum(np.abs(basis.z) / np.sqrt(noise), _LARGEST)
     squares = (1 / ratio @ (z**2)[..., None]).transpose(0, 2, 1) / _ALPHA[:, None]
     log_det = np.log(ratio).sum(axis=-1)[:, None] + n_rows[:, None, None] * np.log(_ALPHA)[:, None]
     return np.asarray(-(log_det + squares).reshape(len(n_rows), -1) / 2)
@@ -170,8 +174,8 @@ def _normalised(log_likelihood: FloatArray, weight: FloatArray) -> FloatArray:
 
 
 def _normal(mean: FloatArray, covariance: FloatArray) -> FloatArray:
-    """Return probabilities of the pairs, of which some share is alike for all."""
-    away = LOG_SCALES - mean[:, None]
-    log_density = -np.einsum("ic,ic->c", away, np.linalg.solve(covariance, away)) / 2
+    """Return probabilities of the pairs: a normal density, mixed with a uniform one."""
+    deviation = LOG_SCALES - mean[:, None]
+    log_density = -np.einsum("ic,ic->c", deviation, np.linalg.solve(covariance, deviation)) / 2
     density = np.exp(log_density - log_density.max())
     return np.asarray((1 - _OUTLIERS) * density / density.sum() + _OUTLIERS / len(density))

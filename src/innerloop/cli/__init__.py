@@ -35,6 +35,9 @@ def main() -> NoReturn:
     """Run the command line. Bad input ends in one sentence on standard error and exit code 2."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that has no sign for ± still shows the rest
+    # Warnings of libraries (RuntimeWarning and such) are no messages of this program.
+    warnings.simplefilter("ignore")
+    warnings.simplefilter("default", UserWarning)
     warnings.showwarning = lambda message, *_, **__: print(f"innerloop: {_one_line(message)}", file=sys.stderr)
     try:
         app(sys.argv[1:], exit_on_error=False, print_error=False)

@@ -1,4 +1,4 @@
-"""The tables of `innerloop demo`: made on the spot, nothing is downloaded."""
+"""Tables of `innerloop demo`, made without downloads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from innerloop.distributions import MixedLinearRegression
 IMAGES_PER_CLASS = 15
 TASKS_PER_PAIR = 6
 
-# So few query rows, four times the features, that support rows which are not scored are missed.
+# With so few query rows (four times the features in all), support rows that are not query rows are missing.
 PAPER_N_FEATURES, PAPER_N_TASKS, PAPER_N_SUPPORT, PAPER_N_QUERY = 60, 60, 30, 4
 
 

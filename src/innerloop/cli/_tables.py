@@ -1,13 +1,20 @@
-"""From a table on the command line to tasks."""
+"""Tasks from a table on the command line."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, final
 
 import numpy as np
 
-from innerloop.data.table_files import missing, numbers, read_table
+from innerloop.cli._output import console
+from innerloop.data.table_files import read_table
+from innerloop.data.task_table import TargetCode, read_task_rows
 from innerloop.data.tasks import TaskSet
+
+# Names of features that are printed.
+_MOST_NAMES = 30
 
 
 def read_tasks(
@@ -18,36 +25,61 @@ def read_tasks(
     drop: list[str] | None,
     delimiter: str | None,
     min_rows: int | None,
-) -> tuple[TaskSet, str]:
-    """Return the tasks of a file, and in words what was left out."""
-    frame = read_table(table, group, delimiter)
-    missing(frame, [group, target, *(features or []), *(drop or [])], table)
+) -> TableTasks:
+    """Return the tasks of a file."""
     if group == target:
         raise ValueError(f"--group and --target must be different columns, got {group!r} for both.")
-    for i, name in enumerate(features or []):
-        if name in (group, target, *(features or [])[:i]):
-            raise ValueError(
-                f"--features names {name!r}, which is the group, the target or named already; leave it out."
-            )
-    taken = {group, target, *(drop or [])}
-    chosen = [str(c) for c in (features or frame.columns) if c not in taken]
-    if not chosen:
-        raise ValueError(f"{table} has no feature column left beside {', '.join(sorted(taken))}.")
-    X, y = numbers(frame, chosen, table, delimiter), numbers(frame, [target], table, delimiter)[:, 0]
-    tasks = TaskSet.from_arrays(X, y, frame[group].to_numpy(dtype=str), chosen)
-    if min_rows is None or (tasks.sizes >= min_rows).all():
-        return tasks, ""
-    kept = tasks.select(tasks.sizes >= min_rows)
-    return kept, f" ({len(tasks) - len(kept)} tasks of fewer than {min_rows} rows left out)"
+    file = read_table(table, group, delimiter)
+    rows = read_task_rows(file.frame, group, target, features, drop or [], file.name, file.place)
+    tasks = TaskSet.from_columns(rows.columns, rows.y, rows.ids, rows.task)
+    notes = [*file.notes, *rows.notes]
+    if min_rows is not None and (few := int((tasks.sizes < min_rows).sum())):
+        notes.append(f"{few} tasks of fewer than {min_rows} rows are left out")
+        tasks = tasks.select(tasks.sizes >= min_rows).fit_columns()
+    return TableTasks(tasks, rows.targets[0], (*notes, *(tasks.column_map.notes if tasks.column_map else ())))
 
 
-def check_sizes(tasks: TaskSet, table: Path, n_support: int, n_query: int) -> None:
-    """Refuse fewer than two tasks, a constant target, and tasks too small to adapt and be scored."""
+@final
+@dataclass(frozen=True, eq=False)
+class TableTasks:
+    """The tasks of a file, how its target is a number, and what to say of its columns and rows."""
+
+    tasks: TaskSet
+    target: TargetCode
+    notes: tuple[str, ...]
+
+    def details(self, group: str) -> dict[str, Any]:
+        """Return what a model folder must know to read another table, beside the model: plain values."""
+        return {"group": group, "target": self.target.to_state()}
+
+
+def print_size(table: Path, read: TableTasks) -> None:
+    """Print what was read of a table: counts, names of features, and what was made of columns and rows."""
+    tasks = read.tasks
+    size = f"{len(tasks)} tasks, {tasks.n_rows} rows, {tasks.n_features} features"
+    names = tasks.feature_names or ()
+    shown = ", ".join(names[:_MOST_NAMES]) + (
+        f", ... ({len(names) - _MOST_NAMES} more)" if len(names) > _MOST_NAMES else ""
+    )
+    lines = [
+        f"{table}: {size}",
+        f"features: {shown or 'none, the intercept alone'}",
+        *(f"- {note}" for note in read.notes),
+    ]
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False)
+
+
+def check_sizes(tasks: TaskSet, table: Path, n_support: int | None = None, n_query: int | None = None) -> None:
+    """Refuse fewer than two tasks, a constant target, and tasks too small for a split into support and query rows."""
     if len(tasks) < 2:
         what = f"one task, {tasks.ids[0].item()!r}" if len(tasks) else "no task large enough"
         raise ValueError(f"{table} holds {what}; rates are compared on unseen tasks, so at least two are needed.")
     if np.ptp(tasks.y) == 0:
         raise ValueError(f"every target in {table} is {tasks.y[0]:g}, so there is nothing to learn.")
+    if n_query is None:  # a small task adapts on all its rows but one
+        return
+    n_support = n_support or tasks.default_support()
     least = n_support + n_query
     if (small := tasks.sizes < least).any():
         first = int(small.argmax())
@@ -59,7 +91,7 @@ def check_sizes(tasks: TaskSet, table: Path, n_support: int, n_query: int) -> No
 
 
 def _remedy(tasks: TaskSet, n_support: int, n_query: int) -> str:
-    """Return what to do about tasks too small for the split: at least two must be left."""
+    """Return the remedy for tasks too small for the split, with which at least two tasks remain."""
     least, second = n_support + n_query, int(np.sort(tasks.sizes)[-2])
     if second >= least:
         return f"pass --min-rows {least} to leave such tasks out"

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from innerloop.cli._output import console, messages, print_table
-from innerloop.cli._tables import check_sizes, read_tasks
+from innerloop.cli._tables import check_sizes, print_size, read_tasks
 from innerloop.cli.fit import Names
 from innerloop.evaluation.other_packages import Contender, best_of
 from innerloop.evaluation.other_packages import compare as compare_packages
@@ -33,10 +33,10 @@ def compare(
     delimiter: str | None = None,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
-    """Fit the same table with mixed-model packages, and score all on unseen groups.
+    """Fit the same table with mixed-model packages, and compare errors on unseen groups.
 
-    Three quarters of the groups train; the others give some rows to adapt on and are scored on the rest. MixedLM of
-    statsmodels and, where installed, GPBoost, each as it predicts new groups and adapted by hand.
+    Three quarters of the groups train; the others have some rows to adapt on and are scored on their other rows.
+    MixedLM of statsmodels and, where installed, GPBoost: by their predictions for new groups, and adapted by hand.
 
     Parameters
     ----------
@@ -65,31 +65,32 @@ def compare(
     """
     if not time_limit > 0:
         raise ValueError(f"`--time-limit` must be positive, got {time_limit}.")
-    tasks, left_out = read_tasks(table, group, target, features, drop, delimiter, min_rows)
-    check_sizes(tasks, table, 1, 1)
+    read = read_tasks(table, group, target, features, drop, delimiter, min_rows)
+    tasks = read.tasks
+    check_sizes(tasks, table)
 
     def announce(name: str) -> None:
         if messages.is_terminal:
             messages.print(f"Fitting {name} ...", markup=False)
 
-    found = compare_packages(tasks, n_adapt, seed, time_limit, announce)
+    contenders = compare_packages(tasks, n_adapt, seed, time_limit, announce)
     if json_:
-        plain = [{k: v if v == v else None for k, v in asdict(contender).items()} for contender in found]
-        print(json.dumps({"contenders": plain, "verdict": best_of(found)}, indent=1))
+        plain = [{k: v if v == v else None for k, v in asdict(contender).items()} for contender in contenders]
+        print(json.dumps({"contenders": plain, "verdict": best_of(contenders)}, indent=1))
         return
-    size = f"{len(tasks)} groups, {tasks.n_rows} rows, {tasks.n_features} features{left_out}"
-    console.print(f"{table}: {size}; {n_adapt} rows of an unseen group to adapt on\n", soft_wrap=True, markup=False)
-    print_table(_table(found))
-    console.print(f"\n[bold]{best_of(found)}[/bold]", soft_wrap=not console.is_terminal)
+    print_size(table, read)
+    console.print(f"{n_adapt} rows of an unseen group to adapt on\n", soft_wrap=True, markup=False)
+    print_table(_table(contenders))
+    console.print(f"\n[bold]{best_of(contenders)}[/bold]", soft_wrap=not console.is_terminal)
 
 
-def _table(found: list[Contender]) -> Table:
+def _table(contenders: list[Contender]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("on unseen groups", no_wrap=True)
     for name in ("MSE", "± s.e.", "excess", "± s.e.", "fit (s)"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    for i, c in enumerate(found):
+    for i, c in enumerate(contenders):
         numbers = (c.mse, c.mse_se, c.excess, c.excess_se) if i else (c.mse, c.mse_se, np.nan, np.nan)
         cells = [f"{value:.4g}" if value == value else "" for value in (*numbers, c.seconds)]
         table.add_row(c.name, *cells, c.note, style="" if i else "bold")

@@ -1,4 +1,4 @@
-"""`innerloop fit`: from a table to recommended rates, a model and a picture."""
+"""`innerloop fit`: fit a table of many small tasks, and compare methods on unseen ones."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import numpy as np
 from cyclopts import Parameter
 
 from innerloop._base.checks import as_count
-from innerloop._base.files import check_file, write_whole
-from innerloop._base.progress import progress
-from innerloop.cli._output import console, need_matplotlib, pictures_of, report_of, show
-from innerloop.cli._tables import check_sizes, read_tasks
+from innerloop._base.files import check_file
+from innerloop.cli._output import command_line, console, need_matplotlib, pictures_of, show
+from innerloop.cli._tables import check_sizes, print_size, read_tasks
 from innerloop.estimators import MetaRegressor
 from innerloop.estimators.storage import check_writable, save_model
-from innerloop.evaluation import Evaluation, evaluate, n_ticks
+from innerloop.evaluation import Score
 from innerloop.plots.held_out import PICTURE
-from innerloop.tabular.training import MetaTraining
+from innerloop.report import TableStudy, study
+from innerloop.tabular.kinds import Adaptations
+from innerloop.tabular.settings import read_settings
 
 Names = Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")]
 Rate = float | Literal["auto"]
@@ -41,7 +42,7 @@ def fit(
     inner_lr: Rate = "auto",
     adapt_lr: Rate | Literal["per-feature"] = "auto",
     l2: Rate = "auto",
-    adaptation: Literal["auto", "none", "gradient", "ridge"] = "auto",
+    adaptation: Adaptations = "auto",
     cv: int = 5,
     min_rows: int | None = None,
     standardize: bool = True,
@@ -50,10 +51,10 @@ def fit(
     delimiter: str | None = None,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
-    """Meta-train on a table of many small tasks and recommend learning rates.
+    """Meta-train on a table of many small tasks and recommend how new tasks should adapt.
 
-    Prints how tasks adapt, for gradient steps the rates with standard errors; the error on unseen tasks against plain
-    baselines; and a verdict.
+    Prints the adaptation, with the rates of gradient steps and their standard errors; the errors of methods on unseen
+    tasks; and a recommendation.
 
     Parameters
     ----------
@@ -74,7 +75,7 @@ def fit(
     n_support
         Rows a new task will adapt on; half of the median task, at most 10, unless given.
     n_query
-        Score training tasks on so many rows beside the support; each row once unless given.
+        Query rows of a training task; unless given, every row is a query row once.
     n_steps
         Gradient steps of adaptation.
     inner_lr
@@ -84,7 +85,7 @@ def fit(
     l2
         Ridge penalty on the meta-parameters.
     adaptation
-        How tasks adapt: by a ridge whose metric is learned, by gradient steps, or not; "auto" compares them.
+        How tasks adapt: by a ridge with a learned metric, by gradient steps, or not; "auto" compares them.
     cv
         Folds of tasks in the cross-validation that chooses the rates.
     min_rows
@@ -114,7 +115,7 @@ def fit(
         standardize=standardize,
         fit_intercept=intercept,
     )
-    settings = model.settings()
+    read_settings(model.get_params())
     if out is not None:
         check_writable(out)
     if report is not None:
@@ -122,25 +123,19 @@ def fit(
         need_matplotlib("--report")
     if min_rows is not None:
         as_count(min_rows, "min_rows")
-    tasks, left_out = read_tasks(table, group, target, features, drop, delimiter, min_rows)
-    least = n_support or (1 if n_query is None else tasks.default_support())
-    check_sizes(tasks, table, least, n_query or 1)
-    with progress("Comparing rates", n_ticks(settings, len(tasks)) + settings.n_folds) as tick:
-        training = MetaTraining.prepare(tasks, settings, tick)
-        evaluation = evaluate(training, tasks, tick)
-        model.fit_from(training, tasks)
-    pictures = {} if out is None else pictures_of(model, table.name)
+    read = read_tasks(table, group, target, features, drop, delimiter, min_rows)
+    check_sizes(read.tasks, table, n_support, n_query)
+    found = study(read.tasks, model, title=table.name, target=target, group=group, progress=True)
+    pictures = {} if out is None else pictures_of(found.model, table.name)
     if report is not None:
-        page = report_of(model, training, evaluation, tasks, title=table.name, target=target, group=group)
-        write_whole(report, page)
+        found.report(report, command_line(), progress=True)
     if out is not None:
-        save_model(model, out, {"group": group, "target": target, "features": tasks.feature_names}, pictures)
+        save_model(found.model, out, read.details(group), pictures)
     if json_:
-        print(json.dumps(as_json(model, evaluation), indent=1))
+        print(json.dumps(as_json(found), indent=1))
         return
-    size = f"{len(tasks)} tasks, {tasks.n_rows} rows, {tasks.n_features} features{left_out}"
-    console.print(f"{table}: {size}", soft_wrap=True, markup=False)
-    show(model, evaluation)
+    print_size(table, read)
+    show(found)
     if out is not None:
         saved = f"\nSaved the model to {out}" + (f", the picture to {out / PICTURE}" if pictures else "")
         console.print(saved, soft_wrap=True, markup=False)
@@ -148,24 +143,31 @@ def fit(
         console.print(f"Wrote the report to {report}", soft_wrap=True, markup=False)
 
 
-def as_json(model: MetaRegressor, evaluation: Evaluation) -> dict[str, Any]:
+def as_json(found: TableStudy) -> dict[str, Any]:
     """Return the results as plain values."""
+    model, training = found.model, found.evaluation.trained.training
     return {
         "adaptation": model.adaptation_,
         "inner_lr": _plain(model.inner_lr_),
-        "inner_lr_se": None if model.inner_lr_se_ != model.inner_lr_se_ else float(model.inner_lr_se_),
+        "inner_lr_se": _plain(model.inner_lr_se_),
         "adapt_lr": _plain(model.adapt_lr_),
-        "adapt_lr_se": None if model.adapt_lr_se_ != model.adapt_lr_se_ else float(model.adapt_lr_se_),
+        "adapt_lr_se": _plain(model.adapt_lr_se_),
         "l2": model.l2_,
-        "n_support": evaluation.n_support,
-        "n_steps": evaluation.n_steps,
-        "methods": [asdict(method) for method in evaluation.methods],
-        "verdict": evaluation.verdict,
+        "n_support": training.n_support,
+        "n_steps": training.settings.n_steps,
+        "methods": [_score(score) for score in found.evaluation.scores],
+        "verdict": found.verdict,
     }
 
 
-def _plain(rate: Any) -> float | list[float] | None:
-    """Return a rate, or one for each feature, as JSON has it; None for NaN, which stands for none."""
-    if np.ndim(rate):
-        return [float(value) for value in rate]
-    return None if np.isnan(rate) else float(rate)
+def _score(score: Score) -> dict[str, Any]:
+    errors = ("mse", "mse_se", "excess", "excess_se", "gain_se", "loss_se")
+    rates = None if score.rates is None else asdict(score.rates)
+    return {"name": score.label, "rates": rates, **{name: getattr(score, name) for name in errors}}
+
+
+def _plain(number: Any) -> float | list[float] | None:
+    """Return a number, or an array, as JSON has it; None for NaN."""
+    if np.ndim(number):
+        return [float(value) for value in number]
+    return None if np.isnan(number) else float(number)

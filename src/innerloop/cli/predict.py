@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from innerloop._base.checks import FloatArray
+from innerloop._base.checks import FloatArray, IntArray
 from innerloop._base.files import check_file, write_whole
 from innerloop.cli._output import messages
-from innerloop.data.ids import alike, places
-from innerloop.data.table_files import missing, numbers, read_table
+from innerloop.data.frames import as_frame
+from innerloop.data.ids import places
+from innerloop.data.table_files import read_table
+from innerloop.data.task_table import TargetCode, read_ids
 from innerloop.estimators import MetaRegressor
 from innerloop.estimators.storage import load_details, load_model
 from innerloop.tabular.intervals import as_level
@@ -32,9 +34,9 @@ def predict(
 ) -> None:
     """Predict the rows of a table that have no target.
 
-    Groups with labelled rows in the table adapt on these alone, also one seen in training. Groups seen in training
-    need none; other groups are predicted with the meta-parameters. Writes CSV: the group, the row of the table
-    (counted from 1), the prediction, and what it rests on ("adapted", "seen" or "meta"), with `level` an interval too.
+    A group with labelled rows in the table adapts on these alone, also if it was seen in training. Groups seen in
+    training need no labelled rows; other groups are predicted with the meta-parameters. Writes CSV: the group, the row
+    of the table (counted from 1), the prediction, its basis ("adapted", "seen" or "meta"); with `level` an interval.
 
     Parameters
     ----------
@@ -45,7 +47,7 @@ def predict(
     out
         CSV file to write; standard output unless given.
     level
-        Add columns "lower" and "upper": intervals that hold the target with this probability, 0.9 for instance.
+        Add columns "lower" and "upper": intervals that contain the target with this probability, 0.9 for instance.
     delimiter
         Between CSV cells of the table.
     """
@@ -54,37 +56,36 @@ def predict(
     if out is not None:
         check_file(out, "--out")
     regressor, names = load_model(model), load_details(model)
-    if not {"group", "target", "features"} <= set(names):
+    columns = regressor.columns_
+    if columns is None or not {"group", "target"} <= set(names):
         raise ValueError(f"{model} was not made by `innerloop fit`; it does not say which columns to read.")
     if out is not None and out.exists() and out.samefile(table):
         raise ValueError(f"--out names the table itself, {table}; name another file.")
-    frame = read_table(table, names["group"], delimiter)
-    missing(frame, names["features"], table)
-    X = pd.DataFrame(numbers(frame, names["features"], table, delimiter), columns=names["features"])
-    ids = frame[names["group"]].to_numpy(dtype=str)
-    groups, _ = alike(ids, regressor.groups_)
-    labelled, y = np.zeros(len(frame), dtype=bool), np.empty(0)
-    if names["target"] in frame.columns:
-        labelled = frame[names["target"]].notna().to_numpy()
-        # Numbers are read from the whole column, so that a bad cell is named by its place in the file.
-        column = frame[names["target"]].astype(object).where(labelled, 0.0)
-        y = numbers(frame.assign(**{names["target"]: column}), [names["target"]], table, delimiter)[labelled, 0]
+    file = read_table(table, names["group"], delimiter)
+    columns.read(file.frame, file.name, file.place)  # whose messages name lines
+    target = TargetCode.from_state(names["target"])
+    X = file.frame[list(columns.inputs)]
+    distinct, task = read_ids(as_frame(file.frame, file.name), names["group"], file.name, file.place)
+    seen = places(distinct, regressor.groups_)[task] >= 0
+    y = target.read(file.frame, file.name, file.place)
+    labelled = ~np.isnan(y)
     if labelled.all():
         raise ValueError(
-            f"every row of {table} has a value of {names['target']!r}, so none is left to predict; empty those "
+            f"every row of {table} has a value of {target.name!r}, so none is left to predict; empty those "
             "cells, or leave the column out."
         )
-    if len(regressor.groups_) and not labelled.any() and (places(groups, regressor.groups_) < 0).all():
+    if len(regressor.groups_) and not labelled.any() and not seen.any():
         messages.print(
-            f"No group of {table} was seen in training and none has labelled rows: all are predicted alike.",
+            f"No group of {table} was seen in training and none has labelled rows: all rows are predicted with the "
+            "meta-parameters.",
             markup=False,
         )
-    found = _predict_unlabelled(regressor, X, y, groups, labelled, level)
-    found.insert(0, "group", ids[~labelled])
-    content = found.to_csv(index=False)
+    predictions = _predict_unlabelled(regressor, X, y, (distinct, task), labelled, level)
+    predictions.insert(0, "group", file.frame[names["group"]][~labelled].to_numpy())
+    content = predictions.to_csv(index=False)
     if out is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8")  # whatever the terminal: ids come back as they were
+            sys.stdout.reconfigure(encoding="utf-8")  # ids are written as they were read, whatever the terminal
         sys.stdout.write(content)
     else:
         write_whole(out, content.encode())
@@ -94,17 +95,21 @@ def _predict_unlabelled(
     regressor: MetaRegressor,
     X: pd.DataFrame,
     y: FloatArray,
-    groups: NDArray[Any],
+    ids: tuple[NDArray[Any], IntArray],
     labelled: NDArray[np.bool_],
     level: float | None,
 ) -> pd.DataFrame:
-    """Return row, prediction and its ground for the rows without targets; `y` is that of the labelled."""
-    seen = places(groups, regressor.groups_) >= 0
+    """Return row, prediction and its basis for the rows without targets.
+
+    `y` is NaN for the unlabelled, `ids` holds distinct ids and the position of each row's among them.
+    """
+    distinct, task = ids
+    groups, seen = distinct[task], places(distinct, regressor.groups_)[task] >= 0
     if labelled.any():
-        regressor = regressor.adapt(X[labelled], y, groups=groups[labelled])
+        regressor = regressor.adapt(X[labelled], y[labelled], groups=groups[labelled])
     rows = ~labelled
     based_on = np.where(seen[rows], "seen", "meta")
-    based_on = np.where(np.isin(groups[rows], groups[labelled]), "adapted", based_on)
+    based_on = np.where(np.isin(task[rows], task[labelled]), "adapted", based_on)
     columns = {
         "row": np.flatnonzero(rows) + 1,
         "prediction": regressor.predict(X[rows], groups=groups[rows]),

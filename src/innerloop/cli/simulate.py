@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 RateList = Annotated[list[float] | None, Parameter(consume_multiple=True, negative="")]
 _N_RATES = 21
+# Theory is said to disagree beyond so many standard errors and such a part of the loss.
+_MOST_SIGMAS, _MOST_OFF = 4.0, 0.01
 
 
 def simulate(
@@ -81,7 +84,13 @@ def simulate(
     json_
         Print the results as JSON instead.
     """
-    dist, design, init = (model or LinearModel()).parts()
+    given = model or LinearModel()
+    dist, design, init = given.parts()
+    if given.l2 == "best":
+        best = optimal_rates(dist, design, init, l2="best")
+        if np.isinf(best.l2):
+            raise ValueError("`--l2 best` is infinite here: not to train is best, which needs no simulation.")
+        design = replace(design, l2=best.l2)
     if out is not None:
         check_file(out, "--out", (".nc",))
     if plot is not None:
@@ -89,7 +98,15 @@ def simulate(
         need_matplotlib("--plot")
     inner, adapt = _rates(dist, design, init, inner_lr, adapt_lr)
     estimate = estimate_loss(
-        *(dist, design, inner, adapt, n_runs, seed, jobs, store, True),
+        dist,
+        design,
+        inner,
+        adapt,
+        n_runs=n_runs,
+        seed=seed,
+        n_jobs=jobs,
+        store=store,
+        progress=True,
         init=init,
         scoring=scoring,
         n_test_tasks=n_test_tasks,
@@ -121,7 +138,7 @@ def _rates(
         return inner_lr, adapt_lr
     best = optimal_rates(dist, design, init)
     reach = 2 * abs(best.inner_lr) if np.isfinite(best.inner_lr) else 2.0
-    around = np.linspace(-reach, reach, _N_RATES).round(6).tolist()
+    around = np.linspace(max(-reach, design.rule.lowest_rate), reach, _N_RATES).round(6).tolist()
     return inner_lr or around, adapt_lr or [round(best.adapt_lr, 6)]
 
 
@@ -155,6 +172,8 @@ def _show(estimate: xr.Dataset, dist: MixedLinearRegression, design: Design, ini
     print_table(table)
     best = estimate.isel(inner_lr=int(lowest[0]), adapt_lr=int(lowest[1]))
     console.print(f"\n[bold]{_verdict(best)}[/bold]", soft_wrap=not console.is_terminal)
+    if disagreement := _disagreement(estimate, predicted):
+        console.print(disagreement, soft_wrap=not console.is_terminal)
 
 
 def _predicted(estimate: xr.Dataset, dist: MixedLinearRegression, design: Design, init: FloatArray) -> FloatArray:
@@ -175,6 +194,22 @@ def _figure(estimate: xr.Dataset, dist: MixedLinearRegression, design: Design, i
     figure = Figure(figsize=(7, 4.9), layout="constrained")
     plot_simulation(estimate, figure.subplots(), partial(expected_loss, dist, design, init=init) if derived else None)
     return figure
+
+
+def _disagreement(estimate: xr.Dataset, predicted: FloatArray) -> str:
+    """Return a sentence where theory and simulation differ by more than chance and one percent."""
+    loss, error = estimate["loss"].values, estimate["stderr"].values
+    with np.errstate(all="ignore"):
+        off, sigmas = np.abs(predicted / loss - 1), np.abs(predicted - loss) / error
+    wrong = np.where((sigmas > _MOST_SIGMAS) & np.isfinite(off), off, 0.0)
+    if wrong.max() <= _MOST_OFF:
+        return ""
+    i, j = np.unravel_index(int(wrong.argmax()), wrong.shape)
+    return (
+        f"Theory and simulation differ by up to {100 * wrong.max():.2g} % ({sigmas[i, j]:.0f} standard errors), at "
+        f"inner_lr = {float(estimate.inner_lr[i]):.4g}, adapt_lr = {float(estimate.adapt_lr[j]):.4g}: trust the "
+        "simulation."
+    )
 
 
 def _verdict(best: xr.Dataset) -> str:

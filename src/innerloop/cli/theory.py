@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from cyclopts import Parameter
@@ -17,8 +18,28 @@ from innerloop.cli._model import LinearModel
 from innerloop.cli._output import console, need_matplotlib, print_table
 from innerloop.distributions import Design, MixedLinearRegression
 from innerloop.plots.style import ENDINGS, save_figure
-from innerloop.theory import RateOptimum, optimal_rates
+from innerloop.theory import (
+    LossInterval,
+    RateOptimum,
+    ReferenceLosses,
+    chance_of_improvement,
+    loss_interval,
+    optimal_rates,
+    reference_losses,
+)
+from innerloop.theory.expected import TrainingError
 from innerloop.theory.planner import Plan, plan_design
+
+_T = TypeVar("_T")
+_LEVEL = 0.9
+_REFERENCES = {
+    "ridge_adaptation": "the best, then a ridge on new tasks",
+    "pooled": "least squares on all rows",
+    "weighted": "weighted least squares on all rows",
+    "bayes": "Bayes-optimal",
+    "bayes_known_centre": "Bayes-optimal, centre known",
+    "floor": "noise of a new row",
+}
 
 
 def theory(
@@ -43,83 +64,144 @@ def theory(
     json_
         Print the results as JSON instead.
     """
-    dist, design, init = (model or LinearModel()).parts()
+    given = model or LinearModel()
+    dist, design, init = given.parts()
     if plot is not None:
         check_file(plot, "--plot", ENDINGS)
         need_matplotlib("--plot")
-    plans = plan_design(dist, design, budget, init) if budget is not None else []
+    l2: Literal["best"] | None = "best" if given.l2 == "best" else None
+    plans = plan_design(dist, design, budget, init, l2=l2) if budget is not None else []
     if plans:
         design, best = plans[0].design, plans[0].best
     else:
-        best = optimal_rates(dist, design, init)
+        best = optimal_rates(dist, design, init, l2=l2)
+    if np.isfinite(best.l2):
+        design = replace(design, l2=best.l2)
+    answer = _Answer.of(dist, design, best, init)
     if plot is not None:
-        _draw(dist, design, best, init, plot)
+        from innerloop.plots.theory import plot_theory
+
+        save_figure(plot_theory(dist, design, best, init), plot)
     if json_:
-        print(json.dumps(_as_json(design, best, plans), indent=1))
+        print(json.dumps(_as_json(design, answer, plans), indent=1))
         return
     if plans:
         print_table(_plans_table(plans))
         console.print()
-    _show(dist, design, best)
+    _show(dist, design, answer)
     if plot is not None:
         console.print(f"\nSaved the picture to {plot}", soft_wrap=True, markup=False)
 
 
-def _show(dist: MixedLinearRegression, design: Design, best: RateOptimum) -> None:
-    """Print the optima, the gains, the sign and how far to trust them."""
-    group = design.groups[0]
+@dataclass(frozen=True)
+class _Answer:
+    """What is known of a design; None where it is not derived."""
+
+    best: RateOptimum
+    references: ReferenceLosses | None
+    interval: LossInterval | None
+    chance: float | None
+
+    @classmethod
+    def of(cls, dist: MixedLinearRegression, design: Design, best: RateOptimum, init: FloatArray) -> _Answer:
+        pair = best.inner_lr, best.adapt_lr
+
+        def chance() -> float:
+            start = TrainingError(dist, design, init).at_start().sum()
+            if start > 0 and (design.l2 > 0 or design.n_query_rows < dist.n_features):
+                raise ValueError("the start is not the centre")
+            return chance_of_improvement(dist, design, best.inner_lr)
+
+        return cls(
+            best,
+            _derived(lambda: reference_losses(dist, design, init, best)),
+            _derived(lambda: loss_interval(dist, design, *pair, level=_LEVEL, init=init)),
+            _derived(chance),
+        )
+
+
+def _derived(compute: Callable[[], _T]) -> _T | None:
+    """Return a result, or None where it is refused by name."""
+    try:
+        return compute()
+    except ValueError:
+        return None
+
+
+def _show(dist: MixedLinearRegression, design: Design, answer: _Answer) -> None:
+    """Print the optima, what other estimators reach, the sign and how far to trust them."""
+    group, best = design.groups[0], answer.best
     console.print(
-        f"\n{design.n_tasks} tasks of {group.n_support} + {group.n_query} rows, {dist.n_features} features, "
-        f"N/p = {design.n_query_rows / dist.n_features:.3g}, {design.n_adapt} rows to adapt on\n"
+        f"\n{design.n_tasks} tasks of {group.n_support} + {group.n_query} rows ({design.protocol}), {dist.n_features} "
+        f"features, N/p = {design.n_query_rows / dist.n_features:.3g}, {design.n_adapt} rows to adapt on\n"
     )
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("best rates", no_wrap=True)
     for name in ("inner_lr", "adapt_lr", "loss", "above the best"):
         table.add_column(name, justify="right", no_wrap=True)
-    rows = (
-        ("both free", best.inner_lr, best.adapt_lr, best.loss),
-        ("no inner loop in training", 0.0, best.adapt_lr_no_inner, best.loss_no_inner),
-        ("tied rates (usual MAML)", best.lr_tied, best.lr_tied, best.loss_tied),
-    )
+    rows = [
+        ("both free", f"{best.inner_lr:.4g}", f"{best.adapt_lr:.4g}", best.loss),
+        ("no inner loop in training", "0", f"{best.adapt_lr_no_inner:.4g}", best.loss_no_inner),
+        ("tied rates (usual MAML)", f"{best.lr_tied:.4g}", f"{best.lr_tied:.4g}", best.loss_tied),
+        ("no meta-training", "", f"{best.adapt_lr_untrained:.4g}", best.loss_untrained),
+    ]
+    if answer.references is not None:
+        rows += [(_REFERENCES[name], "", "", loss) for name, loss in asdict(answer.references).items()]
     for name, inner, adapt, loss in rows:
         above = "" if name == rows[0][0] else f"{100 * (loss / best.loss - 1):.2f} %"
-        table.add_row(name, f"{inner:.4g}", f"{adapt:.4g}", f"{loss:.5f}", above)
+        if np.isfinite(loss):
+            table.add_row(name, inner, adapt, f"{loss:.5f}", above)
     print_table(table)
-    console.print(f"\n{_verdict(best)}\n{best.method}: {best.trust}", soft_wrap=not console.is_terminal)
+    console.print(f"\n{_verdict(design, answer)}\n{best.method}: {best.trust}", soft_wrap=not console.is_terminal)
 
 
-def _verdict(best: RateOptimum) -> str:
-    sign = {-1: "negative", 0: "zero", 1: "positive"}[best.sign]
-    return (
-        f"The best training rate is {sign}; slope at inner_lr = 0: {best.slope_at_zero:+.4g}. "
+def _verdict(design: Design, answer: _Answer) -> str:
+    best, sign = answer.best, {-1: "negative", 0: "zero", 1: "positive"}[answer.best.sign]
+    left = " from the left" if np.isinf(best.loss_plus_infinity) else ""
+    lines = [
+        f"The best training rate is {sign}; slope at inner_lr = 0{left}: {best.slope_at_zero:+.4g}. "
         f"Loss for inner_lr to -inf {best.loss_minus_infinity:.5g}, to +inf {best.loss_plus_infinity:.5g}."
-    )
+    ]
+    if best.overshoots:
+        lines.append("Steps at that rate overshoot in the steepest directions of a support (inner_lr s > 2).")
+    if best.loss_untrained <= best.loss:
+        lines.append("Not to train at all is better: start new tasks from the start of meta-training.")
+    if np.isinf(best.l2):
+        lines.append("The best penalty is infinite: do not train.")
+    elif design.l2 > 0:
+        lines.append(f"Penalty l2 {design.l2:.4g}.")
+    if answer.interval is not None:
+        lines.append(
+            f"On one training set: loss {answer.interval.low:.5f} to {answer.interval.high:.5f} with probability "
+            f"{100 * _LEVEL:.0f} %."
+        )
+    if answer.chance is not None:
+        lines.append(f"The best rate beats inner_lr = 0 on {100 * answer.chance:.0f} % of training sets.")
+    return "\n".join(lines)
 
 
 def _plans_table(plans: list[Plan]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("n_tasks", "n_support", "n_query", "inner_lr", "adapt_lr", "loss"):
+    for name in ("n_tasks", "n_support", "n_query", "inner_lr", "adapt_lr", "l2", "loss", "no meta-training"):
         table.add_column(name, justify="right", no_wrap=True)
     for plan in plans:
-        group = plan.design.groups[0]
-        rates = (f"{plan.best.inner_lr:.3g}", f"{plan.best.adapt_lr:.3g}", f"{plan.best.loss:.5f}")
-        table.add_row(str(group.n_tasks), str(group.n_support), str(group.n_query), *rates)
+        group, best = plan.design.groups[0], plan.best
+        numbers = (f"{best.inner_lr:.3g}", f"{best.adapt_lr:.3g}", f"{best.l2:.3g}", f"{best.loss:.5f}")
+        sizes = str(group.n_tasks), str(group.n_support), str(group.n_query)
+        table.add_row(*sizes, *numbers, f"{best.loss_untrained:.5f}")
     return table
 
 
-def _as_json(design: Design, best: RateOptimum, plans: list[Plan]) -> dict[str, Any]:
+def _as_json(design: Design, answer: _Answer, plans: list[Plan]) -> dict[str, Any]:
     """Return the results as plain values; numbers that are not finite as text."""
-    result: dict[str, Any] = {"design": asdict(design), **_plain(best), "sign": best.sign}
+    result: dict[str, Any] = {"design": asdict(design), **_plain(asdict(answer.best)), "sign": answer.best.sign}
+    result["references"] = None if answer.references is None else _plain(asdict(answer.references))
+    result["interval"] = None if answer.interval is None else {"level": _LEVEL, **_plain(answer.interval._asdict())}
+    result["chance_of_improvement"] = answer.chance
     if plans:
-        result["plans"] = [{"design": asdict(plan.design), **_plain(plan.best)} for plan in plans]
+        result["plans"] = [{"design": asdict(plan.design), **_plain(asdict(plan.best))} for plan in plans]
     return result
 
 
-def _plain(best: RateOptimum) -> dict[str, Any]:
-    return {k: v if isinstance(v, str) or np.isfinite(v) else str(v) for k, v in asdict(best).items()}
-
-
-def _draw(dist: MixedLinearRegression, design: Design, best: RateOptimum, init: FloatArray, path: Path) -> None:
-    from innerloop.plots.theory import plot_theory
-
-    save_figure(plot_theory(dist, design, best, init), path)
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: v if isinstance(v, str) or np.isfinite(v) else str(v) for k, v in values.items()}

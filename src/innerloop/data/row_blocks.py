@@ -1,4 +1,4 @@
-"""The rows of many tasks in blocks of equal shape, each task reduced to as few rows as say the same."""
+"""Blocks of tasks of similar size, each task's rows reduced by QR to as few as determine the same moments."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import final
 import numpy as np
 
 from innerloop._base.checks import FloatArray, IntArray
+from innerloop._base.ragged import ragged_ranges, row_starts
 from innerloop.data.tasks import TaskSet
 
 _MOST_NUMBERS = 2**22
@@ -17,23 +18,19 @@ _MOST_NUMBERS = 2**22
 @final
 @dataclass(frozen=True, eq=False)
 class RowBlock:
-    """Some tasks' rows, turned so that at most p + k are not zero, for p features and k targets.
+    """Rows of some tasks, reduced to at most p + k rows that are not zero, for p features and k targets.
 
-    Turning a task's rows, ``[X y] -> Q'[X y]`` with orthogonal Q, changes neither ``X'X``, ``X'y`` and ``y'y`` nor
-    anything that is computed of them; nor do rows of zeros.
+    Reducing a task's rows, ``[X y] -> Q'[X y]`` with orthogonal Q, changes neither ``X'X``, ``X'y`` and ``y'y`` nor
+    anything that is computed from them; nor do rows of zeros.
 
     Parameters
     ----------
     members : (n_members,)
         Positions of the tasks.
     n_rows : (n_members,)
-        How many rows each has.
-    X : (n_members, n_turned, n_features)
-    y : (n_members, n_turned, n_targets)
-
-    Notes
-    -----
-    Rows that were turned before may be turned again; `n_rows` is then their number, not that of the task.
+        Number of rows of each task, before it was reduced.
+    X : (n_members, n_reduced, n_features)
+    y : (n_members, n_reduced, n_targets)
     """
 
     members: IntArray
@@ -43,19 +40,19 @@ class RowBlock:
 
 
 def row_blocks(tasks: TaskSet, most_numbers: int = _MOST_NUMBERS) -> Iterator[RowBlock]:
-    """Yield all tasks in blocks, of which each holds about `most_numbers` numbers at most (or one task)."""
+    """Yield all tasks in blocks of at most about `most_numbers` numbers each (or of one task)."""
     sizes = tasks.sizes
     order = np.argsort(sizes, kind="stable")
     # Padding to the largest of a block costs less than twice the rows where sizes of a block are within a power of 2.
     power = np.ceil(np.log2(np.maximum(sizes[order], 1)))
     width = tasks.n_features + (1 if tasks.y.ndim == 1 else tasks.y.shape[1])
-    for alike in np.split(order, np.flatnonzero(np.diff(power)) + 1):
-        if len(alike) == 0:
+    for similar in np.split(order, np.flatnonzero(np.diff(power)) + 1):
+        if len(similar) == 0:
             continue
         # Those who ask for blocks make matrices of p x p of each task.
-        step = max(1, most_numbers // (max(int(sizes[alike[-1]]), width) * width))
-        for i in range(0, len(alike), step):
-            yield _block(tasks, alike[i : i + step])
+        step = max(1, most_numbers // (max(int(sizes[similar[-1]]), width) * width))
+        for i in range(0, len(similar), step):
+            yield _block(tasks, similar[i : i + step])
 
 
 def _block(tasks: TaskSet, members: IntArray) -> RowBlock:
@@ -63,8 +60,24 @@ def _block(tasks: TaskSet, members: IntArray) -> RowBlock:
     place = np.arange(sizes.max())
     rows = tasks.starts[members, None] + np.minimum(place, sizes[:, None] - 1)
     y = np.take(tasks.y, rows, axis=0).reshape(*rows.shape, -1)
-    turned = np.concatenate((np.take(tasks.X, rows, axis=0), y), axis=2)
-    turned[place >= sizes[:, None]] = 0.0
-    if turned.shape[1] > turned.shape[2]:
-        turned = np.asarray(np.linalg.qr(turned, mode="r"))
-    return RowBlock(members, sizes, turned[:, :, :p], turned[:, :, p:])
+    both = np.concatenate((np.take(tasks.X, rows, axis=0), y), axis=2)
+    both[place >= sizes[:, None]] = 0.0
+    if both.shape[1] > both.shape[2]:
+        both = np.asarray(np.linalg.qr(both, mode="r"))
+    return RowBlock(members, tasks.original_sizes[members], both[:, :, :p], both[:, :, p:])
+
+
+def reduced(tasks: TaskSet) -> TaskSet:
+    """Return the same tasks with at most p + k rows each (see `RowBlock`) and the number of rows they stand for.
+
+    Targets of the result have two dimensions.
+    """
+    p, n_targets = tasks.n_features, tasks.y[:1].size
+    starts = row_starts(np.minimum(tasks.sizes, p + n_targets))
+    X, y = np.empty((starts[-1], p)), np.empty((starts[-1], n_targets))
+    for block in row_blocks(tasks):
+        sizes = np.diff(starts)[block.members]
+        rows = ragged_ranges(starts[block.members], sizes)
+        place = np.repeat(np.arange(len(sizes)), sizes), ragged_ranges(np.zeros_like(sizes), sizes)
+        X[rows], y[rows] = block.X[place], block.y[place]
+    return TaskSet(X, y, starts, tasks.ids, tasks.feature_names, tasks.original_sizes)

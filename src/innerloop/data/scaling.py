@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import final
 
 import numpy as np
@@ -65,7 +65,7 @@ class Scaling:
 
     def tasks(self, tasks: TaskSet) -> TaskSet:
         """Return the same tasks in these units."""
-        return replace(tasks, X=self.design(tasks.X), y=(tasks.y - self.y_mean) * self.y_rate, feature_names=None)
+        return TaskSet(self.design(tasks.X), (tasks.y - self.y_mean) * self.y_rate, tasks.starts, tasks.ids)
 
     def original(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return coefficients and intercept in the user's units.

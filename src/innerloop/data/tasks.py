@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -12,11 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 from innerloop._base.checks import FloatArray, IntArray, as_count, as_matrix, as_positions, as_targets
 from innerloop._base.ragged import ragged_ranges, row_starts
 from innerloop.data.episodes import Episodes
-from innerloop.data.ids import as_labels, whole_numbers
+from innerloop.data.ids import distinct_ids
 from innerloop.data.shuffle import shuffled_order
 
 if TYPE_CHECKING:
     from narwhals.typing import IntoDataFrame
+
+    from innerloop.data.columns import ColumnMap, Columns
 
 
 def check_task_set(tasks: object) -> None:
@@ -44,10 +47,17 @@ class TaskSet:
     starts : (n_tasks + 1,)
         Task i holds the rows ``starts[i]:starts[i + 1]``.
     ids : (n_tasks,)
-        Task ids: whole numbers where all of them are, else other numbers, or text. `from_arrays` and `from_table` sort
-        them; `select` keeps the order in which it is asked.
+        Task ids: whole numbers where all of them are, else text. `from_arrays` and `from_table` sort them; `select`
+        keeps the order in which it is asked.
     feature_names
         Names of the columns of X, where they have names.
+    reduced_from : (n_tasks,) or None
+        Number of rows that each task had before `innerloop.data.row_blocks.reduced` replaced them by fewer; None: the
+        rows are the task's own.
+    columns
+        What X was encoded from, where that took estimates that other rows would change.
+    column_map
+        How it was encoded.
     """
 
     X: FloatArray = field(repr=False)
@@ -55,6 +65,9 @@ class TaskSet:
     starts: IntArray = field(repr=False)
     ids: NDArray[Any]
     feature_names: tuple[str, ...] | None = field(default=None, repr=False)
+    reduced_from: IntArray | None = field(default=None, repr=False)
+    columns: Columns | None = field(default=None, repr=False)
+    column_map: ColumnMap | None = field(default=None, repr=False)
 
     @classmethod
     def from_arrays(
@@ -73,8 +86,8 @@ class TaskSet:
         y : (n_rows,) or (n_rows, n_targets)
             Targets, any numeric dtype.
         groups : (n_rows,)
-            Task id of each row, all numbers or all text. Whole numbers are the same ids as numbers and as text: 12,
-            12.0 and "12".
+            Task id of each row: numbers, text or dates. Whole numbers are the same ids as numbers and as text: 12,
+            12.0 and "12"; `innerloop.data.ids` says the rule.
         feature_names
             Names for messages and reports.
 
@@ -85,13 +98,12 @@ class TaskSet:
         """
         names = tuple(feature_names) if feature_names is not None else None
         matrix = as_matrix(X, "X", names)
-        if matrix.shape[0] == 0 or matrix.shape[1] == 0:
-            raise ValueError(f"`X` must have at least one row and one feature, got shape {matrix.shape}.")
+        if len(matrix) == 0:
+            raise ValueError(f"`X` must have at least one row, got shape {matrix.shape}.")
         if names is not None and len(names) != matrix.shape[1]:
             raise ValueError(f"`feature_names` must name {matrix.shape[1]} features, got {len(names)}.")
         targets = as_targets(y, "y", len(matrix))
-        labels = whole_numbers(as_labels(groups, "groups", len(matrix)))
-        ids, task = np.unique(labels, return_inverse=True)
+        ids, task = distinct_ids(groups, "groups", len(matrix))
         order = np.argsort(task, kind="stable")
         sizes = np.bincount(task, minlength=len(ids))
         return cls(matrix[order], targets[order], row_starts(sizes), ids, names)
@@ -103,8 +115,13 @@ class TaskSet:
         group: str,
         target: str | Sequence[str],
         features: Sequence[str] | None = None,
+        drop: Sequence[str] = (),
     ) -> TaskSet:
         """Group the rows of a data frame by task.
+
+        Columns may be of any kind. Text and categories become columns of 0 and 1, dates days; missing values are set to
+        the median, with a column that says where. Columns that number the rows or the groups are left out, as are rows
+        without target; a warning says so. ``column_map.notes`` says all that was done.
 
         Parameters
         ----------
@@ -113,35 +130,62 @@ class TaskSet:
         group
             Name of the column with the task ids.
         target
-            Name of the target column, or names for several targets.
+            Name of the target column, or names for several targets. Two different texts are read as 0 and 1.
         features
-            Names of the feature columns; None takes all the others.
+            Names of the feature columns, used whatever they look like; None takes all the others.
+        drop
+            Names of columns to leave out.
 
         Raises
         ------
         TypeError, ValueError
-            If a column does not exist, is not numeric or has missing values.
+            If a column does not exist, or cells cannot be read; one message names all such columns.
         """
-        import narwhals as nw
+        from innerloop.data.task_table import read_task_rows
 
-        from innerloop.data.frames import column_names, numeric_columns
+        rows = read_task_rows(frame, group, target, features, drop)
+        tasks = cls.from_columns(rows.columns, rows.y, rows.ids, rows.task)
+        if notes := (*rows.notes, *rows.columns.notes):
+            warnings.warn(f"{'; '.join(notes)}.", UserWarning, stacklevel=2)
+        return tasks
 
-        table = nw.from_native(frame, eager_only=True)
-        targets = [target] if isinstance(target, str) else list(target)
-        taken = {group, *targets}
-        chosen = [c for c in table.columns if c not in taken] if features is None else list(features)
-        column_names(table, [group, *targets, *chosen], "`frame`")
-        if not targets or not chosen:
-            raise ValueError("`frame` must have at least one target and one feature column beside the group.")
-        if overlap := taken.intersection(chosen):
-            raise ValueError(f"`features` must leave out the group and target columns, got {sorted(overlap)}.")
-        y = numeric_columns(table, targets, "`frame`")
-        return cls.from_arrays(
-            numeric_columns(table, chosen, "`frame`"),
-            y[:, 0] if isinstance(target, str) else y,
-            table.get_column(group).to_numpy(),
-            feature_names=[str(name) for name in chosen],
-        )
+    @classmethod
+    def from_columns(cls, columns: Columns, y: FloatArray, ids: NDArray[Any], task: IntArray) -> TaskSet:
+        """Group rows by task, and fit a map from their columns to features.
+
+        Parameters
+        ----------
+        columns
+            Features as read from a table.
+        y : (n_rows,) or (n_rows, n_targets)
+        ids : (n_tasks,)
+            Distinct ids, sorted.
+        task : (n_rows,)
+            Position of each row's id.
+        """
+        order = np.argsort(task, kind="stable")
+        starts = row_starts(np.bincount(task, minlength=len(ids)))
+        tasks = cls(np.empty((len(y), 0)), y[order], starts, ids, (), columns=columns.take(order)).fit_columns()
+        assert tasks.column_map is not None
+        return tasks if tasks.column_map.estimates else replace(tasks, columns=None)
+
+    def fit_columns(self) -> TaskSet:
+        """Return the same tasks with the map from columns to features estimated on their rows.
+
+        For honest errors on unseen tasks: do so for the training tasks of a fold, and `encode` the others by that map.
+        """
+        if self.columns is None:
+            return self
+        from innerloop.data.columns import ColumnMap
+
+        return self.encode(ColumnMap.fit(self.columns, self.task_of_row))
+
+    def encode(self, column_map: ColumnMap | None) -> TaskSet:
+        """Return the same tasks with the features that a map fitted on others gives."""
+        if self.columns is None or column_map is None:
+            return self
+        X = column_map.transform(self.columns)
+        return replace(self, X=X, feature_names=column_map.feature_names, column_map=column_map)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -173,6 +217,11 @@ class TaskSet:
         return np.diff(self.starts)
 
     @property
+    def original_sizes(self) -> IntArray:
+        """Number of rows that each task's rows stand for; `sizes` unless the tasks were reduced: (n_tasks,)."""
+        return self.sizes if self.reduced_from is None else self.reduced_from
+
+    @property
     def task_of_row(self) -> IntArray:
         """Index of the task of each row: (n_rows,)."""
         return np.repeat(np.arange(len(self)), self.sizes)
@@ -193,7 +242,10 @@ class TaskSet:
         chosen = as_positions(tasks, "tasks", len(self))
         sizes = self.sizes[chosen]
         rows = ragged_ranges(self.starts[chosen], sizes)
-        return TaskSet(self.X[rows], self.y[rows], row_starts(sizes), self.ids[chosen], self.feature_names)
+        original = None if self.reduced_from is None else self.reduced_from[chosen]
+        columns = None if self.columns is None else self.columns.take(rows)
+        starts, ids = row_starts(sizes), self.ids[chosen]
+        return TaskSet(self.X[rows], self.y[rows], starts, ids, self.feature_names, original, columns, self.column_map)
 
     def split(self, n_support: int | None = None, n_query: int | None = None, seed: int = 0) -> Episodes:
         """Draw one episode per task: support rows to adapt on, and other rows to score.
@@ -234,6 +286,36 @@ class TaskSet:
             (order[ragged_ranges(self.starts[:-1], support)], support),
             (order[ragged_ranges(self.starts[:-1] + support, query)], query),
             np.arange(len(self)),
+        )
+
+    def hold_out(self, n_support: int, order: IntArray, most_query: int | None = None) -> Episodes:
+        """Return one episode of every task that has more than `n_support` rows.
+
+        Parameters
+        ----------
+        n_support
+            The first rows of a task that are support, from 0.
+        order : (n_rows,)
+            Of the rows, task by task; see `shuffled`.
+        most_query
+            Query rows of a task, at most: those that follow. None: all the others.
+
+        Returns
+        -------
+        Episodes
+            Whose `task` are positions among these tasks.
+        """
+        chosen = np.flatnonzero(self.sizes > n_support)
+        first, n_query = self.starts[chosen], self.sizes[chosen] - n_support
+        if most_query is not None:
+            n_query = np.minimum(n_query, most_query)
+        support = np.full(len(chosen), n_support)
+        return Episodes.from_rows(
+            self.X,
+            self.y,
+            (order[ragged_ranges(first, support)], support),
+            (order[ragged_ranges(first + n_support, n_query)], n_query),
+            chosen,
         )
 
     def deal(self, n_support: int | None = None, seed: int = 0) -> Episodes:

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from itertools import pairwise
+from typing import Literal, NamedTuple, final
 
-from innerloop._base.checks import as_count, check_nonnegative_number
+import numpy as np
+
+from innerloop._base.checks import IntArray, as_count, check_nonnegative_number
 from innerloop.distributions.inner_rules import InnerRule, InnerRuleName, inner_rule
 
 Size = int | Sequence[int]
+
+
+Protocol = Literal["split", "train", "leave-one-out", "deal"]
+PROTOCOLS = ("split", "train", "leave-one-out", "deal")
+
+
+class Fold(NamedTuple):
+    """Query rows of a task, and the rows that support them."""
+
+    query: IntArray
+    support: IntArray
 
 
 class Group(NamedTuple):
@@ -36,38 +51,48 @@ class Design:
         n_v, rows of each training task that score it.
     n_adapt
         n_r, rows on which a new task adapts; None is `n_support`.
-    n_steps
-        K, inner steps in meta-training.
-    n_adapt_steps
+    n_steps : int or math.inf
+        K, inner steps in meta-training; infinity is gradient flow, whose rates are times.
+    n_adapt_steps : int or math.inf
         Inner steps on a new task; None is `n_steps`.
     l2
         Penalty (l2 / 2) |coef - init|^2 beside half the mean squared error, as in `solve`.
     inner_rule
         "gradient" steps, or "implicit": the inner minimiser of
         half the mean squared error + |coef - init|^2 / (2 inner_lr), as in implicit MAML, for rates from 0.
+    protocol
+        What scores the n = n_support + n_query rows of a training task. "split", as in the paper: its query rows alone.
+        The others score every row once: "train" after adaptation on all n rows, itself included; "leave-one-out" on all
+        others; "deal" on the `n_support` rows that follow its fold, as `TaskSet.deal` does.
     """
 
     n_tasks: int
     n_support: Size
     n_query: Size
     n_adapt: int = None  # type: ignore[assignment]  # None becomes a number at once
-    n_steps: int = 1
-    n_adapt_steps: int | None = None
+    n_steps: float = 1
+    n_adapt_steps: float | None = None
     l2: float = 0.0
     inner_rule: InnerRuleName = "gradient"
+    protocol: Protocol = "split"
 
     def __post_init__(self) -> None:
         if self.n_adapt is None:
             object.__setattr__(self, "n_adapt", self._default_n_adapt())
-        for name in ("n_tasks", "n_adapt", "n_steps"):
+        for name in ("n_tasks", "n_adapt"):
             as_count(getattr(self, name), name)
-        if self.n_adapt_steps is not None:
-            as_count(self.n_adapt_steps, "n_adapt_steps")
+        for name in ("n_steps", "n_adapt_steps"):
+            if getattr(self, name) not in (None, math.inf):
+                as_count(getattr(self, name), name)
         for name in ("n_support", "n_query"):
             self._sizes(name)
         check_nonnegative_number(self.l2, "l2")
-        if self.rule.degree is None and (self.n_steps, self.adapt_steps) != (1, 1):
+        rule = inner_rule(self.inner_rule, 1)
+        if rule.degree is None and (self.n_steps, self.adapt_steps) != (1, 1):
             raise ValueError("`n_steps` must be 1 with inner_rule='implicit', which solves the inner problem exactly.")
+
+        if self.protocol not in PROTOCOLS:
+            raise ValueError(f"`protocol` must be one of {', '.join(map(repr, PROTOCOLS))}, got {self.protocol!r}.")
 
     def _default_n_adapt(self) -> int:
         if isinstance(self.n_support, Sequence) or hasattr(self.n_support, "__len__"):
@@ -93,7 +118,7 @@ class Design:
         return inner_rule(self.inner_rule, self.adapt_steps)
 
     @property
-    def adapt_steps(self) -> int:
+    def adapt_steps(self) -> float:
         """Inner steps on a new task."""
         return self.n_steps if self.n_adapt_steps is None else self.n_adapt_steps
 
@@ -106,4 +131,22 @@ class Design:
     @property
     def n_query_rows(self) -> int:
         """N, query rows of all training tasks together."""
-        return sum(group.n_query * group.n_tasks for group in self.groups)
+        return sum(self.n_scored(group) * group.n_tasks for group in self.groups)
+
+    def n_scored(self, group: Group) -> int:
+        """Return how many rows of a task score it."""
+        return group.n_query if self.protocol == "split" else group.n_support + group.n_query
+
+    def episodes(self, group: Group) -> list[Fold]:
+        """Return the folds of a task's rows: which rows are queries, and which support them."""
+        n, n_support = group.n_support + group.n_query, group.n_support
+        rows = np.arange(n)
+        if self.protocol == "split":
+            return [Fold(rows[n_support:], rows[:n_support])]
+        if self.protocol == "train":
+            return [Fold(rows, rows)]
+        if self.protocol == "leave-one-out":
+            return [Fold(rows[i : i + 1], np.delete(rows, i)) for i in range(n)]
+        n_folds = max(round(n / n_support), -(-n // (n - n_support)))
+        ends = [fold * n // n_folds for fold in range(n_folds + 1)]
+        return [Fold(rows[i:j], (j + np.arange(n_support)) % n) for i, j in pairwise(ends)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -13,28 +13,26 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from innerloop._base.checks import FloatArray, IntArray
+from innerloop._base.checks import FloatArray, IntArray, as_targets
 from innerloop._base.progress import progress
-from innerloop.adaptation.rules import Adaptation, GradientSteps, NoAdaptation
-from innerloop.data.frames import take_groups
-from innerloop.data.ids import alike, as_labels, places
+from innerloop.data.columns import ColumnMap, Columns
+from innerloop.data.episodes import Episodes
+from innerloop.data.frames import is_frame, take_groups
+from innerloop.data.ids import distinct_ids
 from innerloop.data.tasks import TaskSet
-from innerloop.tabular.fitted_table import from_state, to_state
+from innerloop.tabular.fitted_table import FittedTable
 from innerloop.tabular.intervals import as_level
-from innerloop.tabular.known_rows import KnownRows
-from innerloop.tabular.settings import Settings, read_settings
+from innerloop.tabular.kinds import Adaptations
+from innerloop.tabular.settings import read_settings
 from innerloop.tabular.training import MetaTraining
-
-# Rows predicted at once; bounds the memory that gathers each row's own coefficients.
-_ROWS_AT_ONCE = 2**16
 
 
 class MetaRegressor(RegressorMixin, BaseEstimator):
     """Linear regression for many related tasks, meta-trained exactly at signed inner learning rates.
 
-    A new task adapts on its own few rows: by a ridge that draws its coefficients towards the population's, each as
-    strongly as the training tasks agree on it, or by a gradient step from coefficients that were meta-trained for
-    such steps, or not at all. Which, and with what strength, is chosen by cross-validation over whole tasks.
+    A new task adapts on its few rows: by a ridge that shrinks its coefficients towards the population's, with a metric
+    learned from the training tasks; by gradient steps from coefficients that were meta-trained for such steps; or not
+    at all. The kind of adaptation and its parameters are chosen by cross-validation over whole tasks.
 
     Parameters
     ----------
@@ -44,31 +42,30 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         Learning rate of the gradient step by which a task adapts. "per-feature": one of either sign for each
         feature, the same in training and in adaptation (Meta-SGD, in closed form).
     adaptation : {"auto", "none", "gradient", "ridge"}, default="auto"
-        How tasks adapt. "auto": the best of the other three on held-out tasks, over 0, 1, 2, 5, 10 and 20 rows
-        or at `n_support` rows where that is given: by mean error beyond a standard error; within one no gradient
-        steps, but a ridge if tasks are few, or most gain. "none": one pooled ridge, or what `inner_lr` gives.
-        "gradient" where a rate is given; its rate may turn out to be 0.
+        How tasks adapt. "auto" compares the other three on held-out tasks, after 0, 1, 2, 5, 10 and 20 rows, or after
+        `n_support` rows if that is given. Gradient steps must lower the mean error by more than one standard error.
+        Within one standard error "ridge" is preferred if tasks are few or most of them gain. "none": one pooled ridge,
+        or meta-training with the given `inner_lr`. Where a rate is given, "auto" is "gradient"; a chosen rate may be 0.
     l2 : float or "auto", default="auto"
         Ridge penalty on the meta-parameters, in units of the half mean squared error. "auto": by cross-validation;
         for "ridge", by restricted maximum likelihood.
     group : str, default=None
         Name of the column of X, a data frame, that holds the task ids. It is not a feature.
     random_state : int, RandomState instance or None, default=0
-        Deals rows into support and query and tasks into folds.
+        Assigns rows to support and query, and tasks to folds.
     n_support : int, default=None
-        Rows on which a task adapts. Rates are tuned for this number. None: half of the median task, at
-        most 10. Smaller tasks adapt on all their rows but one.
+        Rows on which a task adapts; rates are chosen for this number. None: half of the median task, at most 10.
+        Smaller tasks adapt on all their rows but one.
     n_query : int, default=None
-        None: every row of a training task is a query row once, its support drawn from the task's other rows. A
-        number: the usual MAML episodes, one per task, of `n_support` rows to adapt on and `n_query` others to
-        score; the task's further rows are not used in training.
+        None: every row of a training task is a query row once, with support rows drawn from the task's other rows. A
+        number: the usual episodes of MAML, one per task, with `n_support` support and `n_query` query rows; further
+        rows of the task are not used in training.
     n_steps : int, default=1
         Gradient steps, in training and in adaptation.
     cv : int, default=5
         Folds of tasks in the cross-validation.
     standardize : bool, default=True
-        Whether features are brought to unit standard deviation. Rates refer to standardised features, so they
-        do not depend on units.
+        Whether features are scaled to unit standard deviation. Rates then do not depend on the units of the data.
     fit_intercept : bool, default=True
         Whether to fit an intercept, which adapts like any coefficient.
     verbose : bool, default=False
@@ -94,13 +91,16 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
     n_support_ : int
         Support rows per episode.
     groups_ : (n_groups,)
-        Ids of the tasks it knows.
+        Ids of the known tasks.
     group_coef_, group_intercept_
         Their adapted coefficients: `coef_` and `intercept_` with a leading axis of tasks.
     cv_results_ : dict of arrays or None
         Held-out mean squared error over the grid of ``inner_lr``, ``l2`` and ``adapt_lr``: ``mse``, ``mse_se``,
-        the paired ``difference`` to inner_lr = 0 at its own best adapt_lr and l2, and ``difference_se``; in units
+        the paired ``difference`` to inner_lr = 0 at its best adapt_lr and l2, and ``difference_se``; in units
         as above. None where nothing was chosen.
+    columns_ : ColumnMap or None
+        How the columns of a data frame became features: `coef_` belongs to ``columns_.feature_names``, and
+        ``columns_.notes`` says what was done. None where X was an array.
     n_features_in_ : int
     feature_names_in_ : (n_features,), where X had string column names
 
@@ -122,13 +122,20 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
     (2,)
     """
 
+    coef_: FloatArray
+    intercept_: Any  # a number, or an array of them
     groups_: NDArray[Any]
     group_coef_: FloatArray
     group_intercept_: FloatArray
+    adaptation_: str
     adaptation_results_: dict[str, NDArray[Any]]
     inner_lr_: Any  # a number, or an array of them
     adapt_lr_: Any
-    _known: KnownRows
+    l2_: float
+    cv_results_: dict[str, NDArray[Any]] | None
+    columns_: ColumnMap | None
+    _table: FittedTable
+    _group: str | None  # the parameter at the time of fitting
 
     # With metadata routing on, `groups` reaches the model as well as the splitter without further requests.
     __metadata_request__fit = {"groups": True}
@@ -139,7 +146,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         self,
         inner_lr: float | Literal["auto"] = "auto",
         adapt_lr: float | Literal["auto", "per-feature"] = "auto",
-        adaptation: Literal["auto", "none", "gradient", "ridge"] = "auto",
+        adaptation: Adaptations = "auto",
         l2: float | Literal["auto"] = "auto",
         group: str | None = None,
         random_state: Any = 0,
@@ -172,7 +179,9 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         Parameters
         ----------
         X : (n_rows, n_features) array or data frame
-            With `group` set, a frame that holds that column too.
+            With `group` set, a frame that holds that column too. Columns of a frame may be of any kind: categories
+            become columns of 0 and 1, dates days, missing values the median with a column that says where; see
+            `columns_`.
         y : (n_rows,) or (n_rows, n_targets)
         groups : (n_rows,), default=None
             Task id of each row. None, without `group`: all rows are one task.
@@ -186,9 +195,10 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         ValueError, TypeError
             If a parameter or the data cannot be used; the message says why.
         """
-        settings = self.settings()
+        settings = read_settings(self.get_params())
         X, groups = take_groups(self.group, X, groups)
-        X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64)
+        if not is_frame(X):
+            X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64)
         if groups is None:
             warnings.warn(
                 "neither `groups` nor `group` is given: all rows count as one task and there is no inner loop. "
@@ -198,50 +208,17 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
                 UserWarning,
                 stacklevel=2,
             )
-        tasks = TaskSet.from_arrays(X, y, np.zeros(len(X), dtype=int) if groups is None else groups)
+        tasks = self._tasks(X, y, np.zeros(len(X), dtype=int) if groups is None else groups)
         with progress("Meta-training", settings.n_folds, shown=bool(self.verbose)) as tick:
             training = MetaTraining.prepare(tasks, settings, tick)
-        self.fit_from(training, tasks, remember=groups is not None)
+        self._group = self.group
+        self._set_table(training.choose().table(remember=groups is not None))
         return self
-
-    def fit_from(self, training: MetaTraining, tasks: TaskSet, remember: bool = True) -> None:
-        """Set the fitted attributes from tasks made ready; `remember` the tasks as seen groups."""
-        settings, held_out = training.settings, training.held_out
-        predictor, rates = training.predictor, training.rates_in_use()
-        self.adaptation_ = training.adaptation
-        self.inner_lr_, self.adapt_lr_, self.l2_ = rates.inner_lr, rates.adapt_lr, rates.l2
-        if settings.per_feature and isinstance(predictor.rule, GradientSteps):
-            self.inner_lr_ = self.adapt_lr_ = predictor.rule.lr
-        self.n_support_ = training.n_support
-        self.inner_lr_se_, self.adapt_lr_se_, self.cv_results_ = np.nan, np.nan, None
-        if held_out is not None:
-            errors = held_out.standard_errors(settings.seed)
-            fixed = (settings.inner_lr, settings.adapt_lr)
-            self.inner_lr_se_, self.adapt_lr_se_ = (
-                error if rate is None else np.nan for error, rate in zip(errors, fixed, strict=True)
-            )
-            self.cv_results_ = held_out.table()
-        self.adaptation_results_ = training.choice.results
-        self._scaling, self._theta = training.scaling, predictor.coef
-        self._spread = training.spread
-        self._calibration = training.choice.calibration
-        self._single_target = tasks.y.ndim == 1
-        self.coef_, self.intercept_ = self._original(predictor.unseen)
-        if not hasattr(self, "n_features_in_"):
-            self.n_features_in_ = tasks.n_features
-            if tasks.feature_names is not None:
-                self.feature_names_in_ = np.array(tasks.feature_names, dtype=object)
-        known, rows, none = training.tasks, training.rows, np.arange(0)
-        self._remember(*((known, rows) if remember else (known.select(none), rows.take(none))))
-
-    def settings(self) -> Settings:
-        """Return the parameters, checked."""
-        return read_settings(self)
 
     def predict(
         self, X: Any, groups: ArrayLike | None = None, return_std: bool = False
     ) -> FloatArray | tuple[FloatArray, FloatArray]:
-        """Predict rows: seen groups with their adapted coefficients, all others with the meta-parameters.
+        """Predict rows: those of known groups by their adapted coefficients, others by the meta-parameters.
 
         Parameters
         ----------
@@ -249,8 +226,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         groups : (n_rows,), default=None
             Task id of each row. None, without a `group` column in X: the meta-parameters for all rows.
         return_std : bool, default=False
-            Whether to return the standard deviation of a target around its prediction too: that of the noise and of
-            the task's coefficients, scaled to what held-out tasks showed.
+            Whether to return the standard deviation of targets around predictions too, due to the noise and to the
+            uncertainty of the task's coefficients, calibrated on held-out tasks.
 
         Returns
         -------
@@ -258,19 +235,16 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         std : the same shape, where asked for
         """
         X, place = self._rows(X, groups)
-        prediction = self._predict(X, place)
-        if not return_std:
-            return prediction
-        n_rows, spread = self._accuracy(X, place)
-        return prediction, self._targets(spread * self._calibration.std_factor(n_rows))
+        prediction = self._table.predict(X, place)
+        return (prediction, self._table.std(X, place)) if return_std else prediction
 
     def predict_interval(
         self, X: Any, groups: ArrayLike | None = None, level: float = 0.9
     ) -> tuple[FloatArray, FloatArray]:
-        """Return intervals that hold the target of a new row with a given probability.
+        """Return intervals that contain the target of a new row with a given probability.
 
-        Their width follows the model's standard deviation; its scale is that at which rows of held-out tasks were
-        held, after adaptation on as many rows. So they are right on average over tasks, whatever the noise.
+        Their width is proportional to the model's standard deviation, with a factor from the residuals of held-out
+        tasks after adaptation on as many rows. So coverage is correct on average over tasks, whatever the noise.
 
         Parameters
         ----------
@@ -290,64 +264,32 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         """
         level = as_level(level)
         X, place = self._rows(X, groups)
-        n_rows, spread = self._accuracy(X, place)
-        half = self._targets(spread * self._calibration.half_width(n_rows, level))
-        prediction = self._predict(X, place)
+        prediction, half = self._table.predict(X, place), self._table.half_width(X, place, level)
         return prediction - half, prediction + half
 
-    def _rows(self, X: Any, groups: ArrayLike | None) -> tuple[FloatArray, IntArray]:
-        """Return checked rows, and the place of each among the known groups: -1 for none."""
-        check_is_fitted(self)
-        X, groups = take_groups(self.group, X, groups, required=False)
-        X = validate_data(self, X, reset=False, dtype=np.float64)
-        if groups is None:
-            return X, np.full(len(X), -1)
-        return X, places(as_labels(groups, "groups", len(X)), self.groups_)
-
-    def _predict(self, X: FloatArray, place: IntArray) -> FloatArray:
-        coef, intercept = np.atleast_2d(self.coef_), np.atleast_1d(self.intercept_)
-        prediction = X @ coef.T + intercept
-        rows = np.flatnonzero(place >= 0)
-        group_coef = self.group_coef_.reshape(-1, *coef.shape)
-        group_intercept = self.group_intercept_.reshape(-1, *intercept.shape)
-        for part in np.array_split(rows, -(-len(rows) // _ROWS_AT_ONCE) or 1):
-            own = np.einsum("ij,ikj->ik", X[part], group_coef[place[part]])
-            prediction[part] = own + group_intercept[place[part]]
-        return self._targets(prediction)
-
-    def _accuracy(self, X: FloatArray, place: IntArray) -> tuple[IntArray, FloatArray]:
-        n_rows, std = self._spread.of_rows(self._rule(), self._theta, self._known, self._scaling.design(X), place)
-        return n_rows, std / self._scaling.y_rate
-
-    def _targets(self, values: FloatArray) -> FloatArray:
-        return np.asarray(values[:, 0] if self._single_target else values)
-
     def adapt(self, X: Any, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
-        """Return a fitted estimator that also knows the groups of these rows; this one does not change.
+        """Return a fitted estimator that also knows the groups of these rows; the estimator itself does not change.
 
         Parameters
         ----------
         X, y, groups
-            Labelled rows of new tasks, as in `fit`. A group that is already known is adapted anew, from the
-            meta-parameters, on these rows.
+            Labelled rows of new tasks, as in `fit`. A known group adapts on these rows alone, from the meta-parameters.
 
         Returns
         -------
         MetaRegressor
         """
         check_is_fitted(self)
-        X, groups = take_groups(self.group, X, groups)
-        X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64, reset=False)
+        X, groups = take_groups(self._group, X, groups)
         if groups is None:
             raise ValueError("`groups` must say which task each row belongs to, got None.")
-        labels, _ = alike(as_labels(groups, "groups", len(X)), self.groups_)
-        ids, task = np.unique(labels, return_inverse=True)
-        tasks = replace(TaskSet.from_arrays(X, y, task), ids=ids)
-        if tasks.y.shape[1:] != (() if self._single_target else (len(np.atleast_1d(self.intercept_)),)):
+        if self.columns_ is None:
+            X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64, reset=False)
+        tasks = TaskSet.from_arrays(self._features(X), y, groups)
+        if tasks.y.shape[1:] != np.shape(self.intercept_):
             raise ValueError(f"`y` must have the targets seen in fit, got shape {tasks.y.shape}.")
         adapted = copy.copy(self)
-        scaled = self._scaling.tasks(tasks)
-        adapted._remember(scaled, KnownRows.of(scaled), self)
+        adapted._set_table(self._table.adapt(tasks))
         return adapted
 
     def score(
@@ -356,46 +298,96 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         """Return the coefficient of determination R2 of ``predict(X, groups)``."""
         return float(r2_score(y, self.predict(X, groups=groups), sample_weight=sample_weight))
 
-    def to_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        """Return all that a fitted estimator knows as plain values and arrays, for `from_state`."""
-        check_is_fitted(self)
-        return to_state(self)
-
-    @classmethod
-    def from_state(cls, scalars: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Self:
-        """Return the fitted estimator that `to_state` described."""
-        model = cls(**scalars["params"])
-        from_state(model, scalars, arrays)
-        return model
-
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
 
-    def _rule(self) -> Adaptation:
-        if self.adaptation_ == "ridge":
-            return self._spread.ridge()
-        return GradientSteps(self.adapt_lr_, self.n_steps) if self.adaptation_ == "gradient" else NoAdaptation()
+    def _rows(self, X: Any, groups: ArrayLike | None) -> tuple[FloatArray, IntArray]:
+        """Return checked rows, and the position of each one's group among the known: -1 for none."""
+        check_is_fitted(self)
+        X, groups = take_groups(self._group, X, groups, required=False)
+        X = self._features(X)
+        if groups is None:
+            return X, np.full(len(X), -1)
+        ids, task = distinct_ids(groups, "groups", len(X))
+        return X, self._table.places(ids)[task]
 
-    def _remember(self, tasks: TaskSet, rows: KnownRows, known: MetaRegressor | None = None) -> None:
-        """Keep the adapted coefficients of these tasks, in scaled units, beside those that `known` has of others."""
-        coef, intercept = self._original(self._rule().adapt(self._theta, tasks))
-        ids = tasks.ids
-        if known is not None and len(known.groups_):
-            ids, known_ids = alike(ids, known.groups_)
-            kept = np.flatnonzero(~np.isin(known_ids, ids))
-            ids = np.concatenate((known_ids[kept], ids))
-            coef = np.concatenate((known.group_coef_[kept], coef))
-            intercept = np.concatenate((known.group_intercept_[kept], intercept))
-            order = np.argsort(ids, kind="stable")
-            ids, coef, intercept = ids[order], coef[order], intercept[order]
-            rows = (known._known.take(kept) + rows).take(order)
-        self.groups_, self.group_coef_, self.group_intercept_, self._known = ids, coef, intercept, rows
+    def _tasks(self, X: Any, y: Any, groups: Any) -> TaskSet:
+        """Return the tasks to fit, of an array or of a frame with columns of any kind."""
+        if not is_frame(X):
+            return TaskSet.from_arrays(X, y, groups)
+        validate_data(self, X, skip_check_array=True)  # keeps the names of columns
+        ids, task = distinct_ids(groups, "groups", len(X))
+        columns = Columns.read(X, task, name="`X`")
+        if columns.notes:
+            warnings.warn(f"{'; '.join(columns.notes)}.", UserWarning, stacklevel=3)
+        return TaskSet.from_columns(columns, as_targets(y, "y", len(X)), ids, task)
 
-    def _original(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return scikit-learn's coefficients and intercepts of scaled ones (..., n_columns, n_targets)."""
-        coef, intercept = self._scaling.original(theta)
-        if self._single_target:
-            return coef[..., 0], intercept[..., 0][()]
-        return np.ascontiguousarray(np.swapaxes(coef, -1, -2)), intercept
+    def _features(self, X: Any) -> FloatArray:
+        """Return the matrix of features of an array or a frame like that of `fit`."""
+        columns = self.columns_
+        if columns is None:
+            return np.asarray(validate_data(self, X, reset=False, dtype=np.float64))
+        if is_frame(X):
+            validate_data(self, X, reset=False, skip_check_array=True)
+        else:
+            import pandas as pd
+
+            rows = validate_data(self, X, reset=False, dtype=None, ensure_all_finite=False)
+            X = pd.DataFrame(rows, columns=getattr(self, "feature_names_in_", None))
+        return columns.transform(columns.read(X))
+
+    def _set_table(self, table: FittedTable) -> None:
+        """Set the fitted attributes, which are views of a fitted table."""
+        selection = table.selection
+        self._table, self.columns_ = table, table.columns
+        self.adaptation_, self.n_support_ = selection.adaptation, selection.n_support
+        self.inner_lr_, self.adapt_lr_, self.l2_ = selection.rates
+        self.inner_lr_se_, self.adapt_lr_se_ = selection.inner_lr_se, selection.adapt_lr_se
+        self.cv_results_ = selection.cv_results or None
+        self.adaptation_results_ = selection.adaptation_results
+        target = 0 if table.single_target else slice(None)
+        coef, intercept = table.meta_parameters()
+        self.coef_, self.intercept_ = coef[target], intercept[target]
+        self.groups_ = table.known.ids
+        self.group_coef_, self.group_intercept_ = table.known_coef[:, target], table.known_intercept[:, target]
+
+
+def fitted_regressor(
+    parameters: Mapping[str, Any], table: FittedTable, feature_names: Sequence[str] | None = None
+) -> MetaRegressor:
+    """Return the estimator with these parameters that was fitted to a table.
+
+    Parameters
+    ----------
+    parameters
+        Of `MetaRegressor`.
+    table
+        What `fit` with these parameters gives.
+    feature_names
+        Names of the columns of X, where they have names.
+    """
+    model = MetaRegressor(**parameters)
+    model.n_features_in_ = len(table.scaling.kept) if feature_names is None else len(feature_names)
+    if feature_names is not None:
+        model.feature_names_in_ = np.array(feature_names, dtype=object)
+    model._group = model.group
+    model._set_table(table)
+    return model
+
+
+def predict_episodes(model: MetaRegressor, episodes: Episodes) -> FloatArray:
+    """Return predictions of the query rows of new tasks, each after adaptation on its support rows.
+
+    Parameters
+    ----------
+    model
+        Fitted; X and y of the episodes are in the units of its data.
+    episodes
+        With at least one support row each.
+    """
+    task, support, query = np.arange(len(episodes)), episodes.support_rows, episodes.query_rows
+    tasks = TaskSet.from_arrays(episodes.X[support], episodes.y[support], np.repeat(task, episodes.n_support))
+    adapted = model._table.adapt(tasks)
+    return adapted.predict(episodes.X[query], adapted.places(task)[np.repeat(task, episodes.n_query)])

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.utils.validation import check_is_fitted
 
+from innerloop._base.memory import read_arrays
 from innerloop._base.sealed_folder import MANIFEST, SealedFolder
-from innerloop.estimators import MetaRegressor
+from innerloop.estimators.meta_regressor import MetaRegressor, fitted_regressor
+from innerloop.tabular.fitted_table import FittedTable
 
-_MODEL = SealedFolder("innerloop-model", 1, {"model": ".json", "arrays": ".npz"})
+_MODEL = SealedFolder("innerloop-model", 2, {"model": ".json", "arrays": ".npz"})
 
 
 def save_model(
@@ -33,7 +36,7 @@ def save_model(
     folder
         Where to save.
     details
-        Further facts to keep, anything JSON can hold; `load_details` returns them.
+        Further facts to save, of types that JSON has; `load_details` returns them.
     attachments
         Further files, by name: a picture, a report. They are not checked on loading.
 
@@ -46,10 +49,14 @@ def save_model(
     """
     folder = Path(folder)
     check_writable(folder)
-    scalars, arrays = model.to_state()
+    check_is_fitted(model)
+    scalars, arrays = model._table.to_state()
+    if hasattr(model, "feature_names_in_"):
+        arrays["feature_names"] = np.asarray(model.feature_names_in_, dtype=np.str_)
+    params = {name: _plain(value) for name, value in model.get_params().items()}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    description = {"state": scalars, "details": dict(details or {})}
+    description = {"params": params, "table": scalars, "details": dict(details or {})}
     contents = {
         "model": json.dumps(description, indent=1, ensure_ascii=False).encode(),
         "arrays": buffer.getvalue(),
@@ -79,10 +86,12 @@ def load_model(folder: str | Path) -> MetaRegressor:
     FileNotFoundError
         If there is no such folder.
     ValueError
-        If it is no model folder, is damaged, or was written by a later version.
+        If it is no model folder, is damaged, or was written by another version.
     """
     description, arrays = _read(Path(folder))
-    return MetaRegressor.from_state(description["state"], arrays)
+    names = arrays.pop("feature_names", None)
+    table = FittedTable.from_state(description["table"], arrays)
+    return fitted_regressor(description["params"], table, None if names is None else names.tolist())
 
 
 def load_details(folder: str | Path) -> dict[str, Any]:
@@ -99,13 +108,19 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ValueError(f"{folder} is not an innerloop model folder: it has no readable {MANIFEST}.")
     if manifest.get("version") != _MODEL.version:
         raise ValueError(
-            f"{folder} has model format {manifest.get('version')!r}, this version reads {_MODEL.version}; update "
-            "innerloop."
+            f"{folder} has model format {manifest.get('version')!r}, this version reads {_MODEL.version}; fit the "
+            "model again, or use the version of innerloop that wrote it."
         )
     try:
         parts = _MODEL.read(folder, manifest)
         description = json.loads(parts["model"])
-        with np.load(io.BytesIO(parts["arrays"]), allow_pickle=False) as archive:
-            return description, {name: archive[name] for name in archive.files}
+        return description, read_arrays(parts["arrays"], str(folder))
     except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{folder} is damaged ({error}); fit the model again or restore the folder.") from error
+
+
+def _plain(value: Any) -> Any:
+    """Return a parameter as a type that JSON has; None for a random state that is an object."""
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        return value.item()
+    return value if value is None or isinstance(value, bool | int | float | str) else None

@@ -1,43 +1,8 @@
-"""How well a table's tasks can be predicted, unseen, against plain baselines, and what follows in words."""
+"""Evaluation of a table: errors of methods on unseen tasks, coverage of intervals, advice."""
 
-from innerloop._base.standard_errors import ratio_errors
 from innerloop.evaluation._nested import evaluate, evaluate_on, n_ticks
 from innerloop.evaluation._verdict import verdict
-from innerloop.evaluation.methods import (
-    GIVEN,
-    GIVEN_ADAPT_LR,
-    GIVEN_INNER_LR,
-    GRADIENT,
-    NO_INNER_LOOP,
-    PER_FEATURE,
-    PER_TASK,
-    POOLED,
-    RIDGE,
-    TASK_MEAN,
-    TIED,
-    Curve,
-    Evaluation,
-    Method,
-)
+from innerloop.evaluation.methods import METHODS, Method
+from innerloop.evaluation.scores import Curve, Evaluation, Score
 
-__all__ = [
-    "GIVEN",
-    "GIVEN_ADAPT_LR",
-    "GIVEN_INNER_LR",
-    "GRADIENT",
-    "NO_INNER_LOOP",
-    "PER_FEATURE",
-    "PER_TASK",
-    "POOLED",
-    "RIDGE",
-    "TASK_MEAN",
-    "TIED",
-    "Curve",
-    "Evaluation",
-    "Method",
-    "evaluate",
-    "evaluate_on",
-    "n_ticks",
-    "ratio_errors",
-    "verdict",
-]
+__all__ = ["METHODS", "Curve", "Evaluation", "Method", "Score", "evaluate", "evaluate_on", "n_ticks", "verdict"]

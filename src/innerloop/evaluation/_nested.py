@@ -1,8 +1,8 @@
-"""Scoring methods on unseen tasks, with everything chosen on others."""
+"""Evaluation of methods on unseen tasks by nested cross-validation, or on given ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,77 +10,65 @@ import numpy as np
 from innerloop._base.checks import FloatArray
 from innerloop._base.seeds import Stream, stream
 from innerloop._base.threads import one_thread
-from innerloop.adaptation.predictor import Predictor
 from innerloop.data.episodes import Episodes
 from innerloop.data.tasks import TaskSet
-from innerloop.evaluation._errors import adapted_errors, mean_errors, ridge_errors, rungs
+from innerloop.evaluation._errors import episodes_by_size
 from innerloop.evaluation._verdict import verdict
-from innerloop.evaluation.methods import (
-    GIVEN,
-    GIVEN_ADAPT_LR,
-    GIVEN_INNER_LR,
-    GRADIENT,
-    NO_INNER_LOOP,
-    PER_FEATURE,
-    PER_TASK,
-    POOLED,
-    RIDGE,
-    TASK_MEAN,
-    TIED,
-    Evaluation,
-    Method,
-)
+from innerloop.evaluation.methods import Method, compared_methods
+from innerloop.evaluation.scores import Evaluation, Score
 from innerloop.tabular.rate_choice import HeldOut, Rates
 from innerloop.tabular.settings import Settings
-from innerloop.tabular.training import MetaTraining
+from innerloop.tabular.training import MetaTraining, TrainedTable
 
 N_FOLDS = 5
 
-_NESTED = "errors: all choices made anew on the other tasks; rates shown, and which method comes first: chosen on all"
-_TWO_TASKS = "two tasks are too few to test choices on others: these were made on both, and the ridge fitted on both"
-_APART = "errors: on tasks that had no part in training; rates shown: chosen in training"
+_NESTED = "Errors: nested cross-validation over tasks. Rates and the first row: chosen on all tasks."
+_TWO_TASKS = "Errors: cross-validation, but rates and the ridge were chosen on both tasks, as two are too few for more."
+_APART = "Errors: on tasks that had no part in training. Rates: chosen in training."
+
+_ChosenRates = dict[Method, Rates | None]
 
 
-def evaluate(training: MetaTraining, tasks: TaskSet, tick: Callable[[], None] = lambda: None) -> Evaluation:
-    """Score the model and plain baselines on tasks that took no part in any choice.
+def evaluate(trained: TrainedTable, tasks: TaskSet, tick: Callable[[], None] = lambda: None) -> Evaluation:
+    """Score the model and plain baselines on held-out tasks, with all choices made on the other tasks.
 
-    Whole tasks are held out in folds; within the others scales, rates, metrics and penalties are chosen by
-    cross-validation anew, for each method in the same way, so that no number here has seen the tasks it is about.
+    Whole tasks are held out, fold by fold. On the others, scales, rates, metrics and penalties are chosen anew by
+    cross-validation, in the same way for each method, so that no error depends on the targets of its task.
 
     Parameters
     ----------
-    training
-        All tasks made ready; its settings, and the number of support rows, hold for every fold.
+    trained
+        Trained on all tasks; its settings and its number of support rows are those of every fold.
     tasks
-        The same tasks.
+        The same tasks, in the units of the data.
     tick
-        Called about `n_ticks` times on the way.
+        Called about `n_ticks` times.
     """
+    training, methods, sizes = trained.training, compared_methods(trained), _support_sizes(trained)
     with one_thread(tasks.n_features):
         settings = training.settings
         fold = stream(settings.seed, Stream.NESTED_FOLDS).permutation(np.arange(len(tasks)) % min(N_FOLDS, len(tasks)))
-        overall, held_out = _choices(training, tasks, tick)
-        names, ladder = _names(training, overall), _ladder(training)
-        scores = np.full((1 + len(ladder), len(tasks), len(names)), np.nan)
+        overall, held_out = _choose(training, tasks, methods, tick)
+        errors = np.full((1 + len(sizes), len(tasks), len(methods)), np.nan)
         for f in range(fold.max() + 1):
-            rest, unseen = tasks.select(fold != f), tasks.select(fold == f)
+            rest = tasks.select(fold != f).fit_columns()
+            unseen = tasks.select(fold == f).encode(rest.column_map)
             if len(rest) > 1:
                 fitted = MetaTraining.prepare(rest, settings, tick, training.n_support)
-                choices = _choices(fitted, rest, tick)[0]
-            else:  # one task tells nothing of how tasks differ
-                fitted, choices = _with_objective_of(training, fold != f), overall
-            scores[:, fold == f] = _scores(fitted, choices, fitted.scaling.tasks(rest), unseen, names, ladder)
-    tested = _NESTED if len(tasks) > 2 else _TWO_TASKS
-    return _summary(training, overall, held_out, names, scores, tested)
+                chosen = _choose(fitted, rest, methods, tick)[0]
+            else:  # nothing can be chosen on one task
+                fitted, chosen = _with_objective_of(training, fold != f), overall
+            errors[:, fold == f] = _errors(fitted, chosen, rest, unseen, sizes)
+    return _evaluation(trained, tasks, overall, held_out, errors, _NESTED if len(tasks) > 2 else _TWO_TASKS)
 
 
-def evaluate_on(training: MetaTraining, tasks: TaskSet, unseen: TaskSet) -> Evaluation:
+def evaluate_on(trained: TrainedTable, tasks: TaskSet, unseen: TaskSet) -> Evaluation:
     """Score the same methods on given unseen tasks, with all choices made on the training tasks."""
+    training, methods = trained.training, compared_methods(trained)
     with one_thread(tasks.n_features):
-        choices, held_out = _choices(training, tasks, lambda: None)
-        names = _names(training, choices)
-        scores = _scores(training, choices, training.tasks, unseen, names, _ladder(training))
-    return _summary(training, choices, held_out, names, scores, _APART)
+        chosen, held_out = _choose(training, tasks, methods, lambda: None)
+        errors = _errors(training, chosen, tasks, unseen, _support_sizes(trained))
+    return _evaluation(trained, tasks, chosen, held_out, errors, _APART)
 
 
 def n_ticks(settings: Settings, n_tasks: int) -> int:
@@ -91,146 +79,76 @@ def n_ticks(settings: Settings, n_tasks: int) -> int:
 
 
 def _with_objective_of(training: MetaTraining, chosen: FloatArray) -> MetaTraining:
-    """Return the training with everything chosen on all tasks and gradient steps trained on some."""
+    """Return the training with everything chosen on all tasks and gradient steps trained on the chosen fold."""
     folds = training.folds
-    parts = [own for f, own in enumerate(folds.objectives) if chosen[folds.fold == f].all()]
+    parts = [objective for f, objective in enumerate(folds.objectives) if chosen[folds.fold == f].all()]
     (objective,) = parts
     return replace(training, objective=objective)
 
 
-def _ladder(training: MetaTraining) -> list[int]:
-    """Return the numbers of adaptation rows at which ways to adapt were compared."""
-    return [int(n) for n in np.unique(training.choice.results["n_support"])]
+def _support_sizes(trained: TrainedTable) -> list[int]:
+    """Return the numbers of adaptation rows at which kinds of adaptation were compared."""
+    return [int(n) for n in np.unique(trained.choice.results["n_support"])]
 
 
-def _choices(training: MetaTraining, tasks: TaskSet, tick: Callable[[], None]) -> tuple[dict[str, Rates], HeldOut]:
-    """Return the rates of all methods that have some, chosen on these tasks, and the losses that chose them."""
+def _choose(
+    training: MetaTraining, tasks: TaskSet, methods: Sequence[Method], tick: Callable[[], None]
+) -> tuple[_ChosenRates, HeldOut]:
+    """Return the rates of all methods, chosen on these tasks, and the losses by which they were chosen."""
     free = training
     if training.settings.fixes_rates():
         free_settings = replace(training.settings, inner_lr=None, adapt_lr=None)
         free = MetaTraining.prepare(tasks, free_settings, tick, training.n_support)
-    held_out = free.held_out
-    assert held_out is not None  # rates are free, so they were scored
-    chosen = {
-        GRADIENT: free.chosen(),
-        NO_INNER_LOOP: held_out.best("tuned", 0.0).rates,
-        TIED: held_out.best("tied").rates,
-        POOLED: held_out.best("none", 0.0).rates,
-    }
-    given = _given(training.settings)
-    return ({} if given is None else {given: training.chosen()}) | chosen, held_out
+    assert free.held_out is not None  # rates are free, so they were scored
+    return {method: method.choose(training, free) for method in methods}, free.held_out
 
 
-def _given(settings: Settings) -> str | None:
-    """Return the name of gradient steps of which the user gave a rate other than 0; None where none was given."""
-    if "gradient" not in settings.kinds or not settings.fixes_rates() or _asks_for_pooled(settings):
-        return None
-    if settings.inner_lr is None:
-        return GIVEN_ADAPT_LR
-    return GIVEN_INNER_LR if settings.adapt_lr is None else GIVEN
-
-
-def _asks_for_pooled(settings: Settings) -> bool:
-    """Return whether the user wants neither an inner loop nor adaptation."""
-    return settings.kinds == ("gradient",) and settings.inner_lr == settings.adapt_lr == 0
-
-
-def _names(training: MetaTraining, choices: dict[str, Rates]) -> list[str]:
-    """Return the names of all methods, the model's own first."""
-    settings = training.settings
-    ways = [RIDGE] * ("ridge" in settings.kinds) + [PER_FEATURE] * settings.per_feature
-    return list(dict.fromkeys([_own_name(training), *ways, *choices, PER_TASK, TASK_MEAN]))
-
-
-def _own_name(training: MetaTraining) -> str:
-    settings = training.settings
-    if (given := _given(settings)) is not None:
-        return given
-    if settings.per_feature:
-        return PER_FEATURE
-    if _asks_for_pooled(settings) or training.choice.way.kind == "none":
-        return POOLED
-    if training.choice.way.kind == "ridge":
-        return RIDGE
-    rates = training.chosen()
-    return POOLED if rates.inner_lr == rates.adapt_lr == 0 else GRADIENT
-
-
-def _scores(
-    fitted: MetaTraining,
-    choices: dict[str, Rates],
-    rest: TaskSet,
-    unseen: TaskSet,
-    names: Sequence[str],
-    ladder: Sequence[int],
+def _errors(
+    training: MetaTraining, chosen: _ChosenRates, tasks: TaskSet, unseen: TaskSet, sizes: Sequence[int]
 ) -> FloatArray:
-    """Return the unseen tasks' errors at `n_support` rows, and at each of the ladder.
-
-    Parameters
-    ----------
-    fitted, choices
-        Everything fitted and chosen on the rest.
-    rest
-        In scaled units.
-    unseen
-    names
-        Of the methods.
-    ladder
-        Numbers of adaptation rows.
+    """Return the errors of unseen tasks after `n_support` rows, and after each number of rows in `sizes`.
 
     Returns
     -------
-    (1 + n_points, n_tasks, n_methods)
+    (1 + n_sizes, n_tasks, n_methods)
     """
-    settings, scaled = fitted.settings, fitted.scaling.tasks(unseen)
-    predictors = [_predictor(fitted, choices, name) for name in names if name not in (PER_TASK, TASK_MEAN)]
-    population = rest.y.mean(axis=0)
+    seed, scaled, scaled_unseen = training.settings.seed, training.scaling.tasks(tasks), training.scaling.tasks(unseen)
+    scorers = [method.fit(training, rates, scaled) for method, rates in chosen.items()]
 
-    def penalty(episodes: Episodes) -> int:
-        return int(ridge_errors(episodes, settings.fit_intercept).mean(axis=0).argmin())
+    def scores(episodes: Episodes, similar: Episodes | None) -> FloatArray:
+        return np.column_stack([score(episodes, similar) for score in scorers])
 
-    def errors(episodes: Episodes, l2: int) -> FloatArray:
-        own = ridge_errors(episodes, settings.fit_intercept)[:, l2], mean_errors(episodes, population)
-        return np.column_stack((adapted_errors(episodes, predictors), *own))
-
-    scores = np.full((1 + len(ladder), len(unseen), len(names)), np.nan)
-    dealt, others = (tasks.deal(fitted.n_support, settings.seed) for tasks in (scaled, rest))
-    scores[0] = errors(dealt, penalty(others))
-    l2s = {0: 0}  # without rows all penalties are alike
-    l2s |= {n: penalty(episodes) for n, _, episodes in rungs(rest, ladder[1:], settings.seed)}
-    for n, members, episodes in rungs(scaled, ladder, settings.seed):
-        l2 = l2s[max(m for m in l2s if m <= n)]  # the rest may have no task so long
-        scores[1 + ladder.index(n), members] = errors(episodes, l2)
-    return scores
+    errors = np.full((1 + len(sizes), len(unseen), len(scorers)), np.nan)
+    errors[0] = scores(*(part.deal(training.n_support, seed) for part in (scaled_unseen, scaled)))
+    similar: dict[int, Episodes | None] = {0: None}
+    similar |= {n: episodes for n, _, episodes in episodes_by_size(scaled, sizes[1:], seed)}
+    for n, members, episodes in episodes_by_size(scaled_unseen, sizes, seed):
+        nearest = similar[max(m for m in similar if m <= n)]  # training tasks may all be shorter
+        errors[1 + sizes.index(n), members] = scores(episodes, nearest)
+    return errors
 
 
-def _predictor(fitted: MetaTraining, choices: dict[str, Rates], name: str) -> Predictor:
-    if name == RIDGE:
-        return fitted.predictor_by("ridge")
-    return fitted.predictor_by("gradient") if name == PER_FEATURE else fitted.predictor_at(choices[name])
-
-
-def _summary(
-    training: MetaTraining,
-    choices: dict[str, Rates],
+def _evaluation(
+    trained: TrainedTable,
+    tasks: TaskSet,
+    chosen: Mapping[Method, Rates | None],
     held_out: HeldOut,
-    names: Sequence[str],
-    scores: FloatArray,
+    errors: FloatArray,
     tested: str,
 ) -> Evaluation:
-    per_task = scores[0]
-    methods = [
-        Method.of(name, choices.get(name), mse, per_task[:, 0]) for name, mse in zip(names, per_task.T, strict=True)
+    per_task = errors[0]
+    scores = [
+        Score.of(method, rates, mse, per_task[:, 0])
+        for (method, rates), mse in zip(chosen.items(), per_task.T, strict=True)
     ]
-    settings = training.settings
     return Evaluation(
-        methods=methods,
+        trained=trained,
+        tasks=tasks,
+        scores=scores,
         per_task=per_task,
-        n_rows=np.array(_ladder(training), dtype=float),
-        over_rows=scores[1:],
+        n_rows=np.array(_support_sizes(trained), dtype=float),
+        over_rows=errors[1:],
         held_out=held_out,
-        n_support=training.n_support,
-        n_steps=settings.n_steps,
         tested=tested,
-        verdict=verdict(methods, asked=_asks_for_pooled(settings)),
+        verdict=verdict(scores, asked=trained.training.settings.asks_for_pooled_ridge()),
     )

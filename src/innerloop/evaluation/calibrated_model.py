@@ -1,16 +1,17 @@
-"""The paper's model fitted to a table: what its theory predicts for the table's own sizes."""
+"""Mixed linear regression, the model of the theory, fitted to a table."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import final
 
 import numpy as np
+from joblib import cpu_count
 from numpy.typing import ArrayLike
 
-from innerloop._base.checks import FloatArray, IntArray, as_count
-from innerloop._base.ragged import ragged_ranges, row_starts
+from innerloop._base.checks import FloatArray, as_count
 from innerloop._base.seeds import Stream, stream
 from innerloop._base.threads import one_thread
 from innerloop.adaptation.random_effects import RandomEffects, estimate_effects
@@ -19,13 +20,13 @@ from innerloop.data.tasks import TaskSet, check_task_set
 from innerloop.distributions import Design, MixedLinearRegression
 from innerloop.theory import expected_loss
 
-# Intervals cover 90 %: so many standard deviations of a normal distribution on either side.
-_REACH = 1.645
-# Of more tasks than this some are drawn in every resample; the intervals are narrowed by what is left out.
+# Half the width of a 90 % interval, in standard deviations of a normal distribution.
+_HALF_WIDTH = 1.645
+# Most tasks of a resample; intervals are narrowed accordingly where there are more.
 _MOST_RESAMPLED = 500
-# Eigenvalues of the features' second moments below this fraction of the largest are of features that never vary.
+# Eigenvalues of the features' second moments below this fraction of the largest count as 0.
 _LEAST_EIGENVALUE = 1e-10
-# Coefficients that are printed.
+# Most coefficients that are printed.
 _MOST_PRINTED = 20
 
 
@@ -40,13 +41,13 @@ class Interval:
 
     @classmethod
     def of(cls, value: ArrayLike, resampled: ArrayLike, narrowed: float, positive: bool = True) -> Interval:
-        """Return an estimate with the interval that resampled ones (n_resamples, ...) give it."""
+        """Return an estimate with its interval, from the spread of resampled estimates (n_resamples, ...)."""
         at = np.asarray(value, dtype=float)[()]
-        reach = _REACH * narrowed * np.std(np.asarray(resampled), axis=0, ddof=1)
-        return cls(at, np.maximum(at - reach, 0.0) if positive else at - reach, at + reach)
+        half = _HALF_WIDTH * narrowed * np.std(np.asarray(resampled), axis=0, ddof=1)
+        return cls(at, np.maximum(at - half, 0.0) if positive else at - half, at + half)
 
     def texts(self) -> list[str]:
-        """Return each number with its interval in words."""
+        """Return each number with its interval, as text."""
         parts = zip(*(np.ravel(part) for part in (self.value, self.low, self.high)), strict=True)
         return [f"{value:.3g} ({low:.3g} to {high:.3g})" for value, low, high in parts]
 
@@ -57,9 +58,9 @@ class Interval:
 @final
 @dataclass(frozen=True, eq=False)
 class CalibratedModel:
-    """Mixed linear regression with the sizes and the spectrum of a table.
+    """Mixed linear regression with the parameters and the sizes of a table.
 
-    Features are standardised and one of ones is added, unless `calibrate` was told otherwise.
+    Features are standardised and a column of ones is added, unless `calibrate` was told otherwise.
 
     Parameters
     ----------
@@ -74,11 +75,11 @@ class CalibratedModel:
     spectrum : (n_directions,)
         Eigenvalues of the features' second moments.
     task_spread
-        Standard deviation of targets that differences between tasks make.
+        Standard deviation of targets due to differences between tasks.
     columns
         Names of the coefficients, the intercept last.
     n_tasks, n_rows
-        Tasks, and rows of the median task.
+        Number of tasks, and of rows of the median task.
     """
 
     dist: MixedLinearRegression = field(repr=False)
@@ -98,11 +99,11 @@ class CalibratedModel:
         widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
         lines = [
             f"{self.n_tasks} tasks, the median one of {self.n_rows} rows; estimates with 90 % intervals.",
-            f"Standard deviation of the noise {self.noise_std}, of what differs between tasks {self.task_spread}.",
+            f"Standard deviation of the noise {self.noise_std}, due to differences between tasks {self.task_spread}.",
             *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown),
         ]
-        if left := len(rows) - len(shown):
-            lines.append(f"and {left} more")
+        if n_more := len(rows) - len(shown):
+            lines.append(f"and {n_more} more")
         return "\n".join(lines)
 
     def design(self, n_support: int, n_steps: int = 1, n_query: int | None = None, l2: float = 0.0) -> Design:
@@ -115,7 +116,7 @@ class CalibratedModel:
         n_steps
             Inner steps.
         n_query
-            Rows that score each training task; None is all others of the median task.
+            Query rows of each training task; None is all others of the median task.
         l2
             Penalty on the meta-parameters; see `Design`.
 
@@ -128,13 +129,13 @@ class CalibratedModel:
         ValueError
             If the median task has no rows left to query, or a size is below 1.
         """
-        n_left = self.n_rows - as_count(n_support, "n_support")
-        if n_query is None and n_left < 1:
+        others = self.n_rows - as_count(n_support, "n_support")
+        if n_query is None and others < 1:
             raise ValueError(
                 f"`n_support` must be below the rows of the median task, {self.n_rows}, as the others are its query "
                 f"rows, got {n_support}; give `n_query` too for tasks that are longer."
             )
-        return Design(self.n_tasks, n_support, n_left if n_query is None else n_query, n_support, n_steps, l2=l2)
+        return Design(self.n_tasks, n_support, others if n_query is None else n_query, n_support, n_steps, l2=l2)
 
     def predicted_mse(self, design: Design, inner_lr: ArrayLike, adapt_lr: ArrayLike) -> FloatArray:
         """Return the mean squared error on new tasks that theory predicts.
@@ -170,7 +171,8 @@ def calibrate(
 ) -> CalibratedModel:
     """Fit mixed linear regression, the model of the theory, to a table.
 
-    Coefficients of tasks get a variance each by restricted maximum likelihood; intervals come from resampling tasks.
+    Each coefficient has a variance over tasks, estimated by restricted maximum likelihood; intervals are by the
+    bootstrap over tasks.
 
     Parameters
     ----------
@@ -200,35 +202,39 @@ def calibrate(
     """
     check_task_set(tasks)
     if len(tasks) < 2:
-        raise ValueError("`tasks` must hold at least two tasks: one tells nothing of how tasks differ.")
+        raise ValueError("`tasks` must hold at least two tasks: from one, no differences can be estimated.")
     if tasks.y.ndim > 1:
         raise ValueError(f"`tasks` must have one target, got {tasks.y.shape[1]}; calibrate one at a time.")
     scaling = Scaling.fit(tasks.X, tasks.y, standardize, fit_intercept)
     scaled = scaling.tasks(tasks)
-    resampled = []
-    n_drawn = min(len(tasks), _MOST_RESAMPLED)
-    with one_thread(tasks.n_features):
-        found = _Found.of(scaled, fit_intercept, seed)
-        for i in range(as_count(n_resamples, "n_resamples", 2)):
+    n_drawn, n_resamples = min(len(tasks), _MOST_RESAMPLED), as_count(n_resamples, "n_resamples", 2)
+    with one_thread(tasks.n_features), ThreadPoolExecutor(cpu_count()) as pool:
+        estimated = _Estimates.of(scaled, fit_intercept, seed)
+
+        def resample(i: int) -> _Estimates:
             drawn = stream(seed, Stream.BOOTSTRAP, i).integers(len(tasks), size=n_drawn)
-            resampled.append(_Found.of(_repeated(scaled, drawn), fit_intercept, seed, found.effects))
+            return _Estimates.of(scaled.select(drawn), fit_intercept, seed, estimated.effects)
+
+        resampled = []
+        for estimates in pool.map(resample, range(n_resamples)):
+            resampled.append(estimates)
             tick()
     narrowed = float(np.sqrt(n_drawn / len(tasks)))
     names = tasks.feature_names or tuple(f"x{j}" for j in range(tasks.n_features))
     kept = [name for name, keep in zip(names, scaling.kept, strict=True) if keep]
     intervals = {
-        name: Interval.of(getattr(found, name), [getattr(r, name) for r in resampled], narrowed, name != "mean")
+        name: Interval.of(getattr(estimated, name), [getattr(r, name) for r in resampled], narrowed, name != "mean")
         for name in ("noise_std", "task_std", "mean", "spectrum", "task_spread")
     }
     columns = (*kept, *(["intercept"] if fit_intercept else []))
     return CalibratedModel(
-        found.dist(), columns=columns, n_tasks=len(tasks), n_rows=int(np.median(tasks.sizes)), **intervals
+        estimated.dist(), columns=columns, n_tasks=len(tasks), n_rows=int(np.median(tasks.sizes)), **intervals
     )
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class _Found:
+class _Estimates:
     """Estimates from one set of tasks."""
 
     effects: RandomEffects
@@ -236,9 +242,9 @@ class _Found:
     basis: FloatArray
 
     @classmethod
-    def of(cls, tasks: TaskSet, intercept: bool, seed: int, start: RandomEffects | None = None) -> _Found:
+    def of(cls, tasks: TaskSet, intercept: bool, seed: int, start: RandomEffects | None = None) -> _Estimates:
         values, vectors = np.linalg.eigh(tasks.X.T @ tasks.X / tasks.n_rows)
-        effects = estimate_effects(tasks, "diagonal", intercept=intercept, seed=seed, start=start, draw_together=False)
+        effects = estimate_effects(tasks, "diagonal", intercept=intercept, seed=seed, start=start, shrink_slopes=False)
         return cls(effects, np.maximum(values[::-1], 0.0), vectors[:, ::-1])
 
     @property
@@ -275,10 +281,3 @@ class _Found:
             (self.basis.T @ self.mean)[kept],
             self.spectrum[kept],
         )
-
-
-def _repeated(tasks: TaskSet, drawn: IntArray) -> TaskSet:
-    """Return the drawn tasks, one of them as often as it was drawn."""
-    sizes = tasks.sizes[drawn]
-    rows = ragged_ranges(tasks.starts[drawn], sizes)
-    return TaskSet(tasks.X[rows], tasks.y[rows], row_starts(sizes), np.arange(len(drawn)))

@@ -1,36 +1,40 @@
-"""How often prediction intervals hold the targets of unseen tasks."""
+"""Coverage of prediction intervals on unseen tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
+from joblib import cpu_count
 
 from innerloop._base.checks import FloatArray
 from innerloop._base.seeds import Stream, stream
 from innerloop._base.standard_errors import standard_errors
+from innerloop._base.threads import one_thread
 from innerloop.data.tasks import TaskSet
-from innerloop.estimators import MetaRegressor
+from innerloop.tabular.settings import Settings
+from innerloop.tabular.training import MetaTraining, TrainedTable
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 N_FOLDS = 3
-# Tasks that the coverage of intervals is measured on, at most.
+# Most unseen tasks of a fold by which coverage is measured.
 _MOST_TASKS = 400
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Coverage:
-    """How many targets of unseen tasks lie in their intervals, averaged over tasks.
+    """Share of the targets of unseen tasks that lie in their prediction intervals, mean over tasks.
 
     Parameters
     ----------
     n_rows : (n_points,)
         Numbers of adaptation rows.
     share, share_se : (n_points, n_levels)
-        Of targets inside, at each of `LEVELS`.
+        At each of the levels `LEVELS`, with standard errors over tasks.
     """
 
     n_rows: FloatArray
@@ -39,21 +43,37 @@ class Coverage:
 
 
 def coverage(
-    model: MetaRegressor, tasks: TaskSet, ladder: FloatArray, tick: Callable[[], None] = lambda: None
+    settings: Settings, tasks: TaskSet, support_sizes: Sequence[float], tick: Callable[[], None] = lambda: None
 ) -> Coverage:
-    """Fit on some tasks, and count the targets of the others inside their intervals."""
-    seed = model.settings().seed
-    fold = stream(seed, Stream.COVERAGE_FOLDS).permutation(np.arange(len(tasks)) % min(N_FOLDS, len(tasks)))
-    inside: dict[int, list[FloatArray]] = {int(n): [] for n in ladder}
-    for f in range(int(fold.max()) + 1):
+    """Fit on the tasks outside each fold, and count the targets of the fold's tasks that lie in their intervals.
+
+    Parameters
+    ----------
+    settings
+        Of the model.
+    tasks
+        In the units of the data.
+    support_sizes
+        Numbers of rows that unseen tasks adapt on.
+    tick
+        Called after each fold.
+    """
+    fold = stream(settings.seed, Stream.COVERAGE_FOLDS).permutation(np.arange(len(tasks)) % min(N_FOLDS, len(tasks)))
+
+    def of_fold(f: int) -> dict[int, FloatArray]:
+        """Return the shares of the fold's tasks, by the number of adaptation rows."""
         rest, unseen = tasks.select(fold != f), tasks.select(np.flatnonzero(fold == f)[:_MOST_TASKS])
-        fitted = MetaRegressor(**model.get_params()).set_params(group=None)
-        fitted.fit(rest.X, rest.y, groups=rest.task_of_row)
-        for n, shares in inside.items():
-            own = unseen.select(unseen.sizes > n)
-            if len(own):
-                shares.append(_shares(fitted, own, n, seed))
-        tick()
+        # With positions for ids the draw of rows does not depend on the names of groups.
+        trained = MetaTraining.prepare(replace(rest, ids=np.arange(len(rest))), settings).choose()
+        sizes = [int(n) for n in support_sizes if (unseen.sizes > n).any()]
+        return {n: _shares(trained, unseen.select(unseen.sizes > n), n) for n in sizes}
+
+    inside: dict[int, list[FloatArray]] = {int(n): [] for n in support_sizes}
+    with one_thread(tasks.n_features), ThreadPoolExecutor(cpu_count()) as pool:
+        for shares in pool.map(of_fold, range(int(fold.max()) + 1)):
+            for n, of_tasks in shares.items():
+                inside[n].append(of_tasks)
+            tick()
     points = [(n, np.concatenate(shares)) for n, shares in inside.items() if shares]
     return Coverage(
         np.array([n for n, _ in points], dtype=float),
@@ -62,21 +82,17 @@ def coverage(
     )
 
 
-def _shares(model: MetaRegressor, unseen: TaskSet, n: int, seed: int) -> FloatArray:
-    """Return the share of each task's other rows inside its intervals: (n_tasks, n_levels)."""
-    order = unseen.shuffled(seed)
-    place = np.arange(unseen.n_rows) - np.repeat(unseen.starts[:-1], unseen.sizes)
-    task = unseen.task_of_row
-    known = model
-    if n:
-        rows = order[place < n]
-        known = model.adapt(unseen.X[rows], unseen.y[rows], groups=task[place < n])
-    rest = order[place >= n]
-    owner = task[place >= n] if n else None
+def _shares(trained: TrainedTable, unseen: TaskSet, n: int) -> FloatArray:
+    """Return the share of each task's query rows in their intervals, after n support rows: (n_tasks, n_levels)."""
+    training, effects, predictor = trained.training, trained.effects, trained.predictor
+    order = unseen.shuffled(training.settings.seed)
+    episodes = training.scaling.tasks(unseen).hold_out(n, order)
+    std = np.sqrt(effects.noise * predictor.variance(episodes, effects.new_task_cov))
+    standardised = np.abs(predictor.residuals(episodes)) / std
+    task = np.repeat(np.arange(len(unseen)), episodes.n_query)
     shares = np.empty((len(unseen), len(LEVELS)))
     for j, level in enumerate(LEVELS):
-        low, high = known.predict_interval(unseen.X[rest], groups=owner, level=level)
-        hit = (unseen.y[rest] >= low) & (unseen.y[rest] <= high)
-        share = hit if hit.ndim == 1 else hit.mean(axis=1)
-        shares[:, j] = np.bincount(task[place >= n], share, len(unseen)) / np.bincount(task[place >= n])
+        half_width = trained.choice.calibration.half_width(np.array([n]), level)
+        share = (standardised <= half_width).mean(axis=1)
+        shares[:, j] = np.bincount(task, share) / np.bincount(task)
     return shares

@@ -1,135 +1,300 @@
-"""The methods that are compared, by name, and their errors on unseen tasks."""
+"""The methods that are compared on unseen tasks.
+
+A method is an object: its names, what it is in words, how it looks in figures, how its rates are chosen, and how it
+predicts. To add one, write its class here and put an instance into `METHODS`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import final
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar, final
 
 import numpy as np
 
 from innerloop._base.checks import FloatArray
-from innerloop._base.standard_errors import mean_and_error, ratio_errors
-from innerloop.tabular.rate_choice import HeldOut, Rates
+from innerloop.data.episodes import Episodes
+from innerloop.data.tasks import TaskSet
+from innerloop.evaluation._errors import mean_errors, ridge_errors
+from innerloop.tabular.kinds import FeatureGradient, Gradient, Kind, RandomEffectsRidge
+from innerloop.tabular.rate_choice import Adapt, Rates
+from innerloop.tabular.settings import Settings
+from innerloop.tabular.training import MetaTraining, TrainedTable
 
-RIDGE = "ridge adaptation"
-PER_FEATURE = "one rate for each feature"
-GRADIENT = "best gradient step"
-GIVEN = "rates as given"
-GIVEN_INNER_LR = "inner_lr as given, adapt_lr tuned"
-GIVEN_ADAPT_LR = "adapt_lr as given, inner_lr tuned"
-NO_INNER_LOOP = "no inner loop in training"
-TIED = "tied rates (usual MAML)"
-POOLED = "one pooled ridge"
-PER_TASK = "one ridge per task"
-TASK_MEAN = "mean of the task"
+# Errors of tasks (n_tasks,) on episodes of unseen tasks, given episodes of training tasks with as many support rows
+# (None without rows), by which a method may choose what depends on that number.
+Scorer = Callable[[Episodes, Episodes | None], FloatArray]
+
+
+class Method(ABC):
+    """A method of the comparison.
+
+    Attributes
+    ----------
+    key
+        Its name in code.
+    label
+        Its name in tables, figures and sentences.
+    explanation
+        The rest of a sentence that starts with the label; empty for methods that need none.
+    adapts
+        How tasks adapt, after "adapt": "by ridge". Empty where rates say it.
+    rates_caption
+        What the rates at the top of a report are, if this method is the model.
+    origins
+        Where inner_lr and adapt_lr come from, if the user gave one: each "given" or "tuned".
+    uses_task_alone
+        Whether a task is predicted from its rows alone.
+    colour, line, marker
+        In figures: the name of a colour in `innerloop.plots.style`, and a line style and a marker of matplotlib.
+    """
+
+    key: ClassVar[str]
+    label: ClassVar[str]
+    explanation: ClassVar[str] = ""
+    adapts: ClassVar[str] = ""
+    rates_caption: ClassVar[str] = ""
+    origins: ClassVar[tuple[str, str] | None] = None
+    uses_task_alone: ClassVar[bool] = False
+    colour: ClassVar[str]
+    line: ClassVar[str] = "-"
+    marker: ClassVar[str]
+
+    def __repr__(self) -> str:
+        return f"<method {self.key}>"
+
+    def is_compared(self, settings: Settings) -> bool:  # noqa: ARG002
+        """Return whether it is compared where a model has these settings."""
+        return True
+
+    def is_model(self, trained: TrainedTable) -> bool:  # noqa: ARG002
+        """Return whether it is what this model does."""
+        return False
+
+    def choose(self, training: MetaTraining, free: MetaTraining) -> Rates | None:  # noqa: ARG002
+        """Return its rates, chosen on all tasks of a training; None where it has none.
+
+        `free` is the same training with no rate given.
+        """
+        return None
+
+    @abstractmethod
+    def fit(self, training: MetaTraining, rates: Rates | None, tasks: TaskSet) -> Scorer:
+        """Fit it.
+
+        Parameters
+        ----------
+        training
+            Of the model, on the training tasks.
+        rates
+            Those that it chose.
+        tasks
+            The training tasks, in scaled units.
+        """
+
+
+class _OfKind(Method):
+    """A kind of adaptation."""
+
+    kind: ClassVar[type[Kind]]
+
+    def is_compared(self, settings: Settings) -> bool:
+        return self.kind in settings.kinds
+
+    def is_model(self, trained: TrainedTable) -> bool:
+        return isinstance(trained.choice.kind, self.kind)
+
+    def fit(self, training: MetaTraining, rates: Rates | None, tasks: TaskSet) -> Scorer:  # noqa: ARG002
+        predictor = training.fit(self.kind)
+        return lambda unseen, _: predictor.mse(unseen)
+
+
+class _AtRates(Method):
+    """Gradient steps at chosen rates, from meta-parameters trained for them."""
+
+    def fit(self, training: MetaTraining, rates: Rates | None, tasks: TaskSet) -> Scorer:  # noqa: ARG002
+        assert rates is not None
+        predictor = training.predictor_at(rates)
+        return lambda unseen, _: predictor.mse(unseen)
 
 
 @final
-@dataclass(frozen=True)
-class Method:
-    """A way to predict new tasks, with its error on unseen ones.
+class RidgeAdaptation(_OfKind):
+    """The ridge of the random-effects model."""
 
-    Parameters
-    ----------
-    name
-    rates
-        Its rates when all tasks are used; None where it has none.
-    mse, mse_se
-        Mean over tasks of the task's mean squared error, and the standard error of that mean.
-    excess, excess_se
-        By how much `mse` exceeds that of the first method, paired over tasks.
-    gain_se, loss_se
-        Standard errors of ``excess / mse`` and of ``excess`` as a part of the first method's `mse`: of ratios of means
-        over the same tasks, whose errors go together.
-    """
-
-    name: str
-    rates: Rates | None
-    mse: float
-    mse_se: float
-    excess: float
-    excess_se: float
-    gain_se: float = np.nan
-    loss_se: float = np.nan
-
-    @classmethod
-    def of(cls, name: str, rates: Rates | None, mse: FloatArray, first: FloatArray) -> Method:
-        """Summarise the errors of tasks, beside those of the first method."""
-        return cls(name, rates, *mean_and_error(mse), *mean_and_error(mse - first), *ratio_errors(mse, first))
-
-    def is_pooled(self) -> bool:
-        """Return whether it is the pooled ridge, under whatever name."""
-        return self.rates is not None and self.rates.inner_lr == self.rates.adapt_lr == 0
+    key, label, adapts = "ridge", "ridge adaptation", "by ridge"
+    explanation = (
+        "starts from the coefficients of the population and moves towards a fit of the new task's rows, the further "
+        "the more rows there are and the more tasks differ."
+    )
+    rates_caption = "inner_lr / adapt_lr of the best gradient step"
+    colour, marker = "blue", "o"
+    kind = RandomEffectsRidge
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class Curve:
-    """A method's error on unseen tasks over the number of rows they adapt on.
+class FeatureRates(_OfKind):
+    """One gradient step with a learning rate for each feature."""
 
-    Parameters
-    ----------
-    name
-    n_rows : (n_points,)
-    mse, mse_se : (n_points,)
-        As in `Method`, over the tasks that have more rows than that.
-    """
+    key, label, adapts = "feature_rates", "one rate for each feature", "with one rate for each feature"
+    explanation = "is a gradient step with a separate learning rate for the coefficient of each feature."
+    colour, marker = "blue", "P"
+    kind = FeatureGradient
 
-    name: str
-    n_rows: FloatArray
-    mse: FloatArray
-    mse_se: FloatArray
 
-    @classmethod
-    def of(cls, name: str, n_rows: FloatArray, per_task: FloatArray) -> Curve:
-        """Summarise errors (n_points, n_tasks), NaN for tasks that are not scored; one task has no standard error."""
-        errors = [own[np.isfinite(own)] for own in per_task]
-        kept = [i for i, own in enumerate(errors) if len(own) > 1]
-        points = np.array([mean_and_error(errors[i]) for i in kept]).reshape(-1, 2)
-        return cls(name, n_rows[kept], points[:, 0], points[:, 1])
+class _Given(_AtRates):
+    """Gradient steps of which the user gave a rate other than 0."""
+
+    colour, marker = "sky", "X"
+
+    def is_compared(self, settings: Settings) -> bool:
+        origins = tuple("tuned" if rate is None else "given" for rate in (settings.inner_lr, settings.adapt_lr))
+        return Gradient in settings.kinds and not settings.asks_for_pooled_ridge() and origins == self.origins
+
+    def is_model(self, trained: TrainedTable) -> bool:
+        return self.is_compared(trained.training.settings)
+
+    def choose(self, training: MetaTraining, free: MetaTraining) -> Rates:  # noqa: ARG002
+        return training.gradient_rates()
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """Errors of all methods on unseen tasks, and the verdict.
+class GivenRates(_Given):
+    """Both rates as given."""
 
-    Parameters
-    ----------
-    methods
-        First the model: the recommended adaptation, or the one that was asked for.
-    per_task : (n_tasks, n_methods)
-        Mean squared error of each task after adaptation on `n_support` rows.
-    n_rows : (n_points,)
-        Numbers of adaptation rows.
-    over_rows : (n_points, n_tasks, n_methods)
-        Mean squared error of each task after adaptation on so many rows; NaN where it has no more than these, or where
-        tasks are too many to score all.
-    held_out
-        Cross-validated losses of gradient steps at all rates, by which the best were chosen.
-    n_support, n_steps
-        Rows and steps of adaptation.
-    tested
-        How the errors came about, in words.
-    verdict
-        What to do, in words.
-    """
+    key, label, origins = "given", "rates as given", ("given", "given")
+    rates_caption = "inner_lr / adapt_lr, given"
 
-    methods: list[Method]
-    per_task: FloatArray = field(repr=False)
-    n_rows: FloatArray = field(repr=False)
-    over_rows: FloatArray = field(repr=False)
-    held_out: HeldOut = field(repr=False)
-    n_support: int
-    n_steps: int
-    tested: str
-    verdict: str
 
-    def __getitem__(self, name: str) -> Method:
-        """Return a method by its name."""
-        return next(method for method in self.methods if method.name == name)
+@final
+class GivenInnerRate(_Given):
+    """The inner rate as given."""
 
-    @property
-    def curves(self) -> list[Curve]:
-        """Learning curves of all methods."""
-        return [Curve.of(m.name, self.n_rows, self.over_rows[..., i]) for i, m in enumerate(self.methods)]
+    key, label, origins = "given_inner_lr", "inner_lr as given, adapt_lr tuned", ("given", "tuned")
+    rates_caption = "inner_lr, given / adapt_lr, tuned"
+
+
+@final
+class GivenAdaptationRate(_Given):
+    """The adaptation rate as given."""
+
+    key, label, origins = "given_adapt_lr", "adapt_lr as given, inner_lr tuned", ("tuned", "given")
+    rates_caption = "inner_lr, tuned / adapt_lr, given"
+
+
+@final
+class BestGradientStep(_AtRates):
+    """The simplest gradient step within a standard error of the best."""
+
+    key, label = "gradient", "best gradient step"
+    explanation = (
+        "moves the shared coefficients by adapt_lr times the slope of the error on the new task's rows (0: not at "
+        "all); inner_lr is the same rate inside training, where it may be negative (0: training without an inner loop)."
+    )
+    rates_caption = "recommended inner_lr / adapt_lr"
+    colour, marker = "green", "^"
+
+    def is_model(self, trained: TrainedTable) -> bool:
+        """Return whether the model takes gradient steps, or was trained with an inner loop."""
+        kind = trained.choice.kind
+        return isinstance(kind, Gradient) and not kind.chosen.inner_lr == kind.chosen.adapt_lr == 0
+
+    def choose(self, training: MetaTraining, free: MetaTraining) -> Rates:  # noqa: ARG002
+        """Return the rates of the simplest step within a standard error of the best."""
+        return free.gradient_rates()
+
+
+class _BestInGrid(_AtRates):
+    """The best gradient step under a constraint."""
+
+    adapt: ClassVar[Adapt]
+    inner_lr: ClassVar[float | None] = 0.0
+
+    def choose(self, training: MetaTraining, free: MetaTraining) -> Rates:  # noqa: ARG002
+        assert free.held_out is not None
+        return free.held_out.best(self.adapt, self.inner_lr).rates
+
+
+@final
+class NoInnerLoop(_BestInGrid):
+    """Gradient steps from pooled training."""
+
+    key, label, adapt = "no_inner_loop", "no inner loop in training", "tuned"
+    colour, line, marker = "green", ":", ">"
+
+
+@final
+class TiedRates(_BestInGrid):
+    """Gradient steps with the rate of the inner loop."""
+
+    key, label, adapt, inner_lr = "tied", "tied rates (usual MAML)", "tied", None
+    explanation = "is the gradient step with the same rate in training as for new tasks."
+    colour, line, marker = "yellow", ":", "<"
+
+
+@final
+class PooledRidge(_BestInGrid):
+    """One ridge over the rows of all tasks."""
+
+    key, label, adapt = "pooled", "one pooled ridge", "none"
+    explanation = "has one set of coefficients for all tasks, whatever rows a new task brings."
+    rates_caption = "inner_lr / adapt_lr: neither inner loop nor adaptation"
+    colour, marker = "orange", "s"
+
+    def is_model(self, trained: TrainedTable) -> bool:  # noqa: ARG002
+        """Return True: a model that is no other method is this one."""
+        return True
+
+
+@final
+class RidgePerTask(Method):
+    """A ridge on the rows of the task alone, its penalty chosen on training tasks with as many rows."""
+
+    key, label, uses_task_alone = "per_task", "one ridge per task", True
+    explanation = "and mean of the task use only the rows of the new task."
+    colour, line, marker = "grey", "--", "v"
+
+    def fit(self, training: MetaTraining, rates: Rates | None, tasks: TaskSet) -> Scorer:  # noqa: ARG002
+        """Return errors by ridges of each task's support rows."""
+        intercept = training.settings.fit_intercept
+
+        def errors(unseen: Episodes, similar: Episodes | None) -> FloatArray:
+            penalty = 0 if similar is None else int(ridge_errors(similar, intercept).mean(axis=0).argmin())
+            return ridge_errors(unseen, intercept)[:, penalty]
+
+        return errors
+
+
+@final
+class TaskMean(Method):
+    """The mean of the task's rows; of all training rows where it has none."""
+
+    key, label, uses_task_alone = "task_mean", "mean of the task", True
+    colour, line, marker = "purple", "--", "D"
+
+    def fit(self, training: MetaTraining, rates: Rates | None, tasks: TaskSet) -> Scorer:  # noqa: ARG002
+        """Return errors by the mean of each task's support rows."""
+        population = np.asarray(tasks.y.mean(axis=0))
+        return lambda unseen, _: mean_errors(unseen, population)
+
+
+RIDGE, FEATURE_RATES, GRADIENT = RidgeAdaptation(), FeatureRates(), BestGradientStep()
+GIVEN, GIVEN_INNER_LR, GIVEN_ADAPT_LR = GivenRates(), GivenInnerRate(), GivenAdaptationRate()
+NO_INNER_LOOP, TIED, POOLED = NoInnerLoop(), TiedRates(), PooledRidge()
+PER_TASK, TASK_MEAN = RidgePerTask(), TaskMean()
+METHODS: tuple[Method, ...] = (
+    *(RIDGE, FEATURE_RATES, GIVEN, GIVEN_INNER_LR, GIVEN_ADAPT_LR, GRADIENT),
+    *(NO_INNER_LOOP, TIED, POOLED, PER_TASK, TASK_MEAN),
+)
+
+
+def model_method(trained: TrainedTable) -> Method:
+    """Return the method that a model is."""
+    return next(method for method in METHODS if method.is_model(trained))
+
+
+def compared_methods(trained: TrainedTable) -> list[Method]:
+    """Return the methods to compare, the model first."""
+    first = model_method(trained)
+    settings = trained.training.settings
+    return [first, *(m for m in METHODS if m is not first and m.is_compared(settings))]

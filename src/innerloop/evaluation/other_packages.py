@@ -1,4 +1,4 @@
-"""The same table through innerloop and through mixed-model packages, on the same unseen groups."""
+"""Comparison of innerloop with mixed-model packages on the same unseen groups of a table."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from scipy.linalg import qr
 from innerloop._base.checks import FloatArray, IntArray, as_count
 from innerloop._base.seeds import stream
 from innerloop._base.standard_errors import mean_and_error, ratio_errors
+from innerloop.adaptation.predictor import mean_squares
 from innerloop.data.episodes import Episodes
 from innerloop.data.tasks import TaskSet, check_task_set
-from innerloop.estimators import MetaRegressor
+from innerloop.estimators.meta_regressor import MetaRegressor, predict_episodes
 
 Effects = Literal["intercept", "slopes"]
 
@@ -28,7 +29,7 @@ _TRAIN_SHARE = 0.75
 @final
 @dataclass(frozen=True)
 class Contender:
-    """How a package did on the unseen groups.
+    """Errors of a package on the unseen groups, and its time.
 
     Parameters
     ----------
@@ -37,11 +38,11 @@ class Contender:
     mse, mse_se
         Mean over unseen groups of their mean squared error, and its standard error over groups. NaN if there is none.
     excess, excess_se
-        Difference to the first contender, paired by group.
+        Difference to the first contender, paired over groups.
     seconds
         Time to fit the training groups, choices included.
     note
-        What happened, where it did not go as it should.
+        What went wrong; empty where nothing did.
     gain_se, loss_se
         Standard errors of ``excess / mse`` and of ``excess`` as a part of the first contender's `mse`.
     """
@@ -76,9 +77,8 @@ def compare(
     """Fit three quarters of the groups with each package, and score the others.
 
     An unseen group gives `n_adapt` rows to adapt on and is scored on the rest; a group with none left is not scored.
-    `MixedLM` of statsmodels predicts new groups by its fixed effects alone; the best linear unbiased prediction from
-    its estimates, which takes the adaptation rows into account, is added by hand. Random slopes are those of all
-    features.
+    `MixedLM` of statsmodels predicts new groups by its fixed effects alone; we add the best linear unbiased prediction
+    from its estimates, which uses the adaptation rows. Random slopes are those of all features.
 
     Parameters
     ----------
@@ -135,30 +135,23 @@ def _split(tasks: TaskSet, n_adapt: int, seed: int) -> tuple[TaskSet, Episodes]:
             f"`tasks` must have groups to train on and unseen groups of more than {n_adapt} rows to score, got "
             f"{n_train} and {len(scored)}; adapt on fewer rows."
         )
-    return tasks.select(np.sort(order[:n_train])), tasks.select(np.sort(scored)).split(n_support=n_adapt, seed=seed)
+    train = tasks.select(np.sort(order[:n_train])).fit_columns()
+    unseen = tasks.select(np.sort(scored)).encode(train.column_map)
+    return train, unseen.split(n_support=n_adapt, seed=seed)
 
 
 def _innerloop(train: TaskSet, unseen: Episodes) -> tuple[float, FloatArray]:
     start = time.perf_counter()
     model = MetaRegressor().fit(train.X, train.y, groups=train.task_of_row)
     seconds = time.perf_counter() - start
-    new = np.arange(len(unseen)) + len(train)
-    rows, queries = unseen.support_rows, unseen.query_rows
-    adapted = model.adapt(unseen.X[rows], unseen.y[rows], groups=np.repeat(new, unseen.n_support))
-    predicted = adapted.predict(unseen.X[queries], groups=np.repeat(new, unseen.n_query))
-    return seconds, _by_task(np.square(unseen.y[queries] - predicted), unseen.n_query)
-
-
-def _by_task(squares: FloatArray, sizes: IntArray) -> FloatArray:
-    """Return the mean of each run of rows."""
-    means: FloatArray = np.add.reduceat(squares, np.cumsum(sizes) - sizes) / sizes
-    return means
+    residual = unseen.y[unseen.query_rows] - predict_episodes(model, unseen)
+    return seconds, mean_squares(unseen, residual[:, None])
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class _Design:
-    """Features as a mixed model wants them: an intercept, unit variance, no column that the others determine."""
+    """Design matrix of a mixed model: an intercept and standardised features, without linearly dependent ones."""
 
     mean: FloatArray
     std: FloatArray
@@ -204,7 +197,7 @@ def _contender(name: str, errors: FloatArray | None, seconds: float, note: str, 
 def _limited(
     package: str, arguments: tuple[FloatArray, FloatArray, IntArray, str], limit: float
 ) -> tuple[Components | str, float]:
-    """Fit in a process of its own, which is ended after `limit` seconds: a mixed model may take for ever."""
+    """Fit in another process, which is ended after `limit` seconds: some mixed models take hours."""
     context = multiprocessing.get_context("spawn")
     receiving, sending = context.Pipe(duplex=False)
     process = context.Process(target=_fit_and_send, args=(package, arguments, sending), daemon=True)
@@ -230,16 +223,16 @@ def _fit_and_send(package: str, arguments: Any, sending: Any) -> None:
         start = time.perf_counter()
         fitted: Components | str = fit(*arguments)
         seconds = time.perf_counter() - start
-    except Exception as error:  # whatever another package raises belongs in the table
+    except Exception as error:  # any error of another package is shown in the table
         fitted, seconds = f"{type(error).__name__}: {error}", np.nan
     sending.send((fitted, seconds))
 
 
 def _silence() -> None:
-    """Send what packages print to nowhere: they do so below Python's own streams."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    """Discard what packages print, also from C."""
+    null = os.open(os.devnull, os.O_WRONLY)
     for stream_number in (1, 2):
-        os.dup2(nowhere, stream_number)
+        os.dup2(null, stream_number)
 
 
 def _statsmodels(E: FloatArray, y: FloatArray, groups: IntArray, effects: Effects) -> Components:
@@ -264,7 +257,7 @@ _MODELS: dict[str, str] = {"statsmodels": "statsmodels MixedLM", "gpboost": "GPB
 
 
 def best_of(contenders: Sequence[Contender]) -> str:
-    """Return the result in words."""
+    """Return the result of a comparison, in words."""
     ours, others = contenders[0], [c for c in contenders[1:] if np.isfinite(c.mse)]
     if not others:
         return "No other package fitted the table."

@@ -1,4 +1,4 @@
-"""Loss against each learning rate: what cross-validation found, and what theory predicts."""
+"""Loss against each learning rate, by cross-validation and by theory."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ from numpy.typing import NDArray
 from innerloop._base.checks import FloatArray
 from innerloop._base.standard_errors import mean_and_error, standard_errors
 from innerloop.evaluation.calibrated_model import CalibratedModel
-from innerloop.tabular.rate_choice import HeldOut, Rates
+from innerloop.evaluation.methods import GRADIENT
+from innerloop.evaluation.scores import Evaluation
 from innerloop.tabular.training import MetaTraining
 
 Name = Literal["adapt_lr", "inner_lr"]
 NAMES: tuple[Name, ...] = ("adapt_lr", "inner_lr")
-# Theory visibly fails where it misses cross-validation by more than this part, and by more than two standard errors.
-_MISSED = 0.15
-# It is judged where the loss is at most so many times the lowest.
-_JUDGED = 2.0
+# Theory is said to fail where it differs from cross-validation by more than this part and by two standard errors.
+_LARGEST_ERROR = 0.15
+# Only rates are compared at which the loss is at most this multiple of the lowest.
+_COMPARED = 2.0
+# Theory, which takes long, is evaluated only at rates whose loss is at most this multiple of that at rate 0.
+_EVALUATED = 3.0
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Slice:
-    """Mean squared error on unseen tasks against one rate, the other and the penalty held.
+class RateSlice:
+    """Mean squared error on unseen tasks against one rate, the other rate and the penalty fixed.
 
     Parameters
     ----------
@@ -34,17 +37,20 @@ class Slice:
         The rate that varies.
     marked
         Its value at the pair of rates that the slice goes through.
+    mark
+        What that pair is.
     rates : (n_points,)
     per_task : (n_tasks, n_points)
         Cross-validated errors.
     at_mark : (n_tasks,)
-        The same at the marked pair.
+        Cross-validated errors at the marked pair.
     predicted : (n_points,) or None
-        By theory, where it covers the table.
+        Errors by theory, NaN at rates whose loss is far above the lowest; None where it does not cover the table.
     """
 
     name: Name
     marked: float
+    mark: str
     rates: FloatArray
     per_task: FloatArray = field(repr=False)
     at_mark: FloatArray = field(repr=False)
@@ -57,69 +63,84 @@ class Slice:
 
     @property
     def difference_se(self) -> FloatArray:
-        """Standard errors of the differences to the marked pair, by task: (n_points,)."""
+        """Standard errors of the differences to the marked pair, paired over tasks: (n_points,)."""
         return standard_errors(self.per_task - self.at_mark[:, None])
 
-    def where_theory_misses(self) -> int | None:
-        """Return the place of lowest loss at which theory is off by more than chance and `_MISSED`; None for none."""
+    def worst_prediction(self) -> int | None:
+        """Return the position of lowest loss among those at which theory fails; None if it fails nowhere."""
         if self.predicted is None:
             return None
         mse = self.mse
-        most = np.maximum(_MISSED * mse, 2 * standard_errors(self.per_task))
-        missed = self._judged() & (np.abs(self.predicted - mse) > most)
-        return int(np.where(missed, mse, np.inf).argmin()) if missed.any() else None
+        most = np.maximum(_LARGEST_ERROR * mse, 2 * standard_errors(self.per_task))
+        failed = self._compared() & (np.abs(self.predicted - mse) > most)
+        return int(np.where(failed, mse, np.inf).argmin()) if failed.any() else None
 
-    def misplaced(self) -> tuple[float, float] | None:
-        """Return the best rates by theory and by cross-validation where the former costs as much; None elsewhere."""
+    def misplaced_optimum(self) -> tuple[float, float] | None:
+        """Return the best rates by theory and by cross-validation if the former has too high a loss; else None."""
         if self.predicted is None:
             return None
-        theirs = int(np.where(self._judged(), self.predicted, np.inf).argmin())
-        ours = int(self.mse.argmin())
-        cost, error = mean_and_error(self.per_task[:, theirs] - self.per_task[:, ours])
-        if cost <= max(_MISSED * self.mse[ours], 2 * error):
+        by_theory = int(np.where(self._compared(), self.predicted, np.inf).argmin())
+        best = int(self.mse.argmin())
+        cost, error = mean_and_error(self.per_task[:, by_theory] - self.per_task[:, best])
+        if cost <= max(_LARGEST_ERROR * self.mse[best], 2 * error):
             return None
-        return float(self.rates[theirs]), float(self.rates[ours])
+        return float(self.rates[by_theory]), float(self.rates[best])
 
-    def _judged(self) -> NDArray[np.bool_]:
-        return np.asarray(self.mse <= _JUDGED * self.mse.min())
+    def _compared(self) -> NDArray[np.bool_]:
+        near = np.asarray(self.mse <= _COMPARED * self.mse.min())
+        return near if self.predicted is None else near & np.isfinite(self.predicted)
 
 
-def slices(training: MetaTraining, held_out: HeldOut, pair: Rates, calibrated: CalibratedModel | None) -> list[Slice]:
-    """Return the losses over adapt_lr, and over inner_lr, through a pair of rates that was compared."""
+def slices(evaluation: Evaluation, calibrated: CalibratedModel | None = None) -> list[RateSlice]:
+    """Return the losses against adapt_lr, and against inner_lr, through the rates of the best gradient step.
+
+    Parameters
+    ----------
+    evaluation
+    calibrated
+        Of the same table, for the theory's prediction; None leaves that out.
+    """
+    held_out, pair = evaluation.held_out, evaluation[GRADIENT].rates
+    assert pair is not None
+    mark = "recommended" if evaluation.scores[0].method is GRADIENT else GRADIENT.label
     at_pair = held_out.along("inner_lr", pair)[1][:, held_out.inner_lrs == pair.inner_lr][:, 0]
     found = []
     for name in NAMES:
         rates, per_task = held_out.along(name, pair)
-        predicted = _predicted(training, calibrated, asdict(pair) | {name: rates})
-        found.append(Slice(name, getattr(pair, name), rates, per_task, at_pair, predicted))
+        mse = per_task.mean(axis=0)
+        near = mse <= _EVALUATED * float(np.interp(0.0, rates, mse))
+        predicted = _predicted(evaluation.trained.training, calibrated, asdict(pair) | {name: rates[near]})
+        if predicted is not None:
+            predicted = np.where(near, np.interp(rates, rates[near], predicted), np.nan)
+        found.append(RateSlice(name, getattr(pair, name), mark, rates, per_task, at_pair, predicted))
     return found
 
 
-def failing(found: Sequence[Slice]) -> str | None:
-    """Return a sentence where theory visibly misses what cross-validation found; None where it does not."""
-    said: list[str] = []
-    for own in found:
-        if not said and (i := own.where_theory_misses()) is not None:
-            assert own.predicted is not None
-            measured, error = mean_and_error(own.per_task[:, i])
-            said.append(
-                f"at {own.name} {own.rates[i]:.2g} it predicts {own.predicted[i]:.3g}, cross-validation found "
+def theory_failures(through: Sequence[RateSlice]) -> str | None:
+    """Return a sentence on where theory differs from cross-validation; None where it agrees."""
+    failures: list[str] = []
+    for losses in through:
+        if not failures and (i := losses.worst_prediction()) is not None:
+            assert losses.predicted is not None
+            measured, error = mean_and_error(losses.per_task[:, i])
+            failures.append(
+                f"at {losses.name} {losses.rates[i]:.2g} it predicts {losses.predicted[i]:.3g}, cross-validation found "
                 f"{measured:.3g} ± {error:.2g}"
             )
-        if (places := own.misplaced()) is not None:
-            said.append(f"the best {own.name} is {places[0]:.2g} by theory, {places[1]:.2g} by cross-validation")
-    if not said:
+        if (best := losses.misplaced_optimum()) is not None:
+            failures.append(f"the best {losses.name} is {best[0]:.2g} by theory, {best[1]:.2g} by cross-validation")
+    if not failures:
         return None
     return (
-        "The table does not behave as the theory assumes (Gaussian features that vary alike in all tasks, Gaussian "
-        f"coefficients and noise): {'; '.join(said)}. Trust the cross-validation."
+        "The table does not satisfy the assumptions of the theory (Gaussian features with one covariance for all "
+        f"tasks, Gaussian coefficients and noise): {'; '.join(failures)}. Use the cross-validation."
     )
 
 
 def _predicted(
     training: MetaTraining, calibrated: CalibratedModel | None, rates: Mapping[str, Any]
 ) -> FloatArray | None:
-    """Return the theory's loss at these rates, of which one may be many; None where it does not cover the table."""
+    """Return the loss by theory at these rates, one of them maybe an array; None where it does not cover the table."""
     if calibrated is None:
         return None
     settings = training.settings

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from innerloop.neural.batch import TaskBatch
 from innerloop.neural.inner_loop import Subset, inner_loop, select
+from innerloop.neural.module_call import differentiable_twice
 from innerloop.neural.task_model import TaskModel
 
 Params = Mapping[str, Tensor]
@@ -152,7 +153,7 @@ class ImplicitMAML:
             return end
 
         def pullback(vectors: Sequence[Tensor]) -> list[Tensor]:
-            with torch.enable_grad():
+            with torch.enable_grad(), differentiable_twice():
                 points = [end[name].detach().requires_grad_() for name in names]
                 loss = model.losses(dict(zip(names, points, strict=True)), batch.X_support, batch.y_support).sum()
                 slopes = torch.autograd.grad(loss, points, create_graph=True)

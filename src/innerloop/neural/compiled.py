@@ -10,6 +10,7 @@ import torch
 import torch._inductor
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from innerloop.neural.batch import TaskBatch
 from innerloop.neural.meta_gradient import GradientFunction
@@ -30,10 +31,11 @@ def compiled(function: GradientFunction) -> GradientFunction:
     by_kind: dict[tuple[object, ...], Callable[..., list[Tensor]]] = {}
 
     def call(learned: Sequence[Tensor], batch: TaskBatch) -> tuple[Tensor, list[Tensor]]:
-        tensors = [tensor.detach() for tensor in (*learned, *batch.tensors)]
+        data, structure = tree_flatten(batch.tensors)
+        tensors = [tensor.detach() for tensor in (*learned, *data)]
         kind = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in tensors)
         if kind not in by_kind:
-            by_kind[kind] = _compile(function, len(learned), tensors)
+            by_kind[kind] = _compile(function, len(learned), tensors, structure)
         with torch.no_grad():
             values, *gradients = by_kind[kind](*tensors)
         return values, gradients
@@ -41,9 +43,11 @@ def compiled(function: GradientFunction) -> GradientFunction:
     return call
 
 
-def _compile(function: GradientFunction, n_learned: int, tensors: Sequence[Tensor]) -> Callable[..., list[Tensor]]:
+def _compile(
+    function: GradientFunction, n_learned: int, tensors: Sequence[Tensor], structure: TreeSpec
+) -> Callable[..., list[Tensor]]:
     def flat(*tensors: Tensor) -> list[Tensor]:
-        values, gradients = function(tensors[:n_learned], TaskBatch(*tensors[n_learned:]))
+        values, gradients = function(tensors[:n_learned], TaskBatch(*tree_unflatten(tensors[n_learned:], structure)))
         return [values, *gradients]
 
     graph = make_fx(flat)(*tensors)

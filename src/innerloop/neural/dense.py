@@ -17,10 +17,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, final
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+
+from innerloop.neural.module_call import ModuleCall
 
 _ELEMENTWISE = {
     *(functional.relu, functional.gelu, functional.silu, functional.softplus, functional.elu, functional.leaky_relu),
@@ -106,15 +107,17 @@ class _Layers(TorchFunctionMode):
         return z
 
 
-def is_dense(module: nn.Module, params: Mapping[str, Tensor], X: Tensor) -> bool:
+def is_dense(module: ModuleCall, params: Mapping[str, Tensor], X: Any) -> bool:
     """Return whether `predict_after_steps` handles the module; X is (n_rows, n_features)."""
-    if X.ndim != 2 or any(True for _ in module.buffers()) or not all(_is_layer(name, params) for name in params):
+    if not isinstance(X, Tensor) or X.ndim != 2 or any(True for _ in module.module.buffers()):
+        return False
+    if not all(_is_layer(name, params) for name in params):
         return False
     lanes, X = {name: value.detach().unsqueeze(0) for name, value in params.items()}, X.unsqueeze(0)
     mode = _Layers({})
     try:
         with torch.no_grad(), mode:
-            functional_call(module, lanes, (X,))
+            module(lanes, X)
     except NotDenseError:
         return False
     return len(mode.calls) == sum(value.ndim == 2 for value in params.values())
@@ -127,7 +130,7 @@ def _is_layer(name: str, params: Mapping[str, Tensor]) -> bool:
 
 
 def predict_after_steps(
-    module: nn.Module,
+    module: ModuleCall,
     params: Mapping[str, Tensor],
     rates: Sequence[Mapping[str, Tensor]],
     data: tuple[Tensor, Tensor, Tensor],
@@ -160,7 +163,7 @@ def predict_after_steps(
             start = params if differentiable else {name: value.detach() for name, value in params.items()}
             layers = _Layers({id(start[name]): steps[id(weight)] for name, weight in weights.items()})
             with layers:
-                prediction = functional_call(module, dict(start), (X,))
+                prediction = module(start, X)
             calls = {name: layers.calls[id(start[name])] for name in weights}
             outputs = [z for _, z in calls.values()]
             slopes = torch.autograd.grad(losses(prediction, y).sum(), outputs, create_graph=differentiable)
@@ -171,7 +174,7 @@ def predict_after_steps(
             if step is not None:
                 steps[id(weight)].append(step)
     with _Layers(steps):
-        outputs_query: Tensor = functional_call(module, dict(params), (X_query,))
+        outputs_query: Tensor = module(params, X_query)
     return outputs_query
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from innerloop._base.checks import as_count
 from innerloop.neural.batch import TaskBatch
+from innerloop.neural.module_call import differentiable_twice
 from innerloop.neural.rates import Rate, Tensors, check_finite_rates, resolve
 from innerloop.neural.task_model import Loss, TaskModel, half_mse
 
@@ -36,8 +39,8 @@ def adapt(
     Parameters
     ----------
     module
-        Any `torch.nn.Module`; it is not changed. Batch normalisation in training mode uses the statistics of the
-        rows at hand, and its running statistics stay as they are.
+        Any `torch.nn.Module`; it is not changed, and frozen parameters take no steps. Batch normalisation in training
+        mode uses the statistics of the rows at hand, and its running statistics stay as they are.
     params
         The start, by name; ``dict(module.named_parameters())`` or tensors of the same shapes.
     batch
@@ -67,18 +70,20 @@ def adapt(
         If a rate is not finite or of a wrong shape, or if the module changes buffers in place.
     """
     n_steps = as_count(n_steps, "n_steps", 0)
-    chosen = {name: params[name] for name in select(params, adapted)}
+    frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+    movable = {name: value for name, value in params.items() if name not in frozen}
+    chosen = {name: params[name] for name in select(movable, adapted)}
     rates = resolve(inner_lr, chosen, n_steps)
     check_finite_rates(rates)
     model = TaskModel(module, loss, by_task)
-    model.inspect(params, batch.X_support[0])
+    model.refuse_changes(params, batch)
     start = {
         name: value.expand(len(batch), *value.shape) if name in chosen else value for name, value in params.items()
     }
     return inner_loop(model.losses, start, list(chosen), rates, batch, first_order)
 
 
-def predict(module: nn.Module, params: Mapping[str, Tensor], X: Tensor, by_task: bool | None = None) -> Tensor:
+def predict(module: nn.Module, params: Mapping[str, Tensor], X: Any, by_task: bool | None = None) -> Any:
     """Return the outputs of each task with its own parameters, as `adapt` returns them: (n_tasks, n_rows, ...)."""
     return TaskModel(module, by_task=by_task).predict(params, X)
 
@@ -131,7 +136,7 @@ def inner_loop(
     differentiable = torch.is_grad_enabled() and not first_order
     params = dict(start)
     for rate in rates:
-        with torch.enable_grad():
+        with torch.enable_grad(), differentiable_twice() if differentiable else nullcontext():
             points = {
                 name: params[name]
                 if differentiable and params[name].requires_grad

@@ -12,7 +12,7 @@ from typing import final
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, vmap
+from torch.func import jacrev, vmap
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -20,6 +20,7 @@ from innerloop._base.checks import FloatArray, as_floats
 from innerloop.data.episodes import Episodes
 from innerloop.neural.batch import TaskBatch
 from innerloop.neural.inner_loop import Subset, select
+from innerloop.neural.module_call import ModuleCall
 
 Tensors = dict[str, Tensor]
 
@@ -67,7 +68,7 @@ class LinearizedModule:
 
     def __init__(self, module: nn.Module, params: Mapping[str, Tensor], adapted: Subset | None = None) -> None:
         _check_rows_are_independent(module)
-        self.module = module
+        self.module, self._call = module, ModuleCall(module)
         self.params = {name: value.detach() for name, value in params.items()}
         self._moving = select(self.params, adapted)
         self.n_features = sum(self.params[name].numel() for name in self._moving)
@@ -131,7 +132,7 @@ class LinearizedModule:
 
     def _outputs(self, X: FloatArray) -> FloatArray:
         with torch.no_grad():
-            parts = [functional_call(self.module, self.params, (rows,)) for rows in self._chunks(X)]
+            parts = [self._call(self.params, rows) for rows in self._chunks(X)]
         return torch.cat(parts).flatten(1).double().cpu().numpy()
 
     def _chunks(self, X: FloatArray) -> tuple[Tensor, ...]:
@@ -141,7 +142,7 @@ class LinearizedModule:
 
     def _jacobian(self, X: Tensor) -> FloatArray:
         def outputs(moving: Tensors, row: Tensor) -> Tensor:
-            value: Tensor = functional_call(self.module, {**self.params, **moving}, (row.unsqueeze(0),))
+            value: Tensor = self._call({**self.params, **moving}, row.unsqueeze(0))
             return value.flatten()
 
         moving = {name: self.params[name] for name in self._moving}
@@ -179,14 +180,14 @@ class FrozenFeatures:
 
     def __init__(self, module: nn.Module, constant: bool = True) -> None:
         _check_rows_are_independent(module)
-        self.module, self.constant = module, constant
+        self.module, self.constant, self._call = module, constant, ModuleCall(module)
 
     def __call__(self, X: FloatArray) -> FloatArray:
         """Return the features of rows (n, ...): (n, n_features)."""
         like = next(self.module.parameters(), torch.empty(0, dtype=torch.float64))
         rows = torch.tensor(X).to(like)
         with torch.no_grad():
-            values = torch.cat([self.module(part).flatten(1) for part in torch.split(rows, _ROWS_AT_ONCE)])
+            values = torch.cat([self._call({}, part).flatten(1) for part in torch.split(rows, _ROWS_AT_ONCE)])
         outputs: FloatArray = values.double().cpu().numpy()
         return np.column_stack((outputs, np.ones(len(outputs)))) if self.constant else outputs
 

@@ -83,7 +83,7 @@ def _dense_predictions(
     else:
         rates = _spread_rates(params, rates, len(batch) // n_lanes)
     try:
-        return predict_after_steps(model.module, params, rates, batch.tensors[:3], model.score, algorithm.first_order)
+        return predict_after_steps(model.call, params, rates, batch.tensors[:3], model.score, algorithm.first_order)
     except NotDenseError:  # the module has other operations in this mode than when it was inspected
         model.is_dense = False
         return None

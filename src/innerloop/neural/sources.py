@@ -201,7 +201,8 @@ def check_design(design: Design) -> None:
     TypeError
         If it is no design.
     ValueError
-        If tasks differ in size, or if it asks for a penalty or an inner rule other than gradient steps.
+        If tasks differ in size, or if it asks for a penalty, an inner rule other than gradient steps, infinitely many
+        of these, or a protocol other than support and query rows apart.
     """
     if not isinstance(design, Design):
         raise TypeError(
@@ -220,6 +221,10 @@ def check_design(design: Design) -> None:
             f"`inner_rule` of a network's design must be 'gradient', got {design.inner_rule!r}; for implicit MAML "
             "give Training(algorithm=ImplicitMAML())."
         )
+    if design.protocol != "split":
+        raise ValueError(f"`protocol` of a network's design must be 'split', got {design.protocol!r}.")
+    if np.inf in (design.n_steps, design.adapt_steps):
+        raise ValueError("`n_steps` and `n_adapt_steps` of a network's design must be finite, got infinity.")
 
 
 def _as_share(value: float, name: str) -> float:

@@ -22,11 +22,11 @@ from innerloop._blocks.fingerprint import fingerprint
 from innerloop._blocks.pool import gather
 from innerloop._blocks.store import Arrays, BlockStore, MemoryStore, Store
 from innerloop.distributions import Design
-from innerloop.neural.batch import TaskBatch
+from innerloop.neural.batch import TaskBatch, task_of, tree_map
 from innerloop.neural.compiled import compiled
 from innerloop.neural.meta_gradient import GradientFunction, by_task, gradients_of, query_losses, query_predictions
 from innerloop.neural.sources import TEST, TRAINING, VALIDATION, EpisodeSampler, Stage, Tasks, as_source
-from innerloop.neural.task_model import Loss, TaskModel, check_learnable, module_identity
+from innerloop.neural.task_model import Loss, TaskModel, learnable, module_identity
 from innerloop.neural.training import Training
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Sweep:
         of_training = ("algorithm", "loss", "optimiser", "scheduler", "seed")
         return {
             "kind": "neural sweep",
-            "module": module_identity(self.start(0), self.sampler.draw(TRAINING, 1, 0, 0).X_support[0]),
+            "module": module_identity(self.start(0), task_of(self.sampler.draw(TRAINING, 1, 0, 0).X_support, 0)),
             "source": fingerprint(self.sampler.source, "tasks"),
             "design": fingerprint(self.sampler.design, "design"),
             "inner_lrs": self.inner_lrs.tolist(),
@@ -71,7 +71,7 @@ class Sweep:
         with torch.random.fork_rng():
             torch.manual_seed(int(stream(self.training.seed, replicate).integers(2**62)))
             module = self.make_module()
-        check_learnable(module)
+        learnable(module)
         return module
 
     def compute_block(self, replicates: range) -> Arrays:
@@ -105,7 +105,7 @@ class Lanes:
     def params(self) -> dict[str, Tensor]:
         """The starts: (n_lanes, ...)."""
         sweep = self.sweep
-        starts = [dict(sweep.start(replicate).named_parameters()) for replicate in self.replicates]
+        starts = [learnable(sweep.start(replicate)) for replicate in self.replicates]
         stacked = {name: torch.stack([start[name].detach() for start in starts]) for name in starts[0]}
         return {
             name: value.repeat_interleave(len(sweep.inner_lrs), dim=0).to(sweep.training.device, sweep.training.dtype)
@@ -117,7 +117,7 @@ class Lanes:
         """The module as a function; buffers are those of the first replicate's."""
         training = self.sweep.training
         model = TaskModel(self.sweep.start(self.replicates[0]), training.loss, training.by_task)
-        model.inspect({n: v[0] for n, v in self.params.items()}, self.tasks(TRAINING, 0, 1).X_support[0])
+        model.inspect({n: v[0] for n, v in self.params.items()}, self.tasks(TRAINING, 0, 1))
         return model
 
     @property
@@ -138,10 +138,12 @@ class Lanes:
         sweep = self.sweep
         batches = [sweep.sampler.draw(stage, n_tasks, number, replicate).tensors for replicate in self.replicates]
         copies = len(sweep.inner_lrs)
-        parts = (
-            torch.cat([part.repeat(copies, *[1] * (part.ndim - 1)) for part in p]) for p in zip(*batches, strict=True)
-        )
-        return TaskBatch(*parts).to(self.some_param.device, self.some_param.dtype)
+
+        def lanes(*parts: Tensor) -> Tensor:
+            return torch.cat([part.repeat(copies, *[1] * (part.ndim - 1)) for part in parts])
+
+        batch = TaskBatch(*tree_map(lanes, *batches))
+        return batch.to(self.some_param.device, self.some_param.dtype)
 
     def step(self, batch: TaskBatch) -> Tensor:
         """Do one iteration of every lane and return the losses, lane after lane."""
@@ -198,12 +200,12 @@ class Lanes:
 
     def _steps(self, rate: Tensor, n_steps: int | None = None) -> list[dict[str, Tensor]]:
         step = dict.fromkeys(self.sweep.training.algorithm.adapted(self.params), rate)
-        return [step] * (self.sweep.sampler.design.n_steps if n_steps is None else n_steps)
+        return [step] * (int(self.sweep.sampler.design.n_steps) if n_steps is None else n_steps)
 
     def _scores(self, adapt_lr: float) -> Arrays:
         """Return each lane's mean losses when tasks adapt at a rate."""
         sweep, algorithm = self.sweep, self.sweep.training.algorithm
-        rates = self._steps(torch.tensor(adapt_lr).to(self.some_param), sweep.sampler.design.adapt_steps)
+        rates = self._steps(torch.tensor(adapt_lr).to(self.some_param), int(sweep.sampler.design.adapt_steps))
         stages = {"validation": (VALIDATION, sweep.n_validation), "test": (TEST, sweep.n_test)}
         scores: dict[str, list[FloatArray]] = {}
         for kind, (stage, n_tasks) in stages.items():

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from innerloop._blocks.fingerprint import fingerprint
+from innerloop.neural.batch import TaskBatch, device_of, first_tensor, task_of, tree_map
 from innerloop.neural.dense import is_dense
+from innerloop.neural.module_call import ExactDerivatives, ModuleCall, no_fast_attention
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Any, Any], Tensor]
 Tensors = dict[str, Tensor]
 
 
@@ -38,17 +40,18 @@ def accuracy(prediction: Tensor, y: Tensor) -> Tensor:
     return (prediction.argmax(dim=-1) == y).to(prediction.dtype).mean()
 
 
-def check_learnable(module: nn.Module) -> None:
-    """Refuse a module without parameters, or with frozen ones, which meta-training would move."""
-    parameters = dict(module.named_parameters())
+def learnable(module: nn.Module) -> Tensors:
+    """Return the parameters that learn, by name: all but those with ``requires_grad=False``.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    parameters = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     if not parameters:
-        raise ValueError("`module` must have parameters to learn, got none.")
-    frozen = [name for name, parameter in parameters.items() if not parameter.requires_grad]
-    if frozen:
-        raise ValueError(
-            f"`module` has frozen parameters ({frozen[0]!r} has requires_grad=False), which meta-training would move; "
-            "train the part that learns on the outputs of the frozen one, or let all parameters learn."
-        )
+        raise ValueError("`module` must have parameters that learn (requires_grad=True), got none.")
+    return parameters
 
 
 @final
@@ -56,54 +59,74 @@ class TaskModel:
     """Predictions and losses of many tasks with different parameters.
 
     Parameters are dicts of tensors. One with an axis more than the module's holds one value per task; one without
-    is shared by all tasks.
+    is shared by all tasks. Those left out, frozen ones above all, are the module's.
 
     Parameters
     ----------
     module
-        Any module; it is called through `torch.func.functional_call` and never changed.
+        Any module; it is never changed. Its input is a task's part of `TaskBatch.X_support` or `X_query`: a tensor, or
+        a tree of tensors, of which a tuple holds positional and a dict keyword arguments.
     loss
         Loss of one task, ``loss(prediction, y)``, a number.
     by_task
-        Loop over the tasks rather than vectorise. None: loop where the module has convolutions and is on the CPU, on
-        which a grouped convolution is slower than as many plain ones.
+        Loop over the tasks rather than vectorise. None: loop where torch cannot vectorise the module or the loss, and
+        where the module has convolutions and is on the CPU, on which a grouped convolution is slower than as many
+        plain ones.
     """
 
     def __init__(self, module: nn.Module, loss: Loss = half_mse, by_task: bool | None = None) -> None:
         self.module, self.loss, self.by_task = module, loss, by_task
+        self.call = ModuleCall(module)
         self._ndim = {name: parameter.ndim for name, parameter in module.named_parameters()}
         self._has_convolutions = any(isinstance(part, _ConvNd) for part in module.modules())
         self._dtype = next((parameter.dtype for parameter in module.parameters()), None)
         self._statistics = _running_statistics(module)
-        self._others = {name: value for name, value in module.named_buffers() if name not in self._statistics}
-        self._has_ties = len(list(module.parameters())) < len(list(module.named_parameters(remove_duplicate=False)))
+        frozen = {name: value.detach() for name, value in module.named_parameters() if not value.requires_grad}
+        buffers = {name: value for name, value in module.named_buffers() if name not in self._statistics}
+        self._others = {**frozen, **buffers}
+        self._cannot_vectorise = False
         self.is_dense = False  # until `inspect` has seen the module at work
 
     def is_by_task(self, device: torch.device) -> bool:
         """Return whether tasks on this device are computed one by one."""
-        return (self._has_convolutions and device.type == "cpu") if self.by_task is None else self.by_task
+        if self.by_task is not None:
+            return self.by_task
+        return self._cannot_vectorise or (self._has_convolutions and device.type == "cpu")
 
-    def inspect(self, params: Mapping[str, Tensor], X: Tensor) -> None:
-        """Refuse a module that changes buffers in place, other than running statistics; recognise dense modules.
+    def inspect(self, params: Mapping[str, Tensor], batch: TaskBatch) -> None:
+        """Look at the module at work: what it changes, whether it is dense, whether torch can vectorise it.
 
         Parameters
         ----------
         params
             Without a task axis.
-        X : (n_rows, ...)
-            Inputs of one task.
+        batch
+            Tasks, of which the first is used.
+
+        Raises
+        ------
+        ValueError
+            If the module changes parameters in place, or buffers other than running statistics.
         """
-        self.is_dense = self.by_task is None and is_dense(self.module, params, X)
-        if not self._others:
-            return
-        copies = {name: self._like(params, value).detach().clone() for name, value in self.module.named_buffers()}
+        self.refuse_changes(params, batch)
+        self.is_dense = self.by_task is None and is_dense(self.call, params, task_of(batch.X_support, 0))
+        if not (self.is_dense or self.is_by_task(device_of(batch.X_support))):
+            first = batch[:1]
+            with torch.no_grad(), _forked_generators(device_of(batch.X_support)), suppress(Exception):
+                self.losses(params, first.X_support, first.y_support)  # notes whether it can be vectorised
+
+    def refuse_changes(self, params: Mapping[str, Tensor], batch: TaskBatch) -> None:
+        """Refuse a module that changes parameters in place, or buffers other than running statistics."""
+        everything = {**dict(self.module.named_buffers()), **self._others, **params}
+        copies = {name: self._like(params, value).detach().clone() for name, value in everything.items()}
         before = {name: copy._version for name, copy in copies.items()}
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            functional_call(self.module, {**params, **copies}, (X,))
-        changed = [name for name in self._others if copies[name]._version != before[name]]
+        with torch.no_grad(), _forked_generators(device_of(batch.X_support)), suppress(RuntimeError):
+            self._call(copies, task_of(batch.X_support, 0))
+        changed = [n for n, copy in copies.items() if n not in self._statistics and copy._version != before[n]]
         if changed:
+            kind = "parameter" if changed[0] in params else "buffer"
             raise ValueError(
-                f"`module` changes its buffer {changed[0]!r} in place on every call, so that the result would depend "
+                f"`module` changes its {kind} {changed[0]!r} in place on every call, so that the result would depend "
                 "on the order of tasks; call .eval() on that part, or replace it by one without state."
             )
 
@@ -111,12 +134,9 @@ class TaskModel:
     def testing(self) -> Iterator[None]:
         """Put the module in evaluation mode for a while, but for normalisation layers, which keep theirs.
 
-        So dropout is off, and batch normalisation in training mode uses the statistics of the rows at hand. The fast
-        path of attention in evaluation mode can neither be differentiated nor vectorised; it is switched off.
+        So dropout is off, and batch normalisation in training mode uses the statistics of the rows at hand.
         """
         modes = {part: part.training for part in self.module.modules()}
-        had_fast_path = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)
         try:
             for part in modes:
                 part.training = part.training and isinstance(part, _NormBase)
@@ -124,60 +144,89 @@ class TaskModel:
         finally:
             for part, mode in modes.items():
                 part.training = mode
-            torch.backends.mha.set_fastpath_enabled(had_fast_path)
 
-    def predict(self, params: Mapping[str, Tensor], X: Tensor) -> Tensor:
+    def predict(self, params: Mapping[str, Tensor], X: Any) -> Any:
         """Return each task's outputs: (n_tasks, n_rows, ...)."""
         return self._over_tasks(self._call, params, X)
 
-    def losses(self, params: Mapping[str, Tensor], X: Tensor, y: Tensor) -> Tensor:
+    def losses(self, params: Mapping[str, Tensor], X: Any, y: Any) -> Tensor:
         """Return each task's loss: (n_tasks,)."""
         values = self._over_tasks(lambda params, X, y: self.loss(self._call(params, X), y), params, X, y)
         return _numbers(values, "loss")
 
-    def score(self, prediction: Tensor, y: Tensor, metric: Loss | None = None) -> Tensor:
+    def score(self, prediction: Any, y: Any, metric: Loss | None = None) -> Tensor:
         """Return each task's loss, or another metric, from its predictions: (n_tasks,)."""
         name, metric = ("loss", self.loss) if metric is None else ("metric", metric)
         if metric is half_mse and prediction.shape == y.shape:
             return (prediction - y).square().flatten(1).mean(dim=1) / 2
-        return _numbers(vmap(metric)(prediction, y), name)
+        try:
+            values = vmap(metric)(prediction, y)
+        except Exception:  # what is wrong with the metric itself, the loop says
+            scores = [metric(task_of(prediction, i), task_of(y, i)) for i in range(len(first_tensor(y)))]
+            values = torch.stack([torch.as_tensor(score, device=device_of(y)) for score in scores])
+        return _numbers(values, name)
 
-    def _call(self, params: Tensors, X: Tensor) -> Tensor:
-        outputs: Tensor = functional_call(self.module, params, (X,), tie_weights=self._has_ties)
-        return outputs
+    def _call(self, params: Mapping[str, Tensor], X: Any) -> Any:
+        with ExactDerivatives():
+            return self.call(params, X)
 
-    def _over_tasks(self, function: Callable[..., Tensor], params: Mapping[str, Tensor], *data: Tensor) -> Tensor:
-        everything, n_tasks = {**params, **self._copies(params, len(data[0]))}, len(data[0])
+    def _over_tasks(self, function: Callable[..., Any], params: Mapping[str, Tensor], *data: Any) -> Any:
+        n_tasks, device = len(first_tensor(data)), device_of(data)
+        everything = {**self._copies(params, n_tasks), **params}
         per_task = {name for name, value in everything.items() if value.ndim > self._ndim.get(name, value.ndim)}
         per_task |= self._statistics.keys()
-        if self.is_by_task(data[0].device):
+        with no_fast_attention():
+            if not self.is_by_task(device):
+                axes = {name: 0 if name in per_task else None for name in everything}
+                try:
+                    return vmap(function, (axes, *(0 for _ in data)), randomness="different")(everything, *data)
+                except (RuntimeError, TypeError) as error:
+                    self._check_can_loop(error)
             columns = {
                 name: value.unbind() if name in per_task else (value,) * n_tasks for name, value in everything.items()
             }
-            tasks = ({name: column[i] for name, column in columns.items()} for i in range(n_tasks))
-            return torch.stack([function(task, *(part[i] for part in data)) for i, task in enumerate(tasks)])
-        axes = {name: 0 if name in per_task else None for name in everything}
-        try:
-            return vmap(function, (axes, *(0 for _ in data)), randomness="different")(everything, *data)
-        except RuntimeError as error:
+            tasks = [{name: column[i] for name, column in columns.items()} for i in range(n_tasks)]
+            outputs = [function(task, *(task_of(part, i) for part in data)) for i, task in enumerate(tasks)]
+            self._cannot_vectorise |= not self.is_by_task(device)
+            return tree_map(lambda *parts: torch.stack(parts), *outputs)
+
+    def _check_can_loop(self, error: Exception) -> None:
+        """Raise what a loop over tasks would not help with."""
+        if isinstance(error, torch.OutOfMemoryError):
+            raise error
+        if self.by_task is False:
             if "Batching rule" not in str(error) and "vmap" not in str(error):
-                raise
+                raise error
             raise ValueError(
-                f"torch cannot call `module` for many tasks at once ({str(error).splitlines()[0].rstrip('.')}); pass "
-                "by_task=True to compute them one at a time."
+                f"torch cannot call `module` for many tasks at once ({str(error).splitlines()[0].rstrip('.')}); leave "
+                "`by_task` out to compute them one at a time."
             ) from error
 
     def _copies(self, params: Mapping[str, Tensor], n_tasks: int) -> Tensors:
-        """Return buffers for one call: a copy of running statistics for each task to write to, all others shared."""
+        """Return other tensors for one call: a copy of running statistics for each task to write to, the rest shared.
+
+        A parameter that is given is not among them.
+        """
         copies = {
             n: self._like(params, value).repeat(n_tasks, *[1] * value.ndim) for n, value in self._statistics.items()
         }
-        return {**copies, **{name: self._like(params, value) for name, value in self._others.items()}}
+        others = {name: self._like(params, value) for name, value in self._others.items() if name not in params}
+        return {**copies, **others}
 
     def _like(self, params: Mapping[str, Tensor], buffer: Tensor) -> Tensor:
         """Return a buffer on the device of the parameters, and in their dtype if it had the module's."""
         first = next(iter(params.values()), buffer)
         return buffer.to(first.device, first.dtype if buffer.dtype == self._dtype else buffer.dtype)
+
+
+@contextmanager
+def _forked_generators(device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=_accelerator(device)):
+        yield
+
+
+def _accelerator(device: torch.device) -> str:
+    return "cuda" if device.type == "cpu" else device.type
 
 
 def _numbers(values: Tensor, name: str) -> Tensor:
@@ -198,10 +247,13 @@ def _running_statistics(module: nn.Module) -> Tensors:
     }
 
 
-def module_identity(module: nn.Module, X: Tensor) -> dict[str, Any]:
-    """Return what identifies a module: its layers, their code, weights, and outputs for some inputs."""
+def module_identity(module: nn.Module, X: Any) -> dict[str, Any]:
+    """Return what identifies a module: its layers, their code, weights, and outputs for some inputs of one task."""
+    dtype = next(module.parameters()).dtype
+    X = tree_map(lambda part: part.to(dtype) if part.is_floating_point() else part, X)
+    copies = {name: tensor.detach().clone() for name, tensor in module.state_dict(keep_vars=True).items()}
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        outputs = torch.func.functional_call(module, _copies(module), (X.to(next(module.parameters())),))
+        outputs = first_tensor(ModuleCall(module)(copies, X))
     return {
         "layers": str(module),
         "code": fingerprint(list(dict.fromkeys(type(part) for part in module.modules())), "module"),
@@ -210,8 +262,3 @@ def module_identity(module: nn.Module, X: Tensor) -> dict[str, Any]:
         },
         "outputs": [f"{value:.4g}" for value in outputs.double().flatten()[:8].tolist()],
     }
-
-
-def _copies(module: nn.Module) -> dict[str, Tensor]:
-    """Return copies of all tensors, so that a call does not change running statistics."""
-    return {name: tensor.detach().clone() for name, tensor in module.state_dict(keep_vars=True).items()}

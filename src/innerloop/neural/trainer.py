@@ -21,7 +21,7 @@ from innerloop.neural.meta_gradient import by_task as by_task_of
 from innerloop.neural.meta_gradient import gradients_of, query_losses, query_predictions
 from innerloop.neural.rates import Rate, Tensors, check_finite_rates, check_rate, leaves, rebuild, resolve
 from innerloop.neural.sources import TEST, TRAINING, EpisodeSampler, Stage, Tasks, as_source
-from innerloop.neural.task_model import Loss, TaskModel, check_learnable
+from innerloop.neural.task_model import Loss, TaskModel, learnable
 from innerloop.neural.training import Training
 
 TASKS_AT_ONCE = 100
@@ -93,10 +93,9 @@ class MetaTrainer:
         check_rate(inner_lr, "inner_lr")
         self.module, self.design, self.training, self.callbacks = module, design, training, callbacks
         self.inner_lr, self.adapt_lr, self.learn_inner_lr = inner_lr, adapt_lr, learn_inner_lr
-        check_learnable(module)
         self.params: Tensors = {
             name: parameter.detach().to(training.device, training.dtype, copy=True).requires_grad_()
-            for name, parameter in module.named_parameters()
+            for name, parameter in learnable(module).items()
         }
         first = next(iter(self.params.values()))
         self.device, self.dtype = first.device, first.dtype
@@ -110,11 +109,10 @@ class MetaTrainer:
         self._adapt_rates()
         self.optimiser = training.optimiser(self.learned)
         self.scheduler = None if training.scheduler is None else training.scheduler(self.optimiser)
+        self.iteration = 0
+        self.model.inspect(self.params, self._batch())
         gradients = compiled(gradients_of(self._losses)) if training.compile else gradients_of(self._losses)
         self._gradients = by_task_of(gradients) if self.model.is_by_task(self.device) else gradients
-        self.iteration = 0
-        batch = self._batch()
-        self.model.inspect(self.params, batch.X_support[0])
         self._rank, self._n_processes = _rank_and_size()
         if design.n_tasks < self._n_processes:
             raise ValueError(
@@ -229,7 +227,7 @@ class MetaTrainer:
     def update_module(self) -> nn.Module:
         """Copy the learned parameters into the module, and return it."""
         with torch.no_grad():
-            for name, parameter in self.module.named_parameters():
+            for name, parameter in learnable(self.module).items():
                 parameter.copy_(self.params[name])
         return self.module
 
@@ -317,10 +315,10 @@ class MetaTrainer:
         return query_losses(self.training.algorithm, self.model, params, rates, batch)
 
     def _rates(self, tensors: Tensors) -> list[Tensors]:
-        return resolve(rebuild(self.inner_lr, tensors), self._stepping(), self.design.n_steps)
+        return resolve(rebuild(self.inner_lr, tensors), self._stepping(), int(self.design.n_steps))
 
     def _adapt_rates(self, adapt_lr: Rate | None = None, n_steps: int | None = None) -> list[Tensors]:
-        n_steps = self.design.adapt_steps if n_steps is None else as_count(n_steps, "n_steps", 0)
+        n_steps = int(self.design.adapt_steps) if n_steps is None else as_count(n_steps, "n_steps", 0)
         adapt_lr = self.adapt_lr if adapt_lr is None else adapt_lr
         adapt_lr = rebuild(self.inner_lr, self.rate_tensors) if adapt_lr is None else adapt_lr
         rates = resolve(adapt_lr, self._stepping(), n_steps, "adapt_lr")

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
+# By name, with further shades of the same palette.
+PALETTE = {
+    **{"blue": BLUE, "orange": ORANGE, "green": GREEN, "grey": GREY},
+    **{"sky": "#56B4E9", "purple": "#CC79A7", "yellow": "#E69F00"},
+}
 # Maps show losses up to this much above the lowest; all that is higher has one colour.
 MAP_RANGE_PERCENT = 30.0
 

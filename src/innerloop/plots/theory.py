@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from innerloop.distributions import Design, MixedLinearRegression
-from innerloop.plots.style import BLUE, GREY, MAP_RANGE_PERCENT, ORANGE, axes_or_new
+from innerloop.plots.style import BLUE, GREEN, GREY, MAP_RANGE_PERCENT, ORANGE, axes_or_new
 from innerloop.theory import RateOptimum
 from innerloop.theory.curves import (
     BestRateCurve,
@@ -67,11 +67,13 @@ def plot_loss_curve(curve: LossCurve, ax: Axes | None = None) -> Axes:
         ax.plot(minimum, best.loss, "o", color=ORANGE, mec="white", label=f"minimum: {minimum:.3g}")
     if curve.varied == "inner_lr":
         ax.axhline(best.loss_no_inner, color=GREY, lw=1, ls="--", label="no inner loop in training")
+        ax.axhline(best.loss_untrained, color=GREEN, lw=1, ls=":", label="no meta-training")
+        if curve.references is not None and np.isfinite(curve.references.bayes):
+            ax.axhline(curve.references.bayes, color=GREY, lw=1, ls="-.", label="Bayes-optimal")
     ax.axvline(0, color=GREY, lw=0.6)
     other = "adapt_lr" if curve.varied == "inner_lr" else "inner_lr"
-    ax.set(
-        xlabel=_LABELS[curve.varied], ylabel="expected test loss (half MSE)", title=f"at {other} = {curve.fixed:.3g}"
-    )
+    fixed = f"= {curve.fixed:.3g}" if np.isfinite(curve.fixed) else "far from zero"
+    ax.set(xlabel=_LABELS[curve.varied], ylabel="expected test loss (half MSE)", title=f"at {other} {fixed}")
     ax.legend(fontsize=8)
     return ax
 
@@ -96,10 +98,12 @@ def plot_loss_map(result: LossMap, ax: Axes | None = None) -> Axes:
 def plot_best_rate(curve: BestRateCurve, ax: Axes | None = None) -> Axes:
     """Draw the best inner rate over N/p."""
     ax = axes_or_new(ax)
-    ax.plot(curve.ratio, curve.inner_lr, ".-", color=BLUE)
+    for side in (curve.ratio < 1, curve.ratio >= 1):  # at N = p the best rate jumps
+        ax.plot(curve.ratio[side], curve.inner_lr[side], ".-", color=BLUE)
     ax.axvline(1, color=GREY, lw=0.8, ls=":")
     ax.axvline(curve.this_ratio, color=ORANGE, lw=1, label="this design")
     ax.axhline(0, color=GREY, lw=0.6)
-    ax.set(xscale="log", xlabel="N/p", ylabel="best inner_lr", title="The best rate to train with")
+    ax.set(xscale="log", xlabel="N/p (by the number of tasks)", ylabel="best inner_lr")
+    ax.set_title("The best rate to train with")
     ax.legend(fontsize=8)
     return ax

@@ -1,5 +1,5 @@
-"""One self-contained page about a fitted table: the verdict first, then what it rests on."""
+"""A study of a table as an object, and as one self-contained page."""
 
-from innerloop.report.page import N_TICKS, report_page
+from innerloop.report.study import TableStudy, advise, study
 
-__all__ = ["N_TICKS", "report_page"]
+__all__ = ["TableStudy", "advise", "study"]

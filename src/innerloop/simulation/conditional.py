@@ -22,6 +22,7 @@ from innerloop.distributions import Design, MixedLinearRegression
 from innerloop.distributions.inner_rules import QueryRows
 from innerloop.distributions.mixed_linear import GAUSSIAN_FOURTH_MOMENT
 from innerloop.simulation.nodes import Nodes
+from innerloop.simulation.task_rows import task_rows
 from innerloop.theory.adapting import AdaptedLoss
 
 # Numbers held at once, per array: enough to keep BLAS busy, few enough to stay in the cache.
@@ -37,10 +38,6 @@ _MOST_CONDITION_OVER, _MOST_CONDITION_UNDER = 1e9, 1e6
 _RANK, _NUDGE = 1e-13, 1e-15
 # New tasks per run whose features are drawn where their expectation is not known in closed form.
 _TEST_DRAWS = 16
-
-
-# Support and query features of tasks of the same sizes: (n_runs, n_tasks, n_rows, n_features).
-FeatureRows = tuple[FloatArray, FloatArray]
 
 
 @final
@@ -74,6 +71,7 @@ class ConditionalRuns:
         self._may_be_singular = not gaussian and design.l2 == 0
         self._over = design.n_query_rows <= dist.n_features
         self._penalty = design.n_query_rows * design.l2
+        self._own = float(design.protocol == "split")  # query rows have noise that is not in the support
         try:
             self._adapted: AdaptedLoss | None = AdaptedLoss.build(dist, design)
         except ValueError:  # not derived: drawn for every run
@@ -98,7 +96,8 @@ class ConditionalRuns:
     def _numbers_per_run(self) -> int:
         p, nodes = self._dist.n_features, len(self._nodes.steps)
         rows = sum(
-            g.n_query * (g.n_tasks if self._over else self._tasks_at_once(g.n_query)) for g in self._design.groups
+            self._design.n_scored(g) * (g.n_tasks if self._over else self._tasks_at_once(self._design.n_scored(g)))
+            for g in self._design.groups
         )
         return max(self._rates_at_once() * self._numbers_per_rate(), 3 * nodes * rows * p)
 
@@ -116,12 +115,13 @@ class ConditionalRuns:
 
     def _make_nodes(self) -> Nodes:
         dist, design, rates = self._dist, self._design, self._inner
-        if design.rule.degree is None:
+        n_steps = design.rule.degree
+        if n_steps is None:
             return Nodes.at_rates(design.rule.coefficients(rates))
         n = min(group.n_support for group in design.groups)
         scale = 1 / (dist.eigenvalues.mean() * (1 + dist.n_features / n))
-        degree = design.n_steps if self._over else 2 * design.n_steps
-        return Nodes.build(rates, design.n_steps, degree, float(scale))
+        degree = n_steps if self._over else 2 * n_steps
+        return Nodes.build(rates, n_steps, degree, float(scale))
 
     def _losses(self, seed: int, runs: range) -> FloatArray:
         streams = [stream(seed, run) for run in runs]
@@ -138,17 +138,22 @@ class ConditionalRuns:
         losses: FloatArray = 0.5 * (self._dist.noise_std**2 * (1 + passed[:, None]) + total)
         return losses
 
-    def _draw(self, streams: list[np.random.Generator]) -> list[FeatureRows]:
-        """Return the support and query features of each group of tasks: (n_runs, n_tasks, n_rows, n_features)."""
+    def _draw(self, streams: list[np.random.Generator]) -> list[FloatArray]:
+        """Return the features of each group of tasks, support before query: (n_runs, n_tasks, n_rows, n_features)."""
         p, drawn = self._dist.n_features, []
         for group in self._design.groups:
             X = np.empty((len(streams), group.n_tasks, group.n_support + group.n_query, p))
             for run, rng in zip(X, streams, strict=True):
                 self._dist.draw_features(run, rng)
-            drawn.append((X[:, :, : group.n_support], X[:, :, group.n_support :]))
+            drawn.append(X)
         return drawn
 
-    def _squared_error(self, groups: list[FeatureRows]) -> FloatArray:
+    def _rows(self, groups: list[FloatArray], coefficients: FloatArray, cosine: FloatArray) -> list[QueryRows]:
+        """Return the query rows of each group of tasks."""
+        pairs = zip(self._design.groups, groups, strict=True)
+        return [task_rows(self._design, group, X, coefficients, cosine) for group, X in pairs]
+
+    def _squared_error(self, groups: list[FloatArray]) -> FloatArray:
         """Return E[(omega* - w0)_j^2 | X]: (n_runs, n_inner, n_directions), the sum alone where all are alike."""
         at_nodes = self._over_moments(groups) if self._over else self._under_moments(groups)
         at_once, errors = self._rates_at_once(), []
@@ -160,25 +165,25 @@ class ConditionalRuns:
             else:
                 error, doubtful = self._under_error(outer, spread, rates)
             for run, rate in np.argwhere(doubtful):
-                error[run, rate] = self._direct_error([(X[run], V[run]) for X, V in groups], first + rate)
+                error[run, rate] = self._direct_error([X[run] for X in groups], first + rate)
             errors.append(error)
         return np.concatenate(errors, axis=1)
 
-    def _over_moments(self, groups: list[FeatureRows]) -> tuple[FloatArray, FloatArray]:
+    def _over_moments(self, groups: list[FloatArray]) -> tuple[FloatArray, FloatArray]:
         """Return B B' and C at the nodes, homogenised: (n_runs, n_nodes, N, N)."""
-        tasks = [self._design.rule.query_rows(*group, self._nodes.steps) for group in groups]
+        tasks = self._rows(groups, self._nodes.steps, self._nodes.cosine)
         B = np.concatenate([_stacked(rows.B) for rows in tasks], axis=2)
         return B @ B.swapaxes(-1, -2), self._covariance(tasks, B.shape[2])
 
-    def _under_moments(self, groups: list[FeatureRows]) -> tuple[FloatArray, FloatArray]:
+    def _under_moments(self, groups: list[FloatArray]) -> tuple[FloatArray, FloatArray]:
         """Return B'B and B'C B at the nodes, homogenised: (n_runs, n_nodes, p, p), some tasks at a time."""
         p = self._dist.n_features
-        H, Q = (np.zeros((len(groups[0][0]), len(self._nodes.steps), p, p)) for _ in range(2))
-        for X_support, X_query in groups:
-            at_once = self._tasks_at_once(X_query.shape[2])
-            for first in range(0, X_query.shape[1], at_once):
-                tasks = slice(first, first + at_once)
-                rows = self._design.rule.query_rows(X_support[:, tasks], X_query[:, tasks], self._nodes.steps)
+        H, Q = (np.zeros((len(groups[0]), len(self._nodes.steps), p, p)) for _ in range(2))
+        for group, X in zip(self._design.groups, groups, strict=True):
+            at_once = self._tasks_at_once(self._design.n_scored(group))
+            for first in range(0, X.shape[1], at_once):
+                tasks = X[:, first : first + at_once]
+                rows = task_rows(self._design, group, tasks, self._nodes.steps, self._nodes.cosine)
                 B, CB = _stacked(rows.B), _stacked(self._covariance_times(rows))
                 H += B.swapaxes(-1, -2) @ B
                 Q += B.swapaxes(-1, -2) @ CB
@@ -201,7 +206,7 @@ class ConditionalRuns:
                 C[:, :, part, part] = blocks[:, task]
                 low = part.stop
         diagonal = np.arange(n_rows)
-        C[:, :, diagonal, diagonal] += noise * self._nodes.cosine[:, None] ** 2
+        C[:, :, diagonal, diagonal] += self._own * noise * self._nodes.cosine[:, None] ** 2
         return C
 
     def _covariance_times(self, rows: QueryRows) -> FloatArray:
@@ -213,12 +218,12 @@ class ConditionalRuns:
         from_tasks = (spread @ Bt) @ B if wide else spread @ (Bt @ B)
         Et = E.swapaxes(-1, -2)
         from_support = (D @ Et) @ B if wide else D @ (Et @ B)
-        own = self._nodes.cosine[:, None, None] ** 2 * B
+        own = self._own * self._nodes.cosine[:, None, None] ** 2 * B
         result: FloatArray = from_tasks + noise * (own + from_support)
         return result
 
     def _over_error(
-        self, G: FloatArray, C: FloatArray, rates: slice, groups: list[FeatureRows]
+        self, G: FloatArray, C: FloatArray, rates: slice, groups: list[FloatArray]
     ) -> tuple[FloatArray, NDArray[np.bool_]]:
         N, p = G.shape[-1], self._dist.n_features
         inverse, penalty, doubtful = self._inverse(G, rates)
@@ -227,7 +232,7 @@ class ConditionalRuns:
             through = inverse - penalty * (inverse @ inverse) if self._penalty else inverse
             total: FloatArray = _product(through, C) + self._offset2.sum() / p * kept
             return total[..., None], doubtful
-        rows = [self._design.rule.query_rows(*group, self._nodes.rate_steps[rates]) for group in groups]
+        rows = self._rows(groups, self._nodes.rate_steps[rates], self._nodes.rate_cosine[rates])
         B = np.concatenate([_stacked(part.B) for part in rows], axis=2)
         Z = B.swapaxes(-1, -2) @ inverse
         error: FloatArray = ((Z @ C) * Z).sum(axis=-1)
@@ -262,14 +267,11 @@ class ConditionalRuns:
         condition = np.einsum("...ii", moments) * np.einsum("...ii", inverse) / moments.shape[-1]
         return inverse, penalty, ~((condition > 0) & (condition < most))
 
-    def _direct_error(self, groups: list[FeatureRows], rate: int) -> FloatArray:
+    def _direct_error(self, groups: list[FloatArray], rate: int) -> FloatArray:
         """Return the error of one run at one rate without squaring B, which costs half the digits."""
         steps, cosine2 = self._nodes.rate_steps[[rate]], self._nodes.rate_cosine[rate] ** 2
-        tasks = [
-            task
-            for group in groups
-            for task in zip(*(part[:, 0] for part in self._design.rule.query_rows(*group, steps)), strict=True)
-        ]
+        rows = self._rows(groups, steps, self._nodes.rate_cosine[[rate]])
+        tasks = [task for group in rows for task in zip(*(part[:, 0] for part in group), strict=True)]
         B = np.concatenate([own for own, _, _ in tasks])
         U, s, Vt = np.linalg.svd(B, full_matrices=False)
         kept = s > _RANK * s[0]
@@ -281,7 +283,7 @@ class ConditionalRuns:
         for (own, D, E), part in zip(
             tasks, np.split(inverse, np.cumsum([len(own) for own, _, _ in tasks])[:-1], axis=1), strict=True
         ):
-            from_noise = cosine2 * (part**2).sum(axis=1) + ((part @ D) * (part @ E)).sum(axis=1)
+            from_noise = self._own * cosine2 * (part**2).sum(axis=1) + ((part @ D) * (part @ E)).sum(axis=1)
             error = error + (part @ own) ** 2 @ self._dist.task_variances + self._dist.noise_std**2 * from_noise
         return error.sum(keepdims=True) if self._scalar else error
 

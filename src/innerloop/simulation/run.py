@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 # neither on the size of blocks nor on the workers.
 _FIRST_CHECK, _GROWTH = 32, 1.5
 _QUANTILES = (0.05, 0.95)
+# With fewer rows more or less than features the variance of tr (B'B)^-1 is infinite.
+_LEAST_GAP = 4
 _TEST_TASKS, _TEST_ROWS = 100, 50
 
 
@@ -54,6 +56,7 @@ def estimate_loss(
     rel_error: float | None = None,
     executor: Executor | None = None,
     block_size: int | None = None,
+    keep_runs: bool = False,
 ) -> xr.Dataset:
     r"""Estimate the expected test loss by simulation: HALF the mean squared error on new tasks, label noise included.
 
@@ -98,13 +101,19 @@ def estimate_loss(
         Any `concurrent.futures.Executor` to run on instead of `n_jobs` processes: a Dask client's `get_executor()`.
     block_size
         Runs that are computed and stored together. It changes no result.
+    keep_runs
+        Whether to return the losses of every run too, as ``runs`` over (run, inner_lr, adapt_lr): with sampled scoring
+        how often one rate beats another can be counted.
 
     Returns
     -------
     xarray.Dataset
         Over (inner_lr, adapt_lr): ``loss`` and its ``stderr``; ``difference`` to the loss at the baseline rate, from
-        the same draws, and its ``difference_stderr``; ``median``, ``low`` and ``high`` (5 and 95 %) of the runs, which
-        near N = p say more than the mean. Attributes: n_runs, seed, scoring, baseline, and the plan as JSON.
+        the same draws, and its ``difference_stderr``; with sampled scoring ``median``, ``low`` and ``high`` (5 and
+        95 %) of the runs, which near N = p say more than the mean. With exact scoring these are ``expected_median``,
+        ``expected_low`` and ``expected_high``, of what is expected given the features: it varies far less than the loss
+        of a training set, for which see `loss_interval`. Attributes: n_runs, seed, scoring, baseline, and the plan as
+        JSON.
 
     Raises
     ------
@@ -152,7 +161,24 @@ def estimate_loss(
             stacklevel=2,
         )
     n_rates = np.size(inner_lr)
-    return _dataset(losses[:target], plan, n_rates, float(baseline))
+    _warn_of_heavy_tails(dist, design)
+    estimate = _dataset(losses[:target], plan, n_rates, float(baseline))
+    if keep_runs:
+        estimate["runs"] = (("run", "inner_lr", "adapt_lr"), losses[:target, :, :][:, :n_rates])
+    return estimate
+
+
+def _warn_of_heavy_tails(dist: TaskDistribution | TaskSet, design: Design) -> None:
+    """Say where the variance of a run's loss is infinite (docs/theory.md, 18)."""
+    if not isinstance(dist, MixedLinearRegression) or design.l2 > 0:
+        return
+    gap = abs(design.n_query_rows - dist.n_features)
+    if gap < _LEAST_GAP:
+        warnings.warn(
+            f"{design.n_query_rows} query rows and {dist.n_features} features without a penalty: the loss of a run has "
+            f"{'no mean' if gap < 2 else 'an infinite variance'}: standard errors are too small; compare medians.",
+            stacklevel=3,
+        )
 
 
 def compute_block(plan: Plan, block_size: int, block: int) -> Arrays:
@@ -227,8 +253,8 @@ def _scoring(dist: TaskDistribution, design: Design, scoring: str) -> Scoring:
     if scoring == "exact" and not linear:
         raise ValueError(f"`scoring` must be 'sampled' for {type(dist).__name__}: no expectation is known exactly.")
     chosen: Scoring = "exact" if scoring != "sampled" and linear else "sampled"
-    if chosen == "sampled" and design.rule.degree is None:
-        raise ValueError("`inner_rule` must be 'gradient' with sampled scoring; 'exact' has both rules.")
+    if chosen == "sampled" and None in (design.rule.degree, design.adapt_rule.degree):
+        raise ValueError("`inner_rule` must be 'gradient' with sampled scoring, and `n_steps` finite; use 'exact'.")
     return chosen
 
 
@@ -282,15 +308,16 @@ def _dataset(losses: FloatArray, plan: Plan, n_rates: int, baseline: float) -> x
     compared = int(np.flatnonzero(plan.inner_lrs == baseline)[0])
     differences = (losses - losses[:, compared : compared + 1])[:, :n_rates]
     losses = losses[:, :n_rates]
+    prefix = "expected_" if plan.scoring == "exact" else ""
     low, median, high = np.quantile(losses, (_QUANTILES[0], 0.5, _QUANTILES[1]), axis=0)
     values = {
         "loss": losses.mean(axis=0),
         "stderr": standard_errors(losses),
         "difference": differences.mean(axis=0),
         "difference_stderr": standard_errors(differences),
-        "median": median,
-        "low": low,
-        "high": high,
+        f"{prefix}median": median,
+        f"{prefix}low": low,
+        f"{prefix}high": high,
     }
     dims = ("inner_lr", "adapt_lr")
     attributes: dict[str, Any] = {

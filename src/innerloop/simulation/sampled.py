@@ -49,7 +49,7 @@ class SampledRuns:
     def cost(self) -> float:
         """Return about how many floating-point operations a run takes."""
         p, N = self.dist.n_features, self.design.n_query_rows
-        small, width = min(N, p), (self.design.n_steps + 1) * p
+        small, width = min(N, p), (int(self.design.n_steps) + 1) * p
         tests = self.n_test_tasks * self.n_test_rows * 2.0 * p * (2 * len(self.inner_lrs) + self.design.n_adapt)
         return tests + len(self.inner_lrs) * (20.0 * small**2 * p + 1e6) + 4.0 * N * width * min(N, width)
 
@@ -57,11 +57,26 @@ class SampledRuns:
         train = [(g.n_support, g.n_query) for g in self.design.groups for _ in range(g.n_tasks)]
         test = [(self.design.n_adapt, self.n_test_rows)] * self.n_test_tasks
         drawn = self.dist.draw_tasks([sum(sizes) for sizes in train + test], rng)
-        objective = MetaObjective.from_episodes(_episodes(drawn[: len(train)], train), self.design.n_steps)
+        objective = MetaObjective.from_episodes(
+            training_episodes(drawn[: len(train)], self.design), int(self.design.n_steps)
+        )
         start = self.init if objective.single_target else np.repeat(self.init[:, None], objective.n_targets, axis=1)
         # Warnings are expected near N = p, where they say nothing about the average over runs.
         coef = solve_unwarned(objective, self.inner_lrs, start, self.design.l2).coef
-        return adapted_losses(_episodes(drawn[len(train) :], test), coef, self.adapt_lrs, self.design.adapt_steps)
+        return adapted_losses(_episodes(drawn[len(train) :], test), coef, self.adapt_lrs, int(self.design.adapt_steps))
+
+
+def training_episodes(drawn: list[Rows], design: Design) -> Episodes:
+    """Return the episodes of training tasks, in the order of the design's groups, under its protocol."""
+    X, y = (np.concatenate(parts) for parts in zip(*drawn, strict=True))
+    groups = [group for group in design.groups for _ in range(group.n_tasks)]
+    first = np.cumsum([0, *(len(rows) for rows, _ in drawn)])
+    folds = [(task, fold) for task, group in enumerate(groups) for fold in design.episodes(group)]
+    support, query = (
+        (np.concatenate(rows), np.array([len(part) for part in rows], dtype=np.intp))
+        for rows in zip(*((first[task] + fold.support, first[task] + fold.query) for task, fold in folds), strict=True)
+    )
+    return Episodes.from_rows(X, y, support, query, np.array([task for task, _ in folds], dtype=np.intp))
 
 
 def _episodes(drawn: list[Rows], sizes: list[tuple[int, int]]) -> Episodes:

@@ -1,66 +1,229 @@
-"""A fitted estimator as plain values and arrays, and back."""
+"""Fitted tables: prediction, adaptation, accuracy and plain state, in the units of the data."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from innerloop._base.checks import FloatArray, IntArray
+from innerloop.adaptation.predictor import Predictor, unseen_variance
+from innerloop.data.columns import ColumnMap
+from innerloop.data.ids import comparable, places
+from innerloop.data.row_blocks import reduced
 from innerloop.data.scaling import Scaling
+from innerloop.data.tasks import TaskSet
 from innerloop.tabular.intervals import Calibration
-from innerloop.tabular.known_rows import KnownRows
-from innerloop.tabular.spread import Spread
+from innerloop.tabular.kinds import RULES, UsedRates
 
-if TYPE_CHECKING:
-    from innerloop.estimators.meta_regressor import MetaRegressor
-
-# What is kept beside the parameters and the parts.
-_SCALARS = ("adaptation_", "l2_", "n_support_", "n_features_in_", "_single_target")
-_ARRAYS = (
-    *("coef_", "intercept_", "groups_", "group_coef_", "group_intercept_", "_theta"),
-    *("inner_lr_", "adapt_lr_", "inner_lr_se_", "adapt_lr_se_", "feature_names_in_"),
-)
-_PARTS = {"_scaling": Scaling, "_spread": Spread, "_calibration": Calibration, "_known": KnownRows}
-_TABLES = ("cv_results_", "adaptation_results_")
+# Rows predicted at once; bounds the memory that gathers the coefficients of each row's group.
+_ROWS_AT_ONCE = 2**16
 
 
-def to_state(model: MetaRegressor) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Return all that a fitted estimator knows, for `from_state`."""
-    params = {name: plain(value) for name, value in model.get_params().items()}
-    arrays = {name: np.asarray(getattr(model, name)) for name in _ARRAYS if hasattr(model, name)}
-    if "feature_names_in_" in arrays:
-        arrays["feature_names_in_"] = arrays["feature_names_in_"].astype(np.str_)
-    tables = {name: getattr(model, name) or {} for name in _TABLES}
-    parts = {name: vars(getattr(model, name)) for name in _PARTS}
-    for owner, columns in {**parts, **tables}.items():
-        arrays |= {f"{owner}.{name}": np.asarray(column) for name, column in columns.items()}
-    return {"params": params, **{name: plain(getattr(model, name)) for name in _SCALARS}}, arrays
+@final
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Chosen adaptation and rates, with the held-out losses that decided; see the attributes of `MetaRegressor`.
+
+    Parameters
+    ----------
+    adaptation
+        "none", "gradient" or "ridge".
+    rates
+        Rates and penalty in use.
+    inner_lr_se, adapt_lr_se
+        Standard errors of the rates; NaN where nothing was chosen.
+    n_support
+        Support rows per episode.
+    cv_results
+        Held-out losses of gradient steps; empty where nothing was chosen.
+    adaptation_results
+        Held-out losses of each kind of adaptation.
+    """
+
+    adaptation: str
+    rates: UsedRates
+    inner_lr_se: float
+    adapt_lr_se: float
+    n_support: int
+    cv_results: dict[str, NDArray[Any]] = field(repr=False)
+    adaptation_results: dict[str, NDArray[Any]] = field(repr=False)
 
 
-def from_state(model: MetaRegressor, scalars: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
-    """Set the fitted attributes that `to_state` described."""
-    for name in _SCALARS:
-        setattr(model, name, scalars[name])
-    for name in _ARRAYS:
-        if name in arrays:
-            setattr(model, name, arrays[name][()])
-    if "feature_names_in_" in arrays:
-        model.feature_names_in_ = arrays["feature_names_in_"].astype(object)
-    parts: dict[str, dict[str, Any]] = {name: {} for name in (*_PARTS, *_TABLES)}
-    for name, array in arrays.items():
-        owner, _, key = name.partition(".")
-        if key:
-            parts[owner][key] = array
-    parts["_scaling"]["intercept"] = bool(parts["_scaling"]["intercept"])
-    for name, part in _PARTS.items():
-        setattr(model, name, part(**parts[name]))
-    for name in _TABLES:
-        setattr(model, name, parts[name] or None)
+@final
+@dataclass(frozen=True, eq=False)
+class FittedTable:
+    """Meta-parameters of a table, the rule by which groups adapt, and the known groups.
+
+    Rows X are in the units of the data; `place` is the position of each row's group among the known, -1 for none.
+
+    Parameters
+    ----------
+    scaling
+        From the units of the data to those of `predictor`.
+    predictor
+        In scaled units.
+    task_cov : (n_targets, n_features, n_features)
+        Covariance of new groups' coefficients around the meta-parameters, relative to the noise variance.
+    noise : (n_targets,)
+        Noise variance.
+    calibration
+        Of prediction intervals.
+    single_target
+        Whether targets have one dimension.
+    selection
+        Chosen adaptation and rates.
+    known
+        The known groups: their ids, and the rows on which they adapted, scaled and reduced.
+    known_coef : (n_groups, n_targets, n_features)
+        Their coefficients, in the units of the data.
+    known_intercept : (n_groups, n_targets)
+    columns
+        From the columns of a table to X; None where X came as numbers.
+    """
+
+    scaling: Scaling
+    predictor: Predictor
+    task_cov: FloatArray
+    noise: FloatArray
+    calibration: Calibration
+    single_target: bool
+    selection: Selection
+    known: TaskSet
+    known_coef: FloatArray
+    known_intercept: FloatArray
+    columns: ColumnMap | None = None
+
+    def meta_parameters(self) -> tuple[FloatArray, FloatArray]:
+        """Return coefficients (n_targets, n_features) and intercepts (n_targets,) of groups that are not known."""
+        return original_units(self.scaling, self.predictor.unseen)
+
+    def places(self, ids: NDArray[Any]) -> IntArray:
+        """Return the positions of groups, given by `distinct_ids`, among the known; -1 for none."""
+        return places(ids, self.known.ids)
+
+    def predict(self, X: FloatArray, place: IntArray) -> FloatArray:
+        """Return predictions: known groups by their coefficients, others by the meta-parameters."""
+        coef, intercept = self.meta_parameters()
+        prediction = X @ coef.T + intercept
+        rows = np.flatnonzero(place >= 0)
+        for part in np.array_split(rows, -(-len(rows) // _ROWS_AT_ONCE) or 1):
+            of_group = np.einsum("ij,ikj->ik", X[part], self.known_coef[place[part]])
+            prediction[part] = of_group + self.known_intercept[place[part]]
+        return self._targets(prediction)
+
+    def std(self, X: FloatArray, place: IntArray) -> FloatArray:
+        """Return the standard deviation of targets around their predictions, calibrated on held-out tasks."""
+        n_rows, std = self._accuracy(X, place)
+        return self._targets(std * self.calibration.std_factor(n_rows))
+
+    def half_width(self, X: FloatArray, place: IntArray, level: float) -> FloatArray:
+        """Return half the width of prediction intervals at a level."""
+        n_rows, std = self._accuracy(X, place)
+        return self._targets(std * self.calibration.half_width(n_rows, level))
+
+    def adapt(self, tasks: TaskSet) -> FittedTable:
+        """Return the table that knows these groups too; a known one is adapted anew on these rows alone."""
+        scaled = self.scaling.tasks(tasks)
+        return self.remember(scaled, reduced(scaled))
+
+    def remember(self, tasks: TaskSet, rows: TaskSet) -> FittedTable:
+        """Do what `adapt` does, given the tasks in scaled units, and reduced."""
+        theta = self.predictor.rule.adapt(self.predictor.coef, tasks)
+        coef, intercept = original_units(self.scaling, theta.reshape(len(tasks), *self.predictor.coef.shape))
+        if len(self.known):
+            ids, known_ids = comparable(tasks.ids, self.known.ids)
+            kept = np.flatnonzero(~np.isin(known_ids, ids))
+            ids = np.concatenate((known_ids[kept], ids))
+            order = np.argsort(ids, kind="stable")
+            coef = np.concatenate((self.known_coef[kept], coef))[order]
+            intercept = np.concatenate((self.known_intercept[kept], intercept))[order]
+            rows = replace(_joined(self.known.select(kept), rows), ids=ids).select(order)
+        return replace(self, known=rows, known_coef=coef, known_intercept=intercept)
+
+    def _accuracy(self, X: FloatArray, place: IntArray) -> tuple[IntArray, FloatArray]:
+        """Return on how many rows each row's group adapted, and the model's standard deviation of its target."""
+        Z, n_rows = self.scaling.design(X), np.zeros(len(X), dtype=np.intp)
+        variance = unseen_variance(self.task_cov, Z)
+        known = np.flatnonzero(place >= 0)
+        if len(known):
+            n_rows[known] = self.known.original_sizes[place[known]]
+            variance[known] = self.predictor.known_variance(self.known, self.task_cov, Z[known], place[known])
+        return n_rows, np.sqrt(self.noise * variance) / self.scaling.y_rate
+
+    def _targets(self, values: FloatArray) -> FloatArray:
+        return np.asarray(values[:, 0] if self.single_target else values)
+
+    def to_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Return everything as values that JSON can hold and arrays, for `from_state`."""
+        selection, rule, known = self.selection, self.predictor.rule, self.known
+        scalars = {
+            "adaptation": selection.adaptation,
+            "n_support": selection.n_support,
+            "rule": type(rule).__name__,
+            "single_target": self.single_target,
+            "intercept": self.scaling.intercept,
+            "columns": None if self.columns is None else self.columns.to_state(),
+        }
+        parts: dict[str, Mapping[str, Any]] = {
+            "scaling": {name: value for name, value in vars(self.scaling).items() if name != "intercept"},
+            "predictor": {"coef": self.predictor.coef, "unseen": self.predictor.unseen},
+            "rule": vars(rule),
+            "spread": {"task_cov": self.task_cov, "noise": self.noise},
+            "calibration": vars(self.calibration),
+            "rates": selection.rates._asdict(),
+            "errors": {"inner_lr": selection.inner_lr_se, "adapt_lr": selection.adapt_lr_se},
+            "cv_results": selection.cv_results,
+            "adaptation_results": selection.adaptation_results,
+            "known": {name: getattr(known, name) for name in ("X", "y", "starts", "ids", "reduced_from")},
+            "groups": {"coef": self.known_coef, "intercept": self.known_intercept},
+        }
+        arrays = {
+            f"{part}.{name}": np.asarray(value) for part, values in parts.items() for name, value in values.items()
+        }
+        return scalars, arrays
+
+    @classmethod
+    def from_state(cls, scalars: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> FittedTable:
+        """Return the fitted table that `to_state` described."""
+        parts: dict[str, dict[str, Any]] = {}
+        for name, array in arrays.items():
+            part, _, key = name.partition(".")
+            parts.setdefault(part, {})[key] = array[()]
+        rule = RULES[scalars["rule"]](**parts.get("rule", {}))
+        return cls(
+            scaling=Scaling(**parts["scaling"], intercept=bool(scalars["intercept"])),
+            predictor=Predictor(**parts["predictor"], rule=rule),
+            **parts["spread"],
+            calibration=Calibration(**parts["calibration"]),
+            single_target=bool(scalars["single_target"]),
+            selection=Selection(
+                adaptation=str(scalars["adaptation"]),
+                rates=UsedRates(**parts["rates"]),
+                inner_lr_se=float(parts["errors"]["inner_lr"]),
+                adapt_lr_se=float(parts["errors"]["adapt_lr"]),
+                n_support=int(scalars["n_support"]),
+                cv_results=parts.get("cv_results", {}),
+                adaptation_results=parts["adaptation_results"],
+            ),
+            known=TaskSet(**parts["known"]),
+            known_coef=parts["groups"]["coef"],
+            known_intercept=parts["groups"]["intercept"],
+            columns=None if scalars["columns"] is None else ColumnMap.from_state(scalars["columns"]),
+        )
 
 
-def plain(value: Any) -> Any:
-    """Return a value that JSON can hold; a random state that is an object has no plain form."""
-    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
-        return value.item()
-    return value if value is None or isinstance(value, bool | int | float | str) else None
+def original_units(scaling: Scaling, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return coefficients (..., n_targets, n_features) and intercepts (..., n_targets) in the units of the data."""
+    coef, intercept = scaling.original(theta)
+    return np.ascontiguousarray(np.swapaxes(coef, -1, -2)), intercept
+
+
+def _joined(tasks: TaskSet, others: TaskSet) -> TaskSet:
+    """Return the rows of both, with the ids of neither."""
+    X, y, sizes = (np.concatenate((getattr(tasks, n), getattr(others, n))) for n in ("X", "y", "original_sizes"))
+    starts = np.concatenate((tasks.starts, tasks.starts[-1] + others.starts[1:]))
+    return TaskSet(X, y, starts, np.arange(len(sizes)), reduced_from=sizes)

@@ -1,4 +1,4 @@
-"""Folds of whole tasks, and the held-out losses of every candidate of inner rate and penalty."""
+"""Cross-validation over folds of whole tasks: held-out losses of every inner rate and penalty."""
 
 from __future__ import annotations
 
@@ -20,18 +20,17 @@ from innerloop.exact.solve import ridge_candidates
 from innerloop.tabular.rate_choice import HeldOut
 from innerloop.tabular.settings import Settings
 
-# Multiples of the natural rate that "auto" tries: dense near zero, out to 8 on either side, where the
-# isotropic theory puts the optimum of long supports.
+# Multiples of the natural rate that "auto" compares: dense near zero, up to 8 on either side, where the optimum of
+# long supports lies by isotropic theory.
 INNER_GRID = 8 * np.sinh(np.linspace(-4, 4, 41)) / np.sinh(4)
 L2_GRID = np.append(0.0, np.logspace(-4, 2, 7))
 
 
 def natural_rate(episodes: Episodes) -> float:
-    """Return the rate at which one gradient step removes most of an isotropic error.
+    """Return the rate at which one gradient step reduces an isotropic error most, the unit of the search.
 
     For one support it minimises ``|I - a S|^2`` with ``S = X'X / n``: ``tr S / tr S^2``, about
-    1 / (1 + (p + 1) / n) for isotropic unit features. Of all supports the median is taken, so that a few rows
-    far out do not set the scale of the search.
+    1 / (1 + (p + 1) / n) for isotropic unit features. The median over supports is robust to outlying rows.
     """
     ratios = [np.ones(1)]
     for block in episodes.blocks(max_rows=2**14):
@@ -44,7 +43,7 @@ def natural_rate(episodes: Episodes) -> float:
 
 
 def folds_as_tasks(tasks: TaskSet, seed: int) -> TaskSet:
-    """Let folds of rows stand in for tasks, to choose a penalty where there is only one task."""
+    """Return folds of rows as tasks, to choose a penalty where there is only one task."""
     folds = stream(seed, Stream.ROW_FOLDS).permutation(np.arange(tasks.n_rows) % 10)
     return TaskSet.from_arrays(tasks.X, tasks.y, folds)
 
@@ -62,7 +61,7 @@ class TaskFolds:
     episodes
         Of the tasks in training.
     objectives
-        One a fold.
+        One per fold.
     """
 
     tasks: TaskSet
@@ -71,26 +70,26 @@ class TaskFolds:
     objectives: list[MetaObjective]
 
     @classmethod
-    def of(cls, tasks: TaskSet, shown: Episodes, settings: Settings) -> TaskFolds:
-        """Cut tasks into folds; `shown` are their episodes in training."""
+    def of(cls, tasks: TaskSet, episodes: Episodes, settings: Settings) -> TaskFolds:
+        """Assign tasks to folds at random, given their training episodes."""
         n_tasks = len(tasks)
         fold = stream(settings.seed, Stream.TASK_FOLDS).permutation(np.arange(n_tasks) % min(settings.n_folds, n_tasks))
-        parts = [shown.select(fold == f) for f in range(fold.max() + 1)]
-        return cls(tasks, fold, shown, [MetaObjective.from_episodes(part, settings.n_steps) for part in parts])
+        parts = [episodes.select(fold == f) for f in range(fold.max() + 1)]
+        return cls(tasks, fold, episodes, [MetaObjective.from_episodes(part, settings.n_steps) for part in parts])
 
     def rest(self) -> Iterator[MetaObjective]:
-        """Yield the objective of all other folds (where there are none, of all tasks), fold by fold."""
-        for own in self.objectives:
-            yield reduce(add, [other for other in self.objectives if other is not own] or self.objectives)
+        """Yield for every fold the objective of the others (of all tasks where there is one fold)."""
+        for held_out in self.objectives:
+            yield reduce(add, [other for other in self.objectives if other is not held_out] or self.objectives)
 
     def rest_episodes(self) -> Iterator[Episodes]:
-        """Yield the episodes of all other folds (where there are none, of all tasks), fold by fold."""
+        """Yield for every fold the episodes of the others (of all tasks where there is one fold)."""
         for f in range(len(self.objectives)):
             yield self.episodes.select(self.fold != f) if self.fold.any() else self.episodes
 
 
 def cross_validate(folds: TaskFolds, episodes: Episodes, settings: Settings, tick: Callable[[], None]) -> HeldOut:
-    """Return every candidate's losses on all rows of held-out tasks."""
+    """Return the losses of every candidate on all rows of held-out tasks."""
     unit, n_tasks, n_steps = natural_rate(episodes), len(folds.tasks), settings.n_steps
     inner = unit * INNER_GRID if settings.inner_lr is None else np.array([settings.inner_lr])
     l2s = L2_GRID if settings.l2 is None else np.array([settings.l2])
@@ -102,10 +101,10 @@ def cross_validate(folds: TaskFolds, episodes: Episodes, settings: Settings, tic
         if size == 1:
             curves.append(held_out_curves(episodes.select(folds.fold == f), coef, n_steps, unit)[1])
         else:
-            own = drawn[folds.fold[drawn] == f]
-            n_bundles = len(own) // size  # tasks that fill none are left out
+            held_out = drawn[folds.fold[drawn] == f]
+            n_bundles = len(held_out) // size  # remaining tasks are left out
             bundle = np.full(n_tasks, -1)
-            bundle[own[: n_bundles * size]] = np.arange(n_bundles * size) // size
+            bundle[held_out[: n_bundles * size]] = np.arange(n_bundles * size) // size
             curves.append(bundled_curves(episodes, coef, n_steps, unit, bundle, n_bundles))
         tick()
     shape = (-1, len(inner), len(l2s), 2 * n_steps + 1)

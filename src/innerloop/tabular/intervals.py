@@ -1,4 +1,4 @@
-"""Prediction intervals that hold what they promise, whatever the noise: calibrated on held-out tasks."""
+"""Calibration of prediction intervals on held-out tasks, so that they cover at their level whatever the noise."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from scipy.special import stdtrit
 
 from innerloop._base.checks import FloatArray, IntArray, as_number
 
-# Levels at which quantiles are kept; between them they are interpolated.
+# Levels at which quantiles are stored; between them they are interpolated.
 LEVELS = np.concatenate((np.arange(100) / 100, [0.9925, 0.995, 0.9975, 0.999, 0.9999]))
-# Levels at which tasks' shares of residuals are compared.
+# Levels by which the similarity of a task's residuals is measured.
 _SHARES = np.arange(1, 20) / 20
 
 
 def as_level(value: Any) -> float:
-    """Return the probability of an interval, within what quantiles are kept for."""
+    """Return the level of an interval, if it is within the stored quantiles."""
     level = as_number(value, "level")
     if not 0 < level <= LEVELS[-1]:
         raise ValueError(f"`level` must be above 0 and at most {LEVELS[-1]}, got {level}.")
@@ -27,9 +27,9 @@ def as_level(value: Any) -> float:
 @final
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Sizes of held-out residuals, in units of the model's standard deviation, by the number of adaptation rows.
+    """Quantiles of absolute held-out residuals, standardised by the model, by the number of adaptation rows.
 
-    Tasks count alike, however many rows they have.
+    Tasks have equal weight, whatever their number of rows.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class Calibration:
     scale : (n_points, n_targets)
         Root mean square of the standardised residuals.
     quantiles : (n_points, n_targets, n_levels)
-        What the absolute value of a further task's residual stays below with probabilities `LEVELS`.
+        Quantiles of the absolute residual of a further task, at `LEVELS`.
     """
 
     n_rows: FloatArray
@@ -47,7 +47,7 @@ class Calibration:
 
     @classmethod
     def of(cls, residuals: dict[int, list[tuple[FloatArray, IntArray]]]) -> Calibration:
-        """Read the sizes off residuals, with the task of each, for every number of adaptation rows."""
+        """Return the quantiles of residuals, given with the task of each, for every number of adaptation rows."""
         scale, quantiles = [], []
         for parts in residuals.values():
             z = np.abs(np.concatenate([values for values, _ in parts]))
@@ -59,7 +59,7 @@ class Calibration:
         return cls(np.array(list(residuals), dtype=float), np.array(scale), np.array(quantiles))
 
     def std_factor(self, n_rows: IntArray) -> FloatArray:
-        """Return by what the model's standard deviation is multiplied: (n, n_targets)."""
+        """Return the factor of the model's standard deviation: (n, n_targets)."""
         return self._between(n_rows, self.scale)
 
     def half_width(self, n_rows: IntArray, level: float) -> FloatArray:
@@ -73,10 +73,11 @@ class Calibration:
 
 
 def _quantiles(values: FloatArray, weight: FloatArray, task: IntArray) -> FloatArray:
-    """Return quantiles at levels raised for the number n of independent residuals, with Student's tail beyond them.
+    """Return quantiles for a further residual, beside n independent ones, with the tail of Student's t.
 
-    A residual beyond n others is as likely in each of the n + 1 gaps: the level t becomes ``t + (t - 1/2) / n`` of
-    residuals that count half below themselves, and they reach no further than ``t = n / (n + 1)``.
+    A further residual is equally likely in each of the n + 1 gaps between n others. So the level t becomes
+    ``t + (t - 1/2) / n`` where residuals have half of their weight below themselves; levels above ``n / (n + 1)`` lie
+    beyond all residuals.
     """
     order = np.argsort(values)
     below = np.append(0.0, np.cumsum(weight[order]) - weight[order] / 2)
@@ -88,10 +89,10 @@ def _quantiles(values: FloatArray, weight: FloatArray, task: IntArray) -> FloatA
 
 
 def _n_independent(values: FloatArray, quantiles: FloatArray, task: IntArray) -> float:
-    """Return as many independent residuals as tell as much: a task's are alike.
+    """Return the effective number of independent residuals, as those of one task are correlated.
 
-    The variance over tasks of the share of their residuals below a quantile, over that of single residuals; one task
-    more whose residuals are all alike is taken to be among them, as few tasks cannot tell that it is not.
+    It is the variance of single indicators "below a quantile" over the variance of their mean over tasks. One more task
+    with identical residuals is assumed, as few tasks cannot rule it out.
     """
     n_tasks, n_levels = int(task.max()) + 1, len(quantiles)
     place = np.searchsorted(quantiles, values)

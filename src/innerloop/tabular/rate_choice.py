@@ -1,8 +1,7 @@
-"""Held-out loss of every pair of rates, and the choice between them.
+"""Choice of rates and penalty by held-out loss.
 
-After meta-training, a held-out task's loss is a polynomial of degree 2K in its adaptation rate (a parabola for
-one step). Its coefficients are all that is kept of a task: any adaptation rate can be scored, and the best one
-found exactly, without touching the data again.
+After meta-training, a held-out task's loss is a polynomial of degree 2K in its adaptation rate (a parabola for one
+step). From its coefficients the loss at any adaptation rate, and the best rate, follow exactly.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from innerloop._base.checks import FloatArray
 from innerloop._base.standard_errors import mean_and_error
 from innerloop.exact.query_loss import lowest, polynomial_values
 
-# Multiples, of the unit or the best rate, at which losses are tabulated; the choice is not bound to them.
+# Adaptation rates at which losses are tabulated, as multiples of the unit or of the best rate.
 ADAPT_GRID = np.arange(-10, 41) / 20
 
 Adapt = Literal["tuned", "tied", "none"] | float
@@ -26,7 +25,7 @@ Adapt = Literal["tuned", "tied", "none"] | float
 @final
 @dataclass(frozen=True)
 class Rates:
-    """One choice of rates and penalty."""
+    """Inner rate, adaptation rate and penalty."""
 
     inner_lr: float
     adapt_lr: float
@@ -36,20 +35,20 @@ class Rates:
 @final
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """Rates with the held-out mean squared error of each task under them."""
+    """Rates, and the held-out mean squared error of each task at them."""
 
     rates: Rates
     mse: FloatArray = field(repr=False)
 
     def gain_over(self, other: Candidate) -> tuple[float, float]:
-        """Return by how much the mean error is below the other's, and the paired standard error of that."""
+        """Return how much lower the mean error is than the other's, and its standard error, paired over tasks."""
         return mean_and_error(other.mse - self.mse)
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Held-out loss of many tasks at every candidate of inner rate and penalty, for every adaptation rate.
+    """Held-out loss of many tasks for every inner rate and penalty, as a function of the adaptation rate.
 
     Parameters
     ----------
@@ -60,7 +59,7 @@ class HeldOut:
     curves : (n_tasks, n_inner, n_l2, 2K + 1)
         See `held_out_curves`.
     adapt_lr
-        The adaptation rate if it is given, None if it is to be tuned.
+        The adaptation rate if it is given; None if it is to be chosen.
     """
 
     inner_lrs: FloatArray
@@ -74,18 +73,23 @@ class HeldOut:
         """The mean curves over tasks: (n_inner, n_l2, 2K + 1)."""
         return np.asarray(self.curves.mean(axis=0))
 
+    @cached_property
+    def _tuned(self) -> tuple[FloatArray, FloatArray]:
+        """The best adaptation rate (in units) of every candidate, and the mean error there."""
+        return self._at_best(self.mean, "tuned")
+
     def best(self, adapt: Adapt = "tuned", inner_lr: float | None = None) -> Candidate:
         """Return the candidate of lowest mean error.
 
         Parameters
         ----------
         adapt
-            "tuned" for each inner rate, "tied" to it, "none" (zero), or one rate. A rate given to the whole
-            selection stands in for "tuned".
+            "tuned" for each inner rate, "tied" to it, "none" (zero), or a number. Where `adapt_lr` is given, "tuned"
+            means that rate.
         inner_lr
-            Only this inner rate of the grid; None for all.
+            One inner rate of the grid to choose from; None for all.
         """
-        t, loss = self._at_best(self.mean, adapt)
+        t, loss = self._at_best(self.mean, adapt) if adapt != "tuned" else self._tuned
         if inner_lr is not None:
             loss = np.where(self.inner_lrs[:, None] == inner_lr, loss, np.inf)
         i, j = np.unravel_index(np.argmin(loss), loss.shape)
@@ -95,8 +99,8 @@ class HeldOut:
     def choose(self) -> Candidate:
         """Return the simplest candidate within one standard error of the best.
 
-        From simple to rich: no inner loop at all; adaptation only; an inner loop in training too. Errors are those of
-        paired differences over tasks.
+        From simple to rich: neither an inner loop nor adaptation; adaptation only; an inner loop in training too.
+        Standard errors are of differences paired over tasks.
         """
         plain = 0.0 if (self.inner_lrs == 0).any() else None
         pairs: list[tuple[Adapt, float | None]] = [("none", plain), ("tuned", plain), ("tuned", None)]
@@ -105,7 +109,7 @@ class HeldOut:
         return next(c for c in candidates if c is best or _within_one_error(best, c))
 
     def along(self, name: Literal["inner_lr", "adapt_lr"], rates: Rates) -> tuple[FloatArray, FloatArray]:
-        """Return each task's loss over values of one rate, the other and the penalty held at a candidate's.
+        """Return each task's loss over values of one rate, with the other and the penalty fixed.
 
         Returns
         -------
@@ -117,13 +121,13 @@ class HeldOut:
         if name == "inner_lr":
             return self.inner_lrs, polynomial_values(at_l2, np.array(rates.adapt_lr / self.unit))
         adapt_lrs = max(self.unit, abs(rates.adapt_lr)) * ADAPT_GRID
-        own = at_l2[:, int((self.inner_lrs == rates.inner_lr).argmax())]
-        return adapt_lrs, polynomial_values(own[:, None], adapt_lrs / self.unit)
+        at_inner = at_l2[:, int((self.inner_lrs == rates.inner_lr).argmax())]
+        return adapt_lrs, polynomial_values(at_inner[:, None], adapt_lrs / self.unit)
 
     def standard_errors(self, seed: int, n_resamples: int = 200) -> tuple[float, float]:
         """Return bootstrap standard errors of the best inner rate and the best adaptation rate.
 
-        Tasks are drawn again with replacement, and the pair of lowest loss is found anew.
+        In each resample of the tasks the pair of lowest loss is found anew.
         """
         rng = np.random.default_rng(seed)
         n_tasks = len(self.curves)
@@ -138,7 +142,7 @@ class HeldOut:
     def table(self) -> dict[str, FloatArray]:
         """Return held-out losses over the grid of (inner_lr, l2, adapt_lr), one array per column.
 
-        "difference" is to inner_lr = 0 at its own best adaptation rate and penalty, task by task, and
+        "difference" is to inner_lr = 0 at its best adaptation rate and penalty, paired over tasks, and
         "difference_se" its standard error.
         """
         n_tasks, n_powers = len(self.curves), self.curves.shape[-1]
@@ -160,7 +164,7 @@ class HeldOut:
         return columns
 
     def _at_best(self, curves: FloatArray, adapt: Adapt) -> tuple[FloatArray, FloatArray]:
-        """Return the adaptation rate (in units) of every candidate, and the mean error there."""
+        """Return the adaptation rate (in units) of every candidate, and the error of mean curves there."""
         if adapt == "tuned" and self.adapt_lr is not None:
             adapt = self.adapt_lr
         if adapt == "tuned":

@@ -39,11 +39,11 @@ def pooled_task_part(n_query: int, n_rows: int, n_features: int) -> float:
     -------
     float
     """
-    x, y = _beta(n_query, n_rows, n_features)
+    x, y = mean_projection(n_query, n_rows, n_features)
     return x + y + y * (n_rows * n_features - 2) / (n_rows - n_features - 1)
 
 
-def _beta(n_query: int, n_rows: int, n_features: int) -> tuple[float, float]:
+def mean_projection(n_query: int, n_rows: int, n_features: int) -> tuple[float, float]:
     """Return x and y of E U_ij U_kl = x d_ij d_kl + y (d_ik d_jl + d_il d_jk), U = H^-1/2 W H^-1/2, a matrix beta."""
     p = n_features
     # U is independent of H, so that the moments of W are those of H^1/2 U H^1/2.
@@ -115,7 +115,7 @@ def _ridge_task_part(n_query: int, n_rows: int, n_features: int, ridge: tuple[Sp
         share = n_query / n_rows
         return share**2 * square + share * (1 - share) / n_rows * product
     product += 2 / n_rows * float(weights @ (s * (penalty - s) * resolvent**3))
-    x, y = (_projection if n_rows < n_features else _beta)(n_query, n_rows, n_features)
+    x, y = (_projection if n_rows < n_features else mean_projection)(n_query, n_rows, n_features)
     return (x + y) * square + y * product
 
 

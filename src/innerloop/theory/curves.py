@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from innerloop._base.checks import FloatArray
 from innerloop.distributions import Design, MixedLinearRegression
+from innerloop.theory.bounds import ReferenceLosses, reference_losses
 from innerloop.theory.expected import expected_loss
 from innerloop.theory.optimum import RateOptimum, optimal_rates
 
@@ -33,6 +34,8 @@ class LossCurve:
         The other rate.
     best
         Both rates at their best, and the losses to compare with.
+    references
+        What other estimators reach; None where it is not derived.
     """
 
     varied: Literal["inner_lr", "adapt_lr"]
@@ -40,6 +43,7 @@ class LossCurve:
     loss: FloatArray
     fixed: float
     best: RateOptimum
+    references: ReferenceLosses | None = None
 
 
 @final
@@ -100,7 +104,7 @@ def inner_lr_curve(
     best = best or optimal_rates(dist, design, init)
     rates = _inner_rates(best, design)
     loss = np.asarray(expected_loss(dist, design, rates, best.adapt_lr, init))
-    return LossCurve("inner_lr", rates, loss, best.adapt_lr, best)
+    return LossCurve("inner_lr", rates, loss, best.adapt_lr, best, _references(dist, design, init, best))
 
 
 def adapt_lr_curve(
@@ -145,10 +149,19 @@ def best_rate_curve(dist: MixedLinearRegression, design: Design, init: ArrayLike
     return BestRateCurve(ratios, rates, design.n_query_rows / p)
 
 
+def _references(
+    dist: MixedLinearRegression, design: Design, init: ArrayLike | None, best: RateOptimum
+) -> ReferenceLosses | None:
+    try:
+        return reference_losses(dist, design, init, best)
+    except ValueError:
+        return None
+
+
 def _with_ratio(dist: MixedLinearRegression, design: Design, ratio: float) -> Design:
     """Return a design of about so many query rows per feature, with another number of tasks."""
     group = design.groups[0]
-    n_tasks = max(2, round(ratio * dist.n_features / group.n_query))
+    n_tasks = max(2, round(ratio * dist.n_features / design.n_scored(group)))
     return replace(design, n_tasks=n_tasks, n_support=group.n_support, n_query=group.n_query)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 from innerloop._base.checks import FloatArray
 from innerloop.distributions import Design, Group
 from innerloop.theory.anchors import overparameterised_task_part, pooled_ridge_parts, pooled_task_part
-from innerloop.theory.one_task import OneTask, root
+from innerloop.theory.one_task import LOWEST, OneTask, root
 from innerloop.theory.spectrum import wishart_spectrum
 from innerloop.theory.sum_of_tasks import Source, first_order_terms
 
@@ -27,12 +28,13 @@ class Parts(NamedTuple):
 
 
 class _Field(NamedTuple):
-    """One group of tasks, and the filters A^2 and F / n_t on the spectrum of its supports."""
+    """One group of tasks, and the filters on the spectrum of its supports, all divided by one scale."""
 
     group: Group
-    kept: FloatArray  # A(s)^2
-    taken: FloatArray  # F(s) / n_t
+    kept: FloatArray  # A(s)^2 / scale
+    taken: FloatArray  # F(s) / (n_t scale)
     weights: FloatArray
+    unit: float = 1.0  # 1 / scale
 
     def trace(self, values: FloatArray) -> float:
         return float(self.weights @ values)
@@ -55,26 +57,46 @@ def isotropic_parts(design: Design, n_features: int, inner_lr: float, finite: bo
     Returns
     -------
     Parts
-        NaN where no expectation exists for any rate (N within 1 of p without a penalty), infinite for one task
-        with N > p + 1 and a > 0.
+        NaN where no expectation exists for any rate (N within 1 of p without a penalty), infinite where
+        `mean_is_infinite`.
     """
     p, n_rows = n_features, design.n_query_rows
-    fields = [_field(design, group, p, inner_lr, finite) for group in design.groups]
+    fields = _fields(design, p, inner_lr, finite)
     if design.l2 > 0:
         return _ridge(fields, design, p, finite)
     if abs(p - n_rows) <= 1:
         return Parts(np.nan, np.nan, np.nan)
     if n_rows < p:
         return _overparameterised(fields, p, n_rows, finite)
+    if mean_is_infinite(design, p, inner_lr):
+        return Parts(np.inf, np.inf, 0.0)
     if design.n_tasks == 1:
-        return _one_task(fields[0], design, p, inner_lr, finite)
+        return _one_task(fields[0], p, finite)
     return _underparameterised(fields, design, p, finite)
 
 
-def _field(design: Design, group: Group, p: int, inner_lr: float, finite: bool) -> _Field:
-    nodes, weights = wishart_spectrum(group.n_support, p, finite)
-    kept, taken = design.rule.filters(inner_lr, nodes)
-    return _Field(group, kept, taken / group.n_support, weights)
+def mean_is_infinite(design: Design, n_features: int, inner_lr: float) -> bool:
+    """Return whether E|omega* - w0|^2 is infinite for N > p + 1 without a penalty.
+
+    A positive rate makes a direction of a task's A vanish with a positive density at zero. Where that task has at least
+    p of the N query rows and the others one row together or none, nothing else determines that direction (13).
+    """
+    n_rows = design.n_query_rows
+    if design.l2 > 0 or inner_lr <= 0 or n_rows <= n_features + 1 or not design.rule.can_vanish:
+        return False
+    return any(n_rows - group.n_query <= 1 for group in design.groups)
+
+
+def _fields(design: Design, p: int, inner_lr: float, finite: bool) -> list[_Field]:
+    spectra = [wishart_spectrum(group.n_support, p, finite) for group in design.groups]
+    filters = [design.rule.filters(np.array(inner_lr), spectrum.nodes) for spectrum in spectra]
+    largest = max(float(part.log_scale[0]) for part in filters)
+    fields = []
+    for group, spectrum, part in zip(design.groups, spectra, filters, strict=True):
+        factor = np.exp(part.log_scale - largest)
+        passed = part.passed * factor / group.n_support
+        fields.append(_Field(group, part.kept * factor, passed, spectrum.weights, float(np.exp(-largest))))
+    return fields
 
 
 def _overparameterised(fields: list[_Field], p: int, n_rows: int, finite: bool) -> Parts:
@@ -92,19 +114,17 @@ def _one_task_noise(field: _Field, finite: bool) -> float:
     """Return E tr (X_v A^2 X_v')^-1 (I + X_v F X_v' / n_t) of one task (equation 12.4)."""
     task = OneTask(field.group.n_query, field.kept, field.weights)
     k = task.largest
-    leading = float(k + task.forced(k, field.taken))
+    leading = float(field.unit * k + task.forced(k, field.taken))
     if not finite:
         return leading
     inverse, forced = task.first_order(k, field.taken)
-    return leading + float(inverse + forced)
+    return leading + float(field.unit * inverse + forced)
 
 
-def _one_task(field: _Field, design: Design, p: int, inner_lr: float, finite: bool) -> Parts:
-    """One task with N > p: B is square and invertible in A, which for a > 0 can be singular."""
-    if inner_lr > 0 and design.rule.degree is not None:
-        return Parts(np.inf, np.inf, 0.0)
+def _one_task(field: _Field, p: int, finite: bool) -> Parts:
+    """One task with N > p: A cancels but for the noise."""
     spare = field.group.n_query - p - finite
-    noise = field.trace(field.taken / field.kept) + field.trace(1 / field.kept) / spare
+    noise = field.trace(field.taken / field.kept) + field.trace(field.unit / field.kept) / spare
     return Parts(noise, 1.0, 0.0)
 
 
@@ -141,7 +161,7 @@ def _fields_at_zero(groups: tuple[Group, ...], p: int) -> list[_Field]:
 
 def _ridge(fields: list[_Field], design: Design, p: int, finite: bool) -> Parts:
     """Equations 14.1 to 14.3, rescaled to the value of ridge regression at inner_lr = 0 (14.4)."""
-    penalty = design.l2 * design.n_query_rows
+    penalty = design.l2 * design.n_query_rows * fields[0].unit
     found = _sum_of_tasks(fields, penalty, p, finite)
     noise, tasks, start = found.parts
     if finite:
@@ -169,7 +189,7 @@ def _sum_of_tasks(fields: list[_Field], penalty: float, p: int, finite: bool) ->
     tasks = _tasks(fields)
     if len(fields) > 1:
         counts = [field.group.n_tasks for field in fields]
-        gamma = root(lambda gamma: gamma * (p - _dimension(tasks, counts, gamma)) - penalty)
+        gamma = _gamma(tasks, lambda gamma: gamma * (p - _dimension(tasks, counts, gamma)) - penalty)
         return _sum_at(fields, gamma, [task.solve(gamma) for task in tasks], finite)
     task, n_tasks = tasks[0], fields[0].group.n_tasks
     k = task.largest
@@ -190,8 +210,14 @@ def _saddle_of_dimension(tasks: list[OneTask], fields: list[_Field], dimension: 
         k = root(lambda k: tasks[0].dimension(k) - dimension / fields[0].group.n_tasks, tasks[0].largest)
         return tasks[0].theta(k) / tasks[0].free_dimension(k), [k]
     counts = [field.group.n_tasks for field in fields]
-    gamma = root(lambda gamma: dimension - _dimension(tasks, counts, gamma))
+    gamma = _gamma(tasks, lambda gamma: dimension - _dimension(tasks, counts, gamma))
     return gamma, [task.solve(gamma) for task in tasks]
+
+
+def _gamma(tasks: list[OneTask], function: Callable[[float], float]) -> float:
+    """Return the root of a function that increases with gamma."""
+    top = max(task.top for task in tasks)
+    return root(function, 1 / LOWEST, LOWEST / top)
 
 
 def _dimension(tasks: list[OneTask], counts: list[int], gamma: float) -> float:
@@ -205,8 +231,8 @@ def _sum_at(fields: list[_Field], gamma: float, ks: list[float], finite: bool) -
     p = float(fields[0].weights.sum())
     sources = []
     for field, task, k in zip(fields, _tasks(fields), ks, strict=True):
-        source = Source(task, field.group.n_tasks, field.taken, field.kept / p, k)
-        slope, from_noise, from_tasks = task.slopes(k, gamma, (source.noise, source.spread))
+        source = Source(task, field.group.n_tasks, field.taken, field.kept / p, k, field.unit)
+        slope, from_noise, from_tasks = task.slopes(k, gamma, (source.noise, source.spread), field.unit)
         weight = source.n_tasks / slope
         noise += weight * from_noise
         spread += weight * from_tasks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, final
 
 import numpy as np
@@ -12,11 +13,15 @@ from innerloop._base.checks import FloatArray, as_floats, check_finite
 from innerloop.distributions import Design, MixedLinearRegression
 from innerloop.distributions.mixed_linear import GAUSSIAN_FOURTH_MOMENT
 from innerloop.theory.adapting import AdaptedLoss
-from innerloop.theory.covariance import general_error
-from innerloop.theory.deterministic import isotropic_parts
+from innerloop.theory.covariance import GeneralError
+from innerloop.theory.deterministic import isotropic_parts, mean_is_infinite
 from innerloop.theory.leading import leading_error
+from innerloop.theory.protocols import ScoredError
 
 Method = Literal["auto", "leading-order", "deterministic-equivalent"]
+# Rounding of A^2 beyond so many steps is felt.
+_MOST_STEPS = 100
+
 METHODS = ("auto", "leading-order", "deterministic-equivalent")
 
 
@@ -31,10 +36,13 @@ class MethodChoice:
         "leading-order" or "deterministic-equivalent".
     trust
         How far it can be trusted, in a sentence.
+    accuracy
+        The relative error of the loss that 97 % of like designs stayed within in simulations; NaN where no loss exists.
     """
 
     name: str
     trust: str
+    accuracy: float = np.nan
 
 
 def expected_loss(
@@ -82,32 +90,57 @@ def expected_loss(
     except ValueError:
         shapes = " and ".join(str(rate.shape) for rate in rates)
         raise ValueError(f"`inner_lr` and `adapt_lr` must have shapes that broadcast, got {shapes}.") from None
-    error = training_error(dist, design, inner, init, method)
+    error = TrainingError(dist, design, init, method)(inner)
     loss = AdaptedLoss.build(dist, design)(adapt, error)
     return float(loss) if loss.ndim == 0 else loss
 
 
-def training_error(
-    dist: MixedLinearRegression,
-    design: Design,
-    inner_lr: FloatArray,
-    init: ArrayLike | None = None,
-    method: Method = "auto",
-) -> FloatArray:
-    """Return E(omega* - w0)_j^2, of shape (..., directions): with isotropic features and tasks the sum, alone."""
-    name = choose_method(dist, design, method).name
-    offset = _offset(dist, init)
-    if name == "leading-order":
-        return leading_error(dist, design, inner_lr, float(offset @ offset))[..., None]
-    rates, place = np.unique(inner_lr, return_inverse=True)
-    if dist.is_isotropic:
-        start, noise = float(offset @ offset), dist.noise_std**2
-        spread = float(dist.task_variances.sum())
-        parts = (isotropic_parts(design, dist.n_features, float(rate)) for rate in rates)
-        errors = np.array([[_total(part, (noise, spread, start))] for part in parts])
-    else:
-        errors = np.array([general_error(dist, design, float(rate), offset**2) for rate in rates])
-    return errors[place.reshape(inner_lr.shape)]
+@final
+class TrainingError:
+    """E(omega* - w0)_j^2 as a function of the inner rate: with isotropic features and tasks the sum over j, alone.
+
+    Parameters
+    ----------
+    dist, design, init, method
+        As in `expected_loss`.
+    """
+
+    def __init__(
+        self,
+        dist: MixedLinearRegression,
+        design: Design,
+        init: ArrayLike | None = None,
+        method: Method = "auto",
+    ) -> None:
+        self._dist, self._design = dist, design
+        self._leading = choose_method(dist, design, method).name == "leading-order"
+        self._offset2 = _offset(dist, init) ** 2
+        self._general: GeneralError | ScoredError | None = None
+        if design.protocol != "split":
+            self._general = ScoredError(dist, design, self._offset2)
+        elif not (dist.is_isotropic or self._leading):
+            self._general = GeneralError(dist, design, self._offset2)
+        self._isotropic = lru_cache(maxsize=1024)(self._isotropic_error)
+
+    def at_start(self) -> FloatArray:
+        """Return the error of the start of meta-training, untrained: (directions,)."""
+        return self._offset2.sum(keepdims=True) if self._dist.is_isotropic else self._offset2
+
+    def __call__(self, inner_lr: FloatArray) -> FloatArray:
+        """Return the error at rates (...,): (..., directions)."""
+        if self._leading:
+            return leading_error(self._dist, self._design, inner_lr, float(self._offset2.sum()))[..., None]
+        rates, place = np.unique(inner_lr, return_inverse=True)
+        if self._general is None:
+            errors = np.array([[self._isotropic(float(rate))] for rate in rates])
+        else:
+            errors = self._general(rates)
+        return errors[place.reshape(np.shape(inner_lr))]
+
+    def _isotropic_error(self, rate: float) -> float:
+        parts = isotropic_parts(self._design, self._dist.n_features, rate)
+        scales = self._dist.noise_std**2, float(self._dist.task_variances.sum()), float(self._offset2.sum())
+        return sum(part * scale for part, scale in zip(parts, scales, strict=True) if scale)
 
 
 def choose_method(dist: MixedLinearRegression, design: Design, method: Method = "auto") -> MethodChoice:
@@ -122,6 +155,12 @@ def choose_method(dist: MixedLinearRegression, design: Design, method: Method = 
         raise TypeError(
             f"`dist` must be MixedLinearRegression, got {type(dist).__name__}; estimate_loss covers others."
         )
+    for name, rule in (("n_steps", design.rule), ("n_adapt_steps", design.adapt_rule)):
+        if (rule.degree or 0) > _MOST_STEPS:
+            raise ValueError(
+                f"`{name}` must be at most {_MOST_STEPS} in theory, got {rule.degree}; `n_steps` = math.inf, gradient "
+                "flow, is the limit of many small steps."
+            )
     if method not in METHODS:
         raise ValueError(f"`method` must be one of {', '.join(METHODS)}, got {method!r}.")
     if method == "leading-order":
@@ -139,7 +178,7 @@ def choose_method(dist: MixedLinearRegression, design: Design, method: Method = 
 def _trust(dist: MixedLinearRegression, design: Design) -> str:
     n_rows, p = design.n_query_rows, dist.n_features
     gap = abs(p - n_rows)
-    one_task = design.n_tasks == 1 and n_rows > p and design.rule.degree is not None
+    infinite = mean_is_infinite(design, p, 1.0)
     measured = "within about 1 % of the loss in simulations of 40 to 100 features"
     if not 40 <= p <= 100:
         measured += f", and not measured at {p}"
@@ -149,8 +188,9 @@ def _trust(dist: MixedLinearRegression, design: Design) -> str:
             f"{n_rows} query rows and {p} features, without a penalty: the expected loss does not exist (NaN).",
         ),
         (
-            design.l2 == 0 and one_task,
-            "One task with more query rows than features: infinite for positive inner rates, exact at zero.",
+            infinite,
+            "One task has more query rows than features, and all of them but one at most: infinite for positive "
+            "inner rates, exact at zero.",
         ),
         (
             dist.fourth_moment != GAUSSIAN_FOURTH_MOMENT,
@@ -173,6 +213,7 @@ def _check_leading(dist: MixedLinearRegression, design: Design) -> None:
     reasons = {
         "isotropic features and tasks": dist.is_isotropic,
         "tasks of one size": len(design.groups) == 1,
+        "the protocol 'split'": design.protocol == "split",
         "one gradient step": design.rule.degree == 1,
         "no penalty": design.l2 == 0,
         "another number of query rows than features": design.n_query_rows != dist.n_features,
@@ -191,11 +232,6 @@ def _check_rates(rates: FloatArray, name: str, design: Design) -> None:
         first = rates[~np.isfinite(rates)].flat[0]
         raise ValueError(f"`{name}` must be finite (zero and negative are fine), got {first}.")
     design.rule.check_rates(rates, name)
-
-
-def _total(parts: tuple[float, float, float], scales: tuple[float, float, float]) -> float:
-    """Return the sum of parts, without those that are scaled by zero."""
-    return sum(part * scale for part, scale in zip(parts, scales, strict=True) if scale)
 
 
 def _offset(dist: MixedLinearRegression, init: ArrayLike | None) -> FloatArray:

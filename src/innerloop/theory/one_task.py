@@ -12,9 +12,11 @@ from scipy.optimize import brentq
 
 from innerloop._base.checks import FloatArray
 
-_LOG_RANGE = 70.0
+_LOG_RANGE, _HIGHEST_LOG = 70.0, 250.0
+LOWEST = float(np.exp(-105.0))
 _COMPLEX_STEP = 1e-30
-_N_NEWTON = 6
+_N_NEWTON = 20
+_CONVERGED = 1e-12
 
 
 @final
@@ -41,8 +43,14 @@ class OneTask:
     def largest(self) -> float:
         """The k of theta = 0; exp of a large number where that is infinite, for n_v >= p."""
         if self.n_query >= self.weights.sum():
-            return float(np.exp(_LOG_RANGE))
-        return root(lambda k: -float(self._unused(k)))
+            return self.top
+        return root(lambda k: -float(self._unused(k)), self.top)
+
+    @cached_property
+    def top(self) -> float:
+        """The largest k that can be told from infinity: all directions but those of D = 0 are fitted."""
+        smallest = float(self.kept[self.kept > 0].min(initial=1.0))
+        return float(np.exp(min(_LOG_RANGE - np.log(smallest), _HIGHEST_LOG)))
 
     def theta(self, k: Any) -> Any:
         """Return the theta of a k."""
@@ -79,19 +87,24 @@ class OneTask:
         return root(lambda k: gamma * self.free_dimension(k) - self.theta(k), self.largest)
 
     def follow(self, gammas: FloatArray, k: float) -> FloatArray:
-        """Return the k of gammas near that of a known k, by Newton's steps in log k."""
-        logs = np.full(len(gammas), np.log(k))
+        """Return the k of gammas near that of a known k, by Newton's method in log k; NaN where it does not arrive."""
+        logs, change = np.full(len(gammas), np.log(k)), np.zeros(len(gammas))
         for _ in range(_N_NEWTON):
             ks = np.exp(logs)
             below = 1 / (1 + ks[:, None] * self.kept)
             free = below @ self.weights
             sensitive = free - (below**2) @ self.weights
             theta = (self.n_query - float(self.weights.sum()) + free) / ks
-            logs = logs - (gammas * free - theta) / (theta + sensitive / ks - gammas * sensitive)
-        found: FloatArray = np.exp(logs)
+            change = (gammas * free - theta) / (theta + sensitive / ks - gammas * sensitive)
+            logs = logs - np.clip(change, -1, 1)
+            if (np.abs(change) < _CONVERGED).all():
+                break
+        found: FloatArray = np.where(np.abs(change) < np.sqrt(_CONVERGED), np.exp(logs), np.nan)
         return found
 
-    def slopes(self, k: float, gamma: float, sources: tuple[FloatArray, FloatArray]) -> tuple[float, float, float]:
+    def slopes(
+        self, k: float, gamma: float, sources: tuple[FloatArray, FloatArray], unit: float
+    ) -> tuple[float, float, float]:
         """Return the derivatives in theta = gamma (p - e), at k, that equation 14.3 is made of.
 
         Returns
@@ -99,16 +112,18 @@ class OneTask:
         resolvent
             Minus that of (p - e) / theta.
         noise
-            Of theta times (k + `forced` by the first source).
+            Of theta times (unit k + `forced` by the first source).
         tasks
             Of theta times `forced` by the second source.
         """
-        moved = k - 1j * _COMPLEX_STEP * k**2 / self._slack(k)
-        theta = gamma * self.free_dimension(k) + 1j * _COMPLEX_STEP
-        free = float(self.weights.sum()) - self.n_query + theta * moved
-        resolvent = -(free / theta).imag / _COMPLEX_STEP
-        noise = (theta * (moved + self.forced(moved, sources[0]))).imag / _COMPLEX_STEP
-        tasks = (theta * self.forced(moved, sources[1])).imag / _COMPLEX_STEP
+        theta = gamma * self.free_dimension(k)
+        step = _COMPLEX_STEP * theta
+        moved = k - 1j * step * k**2 / self._slack(k)
+        at = theta + 1j * step
+        free = float(self.weights.sum()) - self.n_query + at * moved
+        resolvent = -(free / at).imag / step
+        noise = (at * (unit * moved + self.forced(moved, sources[0]))).imag / step
+        tasks = (at * self.forced(moved, sources[1])).imag / step
         return float(resolvent), float(noise), float(tasks)
 
     def _shares(self, k: Any) -> tuple[Any, Any]:
@@ -126,11 +141,11 @@ class OneTask:
         return self._unused(k) + self.weights @ (u * below)
 
 
-def root(function: Callable[[float], float], upper: float | None = None) -> float:
-    """Return the root of an increasing function below `upper`, or an end of the range where rounding hides it."""
-    top = _LOG_RANGE if upper is None else float(np.log(upper))
-    if function(np.exp(top)) <= 0:
-        return float(np.exp(top))
-    if function(np.exp(-1.5 * _LOG_RANGE)) >= 0:
-        return float(np.exp(-1.5 * _LOG_RANGE))
-    return float(np.exp(brentq(lambda log: function(np.exp(log)), -1.5 * _LOG_RANGE, top, xtol=1e-13, rtol=1e-14)))
+def root(function: Callable[[float], float], upper: float, lower: float = LOWEST) -> float:
+    """Return the root of an increasing function between bounds, or a bound where rounding hides the root."""
+    low, high = float(np.log(lower)), float(np.log(upper))
+    if function(np.exp(high)) <= 0:
+        return float(np.exp(high))
+    if function(np.exp(low)) >= 0:
+        return float(np.exp(low))
+    return float(np.exp(brentq(lambda log: function(np.exp(log)), low, high, xtol=1e-13, rtol=1e-14)))

@@ -1,25 +1,34 @@
-"""The best pair of rates, and the losses with tied rates and without an inner loop (docs/theory.md, 17)."""
+"""The best pair of rates, and the losses with tied rates, without an inner loop and untrained (docs/theory.md, 17)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import final
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal, final
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 
 from innerloop._base.checks import FloatArray
 from innerloop.distributions import Design, MixedLinearRegression
+from innerloop.distributions.mixed_linear import GAUSSIAN_FOURTH_MOMENT
 from innerloop.theory.adapting import AdaptedLoss
-from innerloop.theory.expected import Method, choose_method, training_error
+from innerloop.theory.anchors import mean_projection
+from innerloop.theory.expected import Method, TrainingError, choose_method
 from innerloop.theory.leading import leading_optimum
 
-# Candidate rates are spread from _FINEST to _WIDEST natural rates on either side of zero.
+# Candidate rates on either side of zero, in natural rates: spread by their logarithm, and evenly where overshooting
+# steps have their minima.
 _FINEST, _WIDEST = 1e-3, 30.0
+_EVEN = (0.1, 3.0)
 _FAR = 1e5
 _SLOPE_STEP = 1e-3
+# Local minima of the grid that are refined.
+_N_REFINED = 3
+# Candidate penalties in units of the mean feature variance, by their common logarithm.
+_PENALTIES, _N_PENALTIES = (-4.0, 3.0), 8
 
 
 @final
@@ -37,11 +46,19 @@ class RateOptimum:
         The best single rate for both, usual MAML, and its loss.
     adapt_lr_no_inner, loss_no_inner
         The best adaptation rate after training without an inner loop, and its loss.
+    adapt_lr_untrained, loss_untrained
+        The same without meta-training: new tasks adapt from `init`.
     slope_at_zero
-        d loss / d inner_lr at inner_lr = 0 and that adaptation rate: where it is positive, a slightly negative rate
-        is better than none.
+        d loss / d inner_lr at inner_lr = 0 and `adapt_lr_no_inner`: where it is positive, a slightly negative rate is
+        better than none. Where positive rates have an infinite loss it is the slope from the left.
     loss_minus_infinity, loss_plus_infinity
-        Limits of the loss for inner_lr to minus and plus infinity, each at its best adaptation rate.
+        Limits of the loss for inner_lr to minus and plus infinity, each at its best adaptation rate; NaN where a limit
+        cannot be computed.
+    l2
+        The penalty: that of the design, or the best with ``l2="best"``; `loss_no_inner` and `loss_tied` then have the
+        best penalty of their own. Infinite where not to train at all is best.
+    overshoots
+        Whether steps at the best rate overshoot in the steepest directions of a support (inner_lr s > 2).
     method, trust
         How the losses are computed, and how far they can be trusted.
     """
@@ -53,9 +70,13 @@ class RateOptimum:
     loss_tied: float
     adapt_lr_no_inner: float
     loss_no_inner: float
+    adapt_lr_untrained: float
+    loss_untrained: float
     slope_at_zero: float
     loss_minus_infinity: float
     loss_plus_infinity: float
+    l2: float
+    overshoots: bool
     method: str
     trust: str
 
@@ -66,7 +87,11 @@ class RateOptimum:
 
 
 def optimal_rates(
-    dist: MixedLinearRegression, design: Design, init: ArrayLike | None = None, method: Method = "auto"
+    dist: MixedLinearRegression,
+    design: Design,
+    init: ArrayLike | None = None,
+    method: Method = "auto",
+    l2: Literal["best"] | None = None,
 ) -> RateOptimum:
     """Return the pair of rates with the lowest expected test loss.
 
@@ -77,6 +102,8 @@ def optimal_rates(
     ----------
     dist, design, init, method
         As in `expected_loss`.
+    l2
+        "best" minimises over the penalty too; None keeps that of the design.
 
     Returns
     -------
@@ -87,98 +114,202 @@ def optimal_rates(
     ValueError
         If the method does not cover the design, or no expected loss exists (N within 1 of p without a penalty).
     """
-    choice = choose_method(dist, design, method)
-    loss = AdaptedLoss.build(dist, design)
-
-    def error(rate: float) -> FloatArray:
-        return training_error(dist, design, np.array(rate), init, method)
-
-    def adapted(rate: float) -> float:
-        return _at_best(loss, error(rate))
-
-    at_zero = error(0.0)
+    if l2 not in (None, "best"):
+        raise ValueError(f"`l2` must be 'best' or None, which keeps the design's {design.l2:g}, got {l2!r}.")
+    search = _Search(dist, design, init, method)
+    penalties = search.penalties() if l2 == "best" else np.array([design.l2])
+    at_zero = search.error(0.0, penalties[0])
     if not np.isfinite(at_zero).all():
-        raise ValueError(f"`design` has no best rates to find: {choice.trust}")
-    natural = _natural_rate(dist, design)
-    grid = _grid(natural, design, _n_candidates(dist))
-    if choice.name == "leading-order" and design.n_query_rows < dist.n_features and dist.fourth_moment == 3:
-        inner = leading_optimum(dist.n_features, design.groups[0].n_support)
-    else:
-        inner = _minimise(adapted, grid)
-    tied = _minimise(lambda rate: float(loss(np.array(rate), error(rate))), grid)
-    limits = [adapted(side * _FAR * natural) if grid[0] < 0 or side > 0 else np.nan for side in (-1.0, 1.0)]
-    best = adapted(inner)
+        raise ValueError(f"`design` has no best rates to find: {search.choice.trust}")
+    inner, penalty = search.minimise(search.free, penalties)
+    tied, tied_penalty = search.minimise(search.tied, penalties)
+    none_penalty = search.minimise(lambda _, own: search.free(0.0, own), penalties, fixed=0.0)[1]
+    far = _FAR * search.natural
+    limits = [
+        search.best(side * far, penalty)[1] if side * far >= design.rule.lowest_rate else np.nan for side in (-1.0, 1.0)
+    ]
+    adapt_lr, loss = search.best(inner, penalty)
     for side, limit in zip((-np.inf, np.inf), limits, strict=True):
-        if limit < best - 1e-12 * abs(best):
-            inner, best = side, limit
-    far = np.sign(inner) * _FAR * natural if np.isinf(inner) else inner
-    rate_at_zero = loss.best_rate(at_zero)
+        if limit < loss - 1e-12 * abs(loss):
+            inner = side
+            adapt_lr, loss = search.best(float(np.sign(side)) * far, penalty)
+    no_inner = search.best(0.0, none_penalty)
+    untrained = search.untrained
+    if l2 == "best" and untrained[1] <= loss:
+        inner, (adapt_lr, loss), penalty = 0.0, untrained, np.inf
     return RateOptimum(
         inner_lr=inner,
-        adapt_lr=loss.best_rate(error(far)),
-        loss=best,
+        adapt_lr=adapt_lr,
+        loss=loss,
         lr_tied=tied,
-        loss_tied=float(loss(np.array(tied), error(tied))),
-        adapt_lr_no_inner=rate_at_zero,
-        loss_no_inner=float(loss(np.array(rate_at_zero), at_zero)),
-        slope_at_zero=_slope(dist, design, loss, error, rate_at_zero, natural),
+        loss_tied=search.tied(tied, tied_penalty),
+        adapt_lr_no_inner=no_inner[0],
+        loss_no_inner=no_inner[1],
+        adapt_lr_untrained=untrained[0],
+        loss_untrained=untrained[1],
+        slope_at_zero=search.slope(no_inner[0], none_penalty),
         loss_minus_infinity=limits[0],
         loss_plus_infinity=limits[1],
-        method=choice.name,
-        trust=choice.trust,
+        l2=float(penalty),
+        overshoots=design.rule.can_vanish and inner * search.steepest > 2,
+        method=search.choice.name,
+        trust=search.choice.trust,
     )
 
 
-def _at_best(loss: AdaptedLoss, error: FloatArray) -> float:
-    """Return the loss at the best adaptation rate; infinite where the error is not finite."""
-    if not np.isfinite(error).all():
-        return float("inf")
-    return float(loss(np.array(loss.best_rate(error)), error))
+class _Search:
+    """Losses of one design as functions of the inner rate and the penalty."""
+
+    def __init__(self, dist: MixedLinearRegression, design: Design, init: ArrayLike | None, method: Method) -> None:
+        self.choice = choose_method(dist, design, method)
+        self._dist, self._design, self._init, self._method = dist, design, init, method
+        self._loss = AdaptedLoss.build(dist, design)
+        self._errors = lru_cache(maxsize=64)(self._training_error)
+        s, n = dist.eigenvalues, min(group.n_support for group in design.groups)
+        # tr E M / tr E M^2 for M = S / n_t brings I - aM nearest to zero.
+        self.natural = float(s.sum() / ((1 + 1 / n) * (s**2).sum() + s.sum() ** 2 / n))
+
+    def _training_error(self, l2: float) -> TrainingError:
+        return TrainingError(self._dist, replace(self._design, l2=l2), self._init, self._method)
+
+    @property
+    def steepest(self) -> float:
+        """Return the largest eigenvalue of M to be expected."""
+        n = min(fold.support.size for group in self._design.groups for fold in self._design.episodes(group))
+        return float(self._dist.eigenvalues.max() * (1 + np.sqrt(self._dist.n_features / n)) ** 2)
+
+    def penalties(self) -> FloatArray:
+        """Return candidate penalties."""
+        return float(self._dist.eigenvalues.mean()) * np.logspace(*_PENALTIES, _N_PENALTIES)
+
+    def error(self, rate: float, l2: float) -> FloatArray:
+        return self._errors(float(l2))(np.array(rate))
+
+    def best(self, rate: float, l2: float) -> tuple[float, float]:
+        """Return the best adaptation rate and its loss; NaN where there is none."""
+        return self._adapted(self.error(rate, l2))
+
+    def free(self, rate: float, l2: float) -> float:
+        """Return what the best inner rate minimises: the error alone where one direction stands for all."""
+        error = self.error(rate, l2)
+        return float(error[0]) if self._dist.is_isotropic else self._adapted(error)[1]
+
+    def tied(self, rate: float, l2: float) -> float:
+        """Return the loss with one rate for both."""
+        return float(self._loss(np.array(rate), self.error(rate, l2)))
+
+    @property
+    def untrained(self) -> tuple[float, float]:
+        """Return the best adaptation rate from the start of meta-training, and its loss."""
+        return self._adapted(self._errors(float(self._design.l2)).at_start())
+
+    def _adapted(self, error: FloatArray) -> tuple[float, float]:
+        rate = self._loss.best_rate(error)
+        if np.isnan(rate):
+            return np.nan, float("inf") if np.isinf(error).any() else np.nan
+        return rate, float(self._loss(np.array(rate), error))
+
+    def rates(self, n: int) -> FloatArray:
+        """Return candidate inner rates: n spread by their logarithm and n evenly on either side."""
+        sizes = np.union1d(np.geomspace(_FINEST, _WIDEST, n), np.linspace(*_EVEN, n)) * self.natural
+        every = np.concatenate([-sizes[::-1], [0.0], sizes])
+        return every[every >= self._design.rule.lowest_rate]
+
+    def minimise(
+        self, criterion: Callable[[float, float], float], penalties: FloatArray, fixed: float | None = None
+    ) -> tuple[float, float]:
+        """Return the best inner rate and penalty: the lowest of a grid, refined."""
+        few = self.choice.name == "leading-order" and self._design.n_query_rows < self._dist.n_features
+        if few and self._dist.fourth_moment == GAUSSIAN_FOURTH_MOMENT and criterion == self.free:
+            return leading_optimum(self._dist.n_features, self._design.groups[0].n_support), float(penalties[0])
+        n = 24 if self._dist.is_isotropic and len(penalties) == 1 else 8
+        rates = self.rates(n) if fixed is None else np.array([fixed])
+        values = np.full((len(penalties), len(rates)), np.inf)
+        for i, l2 in enumerate(penalties):
+            for j in np.argsort(np.abs(rates)):  # outwards: roots are continued from smaller rates
+                value = criterion(float(rates[j]), float(l2))
+                values[i, j] = np.inf if np.isnan(value) else value
+        i, j = divmod(int(values.argmin()), len(rates))
+        l2 = float(penalties[i])
+        if len(penalties) == 1:
+            return (_refine(criterion, rates, values[0], l2) if fixed is None else fixed), l2
+        return _refine_both(criterion, float(rates[j]), l2, self.natural, fixed is None)
+
+    def slope(self, adapt_lr: float, l2: float) -> float:
+        """Return d loss / d inner_lr at zero: exactly where equation 17.1 or 17.2 holds, by differences otherwise."""
+        dist, design = self._dist, self._design
+        p, n_rows, rate = dist.n_features, design.n_query_rows, np.array(adapt_lr)
+        exact = (
+            dist.fourth_moment == GAUSSIAN_FOURTH_MOMENT
+            and design.protocol == "split"
+            and l2 == 0
+            and abs(p - n_rows) > 1
+        )
+        steps = design.rule.first_order
+        if exact and n_rows > p:
+            return steps * self._exact_slope(rate)
+        if exact and dist.is_isotropic:
+            size = 2 * steps * dist.noise_std**2 * n_rows / (p - n_rows - 1)
+            return float(self._loss(rate, np.array([size])) - self._loss(rate, np.zeros(1)))
+        step = _SLOPE_STEP * self.natural
+        low = max(-step, design.rule.lowest_rate)
+        ends = (float(self._loss(rate, self.error(end, l2))) for end in (step, low))
+        return (next(ends) - next(ends)) / (step - low)
+
+    def _exact_slope(self, rate: FloatArray) -> float:
+        """Return the slope for one step and N > p + 1, exactly (equation 17.2)."""
+        dist, design = self._dist, self._design
+        p, n_rows = dist.n_features, design.n_query_rows
+        s, tau2 = dist.eigenvalues, dist.task_variances
+        omega = np.broadcast_to(self._loss.weights_at(rate), p)
+        beta = (
+            sum(g.n_tasks * mean_projection(g.n_query, n_rows, p)[1] for g in design.groups) * n_rows / (n_rows - p - 1)
+        )
+        spread = (s**2 @ tau2) * (omega / s).sum() - (s @ tau2) * omega.sum()
+        return float(dist.noise_std**2 * omega.sum() / (n_rows - p - 1) - beta * spread)
 
 
-def _natural_rate(dist: MixedLinearRegression, design: Design) -> float:
-    """Return tr E M / tr E M^2 for M = S / n_t, the rate that brings I - aM nearest to zero, over the steps."""
-    s, n = dist.eigenvalues, min(group.n_support for group in design.groups)
-    squares = (1 + 1 / n) * (s**2).sum() + s.sum() ** 2 / n
-    return float(s.sum() / squares)
+def _refine(criterion: Callable[[float, float], float], rates: FloatArray, values: FloatArray, l2: float) -> float:
+    """Return the lowest rate after a search around the lowest local minima of a grid."""
+    padded = np.concatenate([[np.inf], values, [np.inf]])
+    local = np.flatnonzero((values <= padded[:-2]) & (values <= padded[2:]) & np.isfinite(values))
+    best, lowest = float(rates[values.argmin()]), float(values.min())
+    for i in local[np.argsort(values[local])][:_N_REFINED]:
+        low, high = rates[max(i - 1, 0)], rates[min(i + 1, len(rates) - 1)]
+        found = minimize_scalar(
+            lambda rate: _finite(criterion(float(rate), l2)),
+            bounds=(low, high),
+            method="bounded",
+            options={"xatol": 1e-7 * (high - low)},
+        )
+        if found.fun < lowest:
+            best, lowest = float(found.x), float(found.fun)
+    return best
 
 
-def _n_candidates(dist: MixedLinearRegression) -> int:
-    """Return how many candidates to try on either side: a point costs milliseconds more with correlated features."""
-    return 24 if dist.is_isotropic else 9
+def _refine_both(
+    criterion: Callable[[float, float], float], rate: float, l2: float, natural: float, free: bool
+) -> tuple[float, float]:
+    """Return the best rate and penalty near a pair; the rate stays unless it is free."""
+    largest = np.log(l2) + 2 * np.log(10)
+
+    def at(x: FloatArray) -> float:
+        if x[0] > largest:
+            return float("inf")
+        return _finite(criterion(natural * float(np.sinh(x[1])) if free else rate, float(np.exp(x[0]))))
+
+    start = [np.log(l2), float(np.arcsinh(rate / natural))]
+    simplex = np.array([start, [start[0] + 0.5, start[1]], [start[0], start[1] + 0.3]])
+    if not free:
+        simplex = simplex[:2, :1]
+    found = minimize(
+        at,
+        simplex[0],
+        method="Nelder-Mead",
+        options={"initial_simplex": simplex, "xatol": 1e-4, "fatol": 1e-9, "maxfev": 100},
+    )
+    return natural * float(np.sinh(found.x[1])) if free else rate, float(np.exp(found.x[0]))
 
 
-def _grid(natural: float, design: Design, n: int) -> FloatArray:
-    sizes = natural * np.geomspace(_FINEST, _WIDEST, n)
-    below = sizes[:0] if design.rule.lowest_rate == 0 else -sizes[::-1]
-    return np.concatenate([below, [0.0], sizes])
-
-
-def _minimise(loss: Callable[[float], float], grid: FloatArray) -> float:
-    """Return the lowest of a grid, refined between its neighbours."""
-    values = np.array([loss(float(rate)) for rate in grid])
-    values[np.isnan(values)] = np.inf
-    low = int(values.argmin())
-    bounds = grid[max(low - 1, 0)], grid[min(low + 1, len(grid) - 1)]
-    found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-7 * (bounds[1] - bounds[0])})
-    return float(found.x) if found.fun <= values[low] else float(grid[low])
-
-
-def _slope(
-    dist: MixedLinearRegression,
-    design: Design,
-    loss: AdaptedLoss,
-    error: Callable[[float], FloatArray],
-    adapt_lr: float,
-    natural: float,
-) -> float:
-    """Return d loss / d inner_lr at zero: exactly where equation 17.1 holds, by differences otherwise."""
-    p, n_rows, rate = dist.n_features, design.n_query_rows, np.array(adapt_lr)
-    exact = dist.is_isotropic and dist.fourth_moment == 3 and design.l2 == 0 and design.rule.degree is not None
-    if exact and abs(p - n_rows) > 1:
-        size = 2 * design.n_steps * dist.noise_std**2 * min(n_rows, p) / (abs(p - n_rows) - 1)
-        return float(loss(rate, np.array([size])) - loss(rate, np.zeros(1)))
-    step = _SLOPE_STEP * natural
-    if design.rule.lowest_rate == 0:
-        return float((loss(rate, error(step)) - loss(rate, error(0.0))) / step)
-    return float((loss(rate, error(step)) - loss(rate, error(-step))) / (2 * step))
+def _finite(value: float) -> float:
+    return float("inf") if np.isnan(value) else value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple, final
+from typing import Literal, NamedTuple, final
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -27,7 +27,12 @@ class Plan:
 
 
 def plan_design(
-    dist: MixedLinearRegression, design: Design, n_rows: int, init: ArrayLike | None = None, n_plans: int = 5
+    dist: MixedLinearRegression,
+    design: Design,
+    n_rows: int,
+    init: ArrayLike | None = None,
+    n_plans: int = 5,
+    l2: Literal["best"] | None = None,
 ) -> list[Plan]:
     """Return the best splits of `n_rows` labelled rows into tasks, support and query rows of a task.
 
@@ -41,6 +46,8 @@ def plan_design(
         Rows in all, support and query together; at least 4.
     n_plans
         How many to return.
+    l2
+        As in `optimal_rates`; "best" is found for the splits that are returned.
 
     Returns
     -------
@@ -54,8 +61,8 @@ def plan_design(
 
     def add(splits: set[_Split]) -> None:
         for split in sorted(splits - plans.keys()):
-            if design.l2 > 0 or abs(split.n_tasks * split.n_query - dist.n_features) > 1:
-                sized = replace(design, **split._asdict())
+            sized = replace(design, **split._asdict())
+            if design.l2 > 0 or abs(sized.n_query_rows - dist.n_features) > 1:
                 plans[split] = Plan(sized, optimal_rates(dist, sized, init))
 
     add(_splits(budget, n_tasks, shares))
@@ -65,7 +72,10 @@ def plan_design(
         share = best.n_support / (best.n_support + best.n_query)
         near = np.geomspace(best.n_tasks / ratio, best.n_tasks * ratio, _FINE_TASKS)
         add(_splits(budget, near, np.linspace(share - width, share + width, _FINE_SHARES)))
-    return sorted(plans.values(), key=lambda plan: plan.best.loss)[:n_plans]
+    best_plans = sorted(plans.values(), key=lambda plan: plan.best.loss)[:n_plans]
+    if l2 == "best":
+        best_plans = [Plan(plan.design, optimal_rates(dist, plan.design, init, l2=l2)) for plan in best_plans]
+    return sorted(best_plans, key=lambda plan: plan.best.loss)
 
 
 class _Split(NamedTuple):

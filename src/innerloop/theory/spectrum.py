@@ -20,7 +20,7 @@ class Spectrum(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def wishart_spectrum(n_rows: int, n_features: int, first_order: bool = True) -> Spectrum:
+def wishart_spectrum(n_rows: int, n_features: int, first_order: bool = True, n_nodes: int = _N_NODES) -> Spectrum:
     r"""Return a quadrature of :math:`E\, \mathrm{tr} f(S/n)`, S real Wishart (equation 11.1).
 
     .. math:: p \int f\, d\mu_{p/n} + \tfrac14 f(a) + \tfrac14 f(b) - \tfrac12 \int f\, d\kappa_{[a, b]}
@@ -34,13 +34,16 @@ def wishart_spectrum(n_rows: int, n_features: int, first_order: bool = True) -> 
     first_order
         Whether to add the three terms after the first, which belong to real matrices of finite size.
 
+    n_nodes
+        Nodes inside the support.
+
     Returns
     -------
     Spectrum
         Its weights sum to p; those of the correction may be negative.
     """
     c = n_features / n_rows
-    angles = np.arange(_N_NODES + 2) * np.pi / (_N_NODES + 1)
+    angles = np.arange(n_nodes + 2) * np.pi / (n_nodes + 1)
     nodes = np.maximum(1 + c + 2 * np.sqrt(c) * np.cos(angles), 0.0)
     inner = nodes[1:-1]
     density = np.zeros(len(nodes))
@@ -49,8 +52,8 @@ def wishart_spectrum(n_rows: int, n_features: int, first_order: bool = True) -> 
         density[-1] = 0.5
     weights = min(n_rows, n_features) * density / density.sum()
     if first_order:
-        weights -= 0.5 / (_N_NODES + 1)
-        weights[[0, -1]] += 0.25 + 0.25 / (_N_NODES + 1)
+        weights -= 0.5 / (n_nodes + 1)
+        weights[[0, -1]] += 0.25 + 0.25 / (n_nodes + 1)
     if n_features > n_rows:
         nodes, weights = np.append(nodes, 0.0), np.append(weights, float(n_features - n_rows))
     return Spectrum(nodes, weights)

@@ -14,17 +14,19 @@ from innerloop.theory.one_task import OneTask
 _N_NODES = 9
 # A first-order term beyond this size is outside the range where first order means anything.
 _LARGEST_TERM = 0.5
-_HALF_WIDTH = 0.2  # of the window in log gamma on which functions are differentiated
+# Half-widths of the window in log gamma on which functions are differentiated: the first in which all roots are found.
+_HALF_WIDTHS = (0.2, 0.05, 0.01, 2e-3)
 
 
 class Source(NamedTuple):
-    """Tasks of one size: F / n_t and A^2 / p on the nodes of the spectrum, and the saddle point k."""
+    """Tasks of one size: F / n_t and A^2 / p on the nodes of the spectrum, the saddle point k, and the noise's unit."""
 
     task: OneTask
     n_tasks: int
     noise: FloatArray
     spread: FloatArray
     k: float
+    unit: float
 
 
 def first_order_terms(sources: list[Source], gamma: float) -> tuple[float, float, float]:
@@ -53,11 +55,15 @@ def first_order_terms(sources: list[Source], gamma: float) -> tuple[float, float
 
 
 def _terms(sources: list[Source], gamma: float) -> tuple[float, float, float]:
-    nodes, matrix = _differences()
-    gammas = gamma * np.exp(nodes)
     p = float(sources[0].task.weights.sum())
+    for width in _HALF_WIDTHS:
+        nodes, matrix = (part * factor for part, factor in zip(_differences(), (width, 1 / width), strict=True))
+        gammas = gamma * np.exp(nodes)
+        roots = [source.task.follow(gammas, source.k) for source in sources]
+        if np.isfinite(roots).all():
+            break
     g = 1 / (p * gammas)
-    locals_ = [_Local.of(source, gammas, matrix) for source in sources]
+    locals_ = [_Local.of(source, gammas, ks, matrix) for source, ks in zip(sources, roots, strict=True)]
     m = sum(local.n_tasks for local in locals_)
     penalty = sum((local.n_tasks * local.thetas for local in locals_), -(m - 1) / g)
     rest = sum((local.n_tasks / local.x for local in locals_), np.full_like(g, 1.0 - m))
@@ -98,9 +104,8 @@ class _Local:
     x: FloatArray
 
     @classmethod
-    def of(cls, source: Source, gammas: FloatArray, matrix: FloatArray) -> _Local:
+    def of(cls, source: Source, gammas: FloatArray, ks: FloatArray, matrix: FloatArray) -> _Local:
         task = source.task
-        ks = task.follow(gammas, source.k)
         below = 1 / (1 + ks[:, None] * task.kept)
         thetas = gammas * (below @ task.weights)
         u = 1 - below
@@ -129,7 +134,7 @@ class _Local:
     def moved(self, matrix: FloatArray, which: int) -> _Moved:
         """Return the derivatives along label noise (0) or task spread (1)."""
         weights = self.source.task.weights
-        own = 1.0 - which
+        own = self.source.unit * (1.0 - which)
         disturbance = (self.source.noise, self.source.spread)[which]
         passed = self.ks[:, None] * disturbance * self.below
         mixed = (passed * self.below * (1 - self.below)) @ weights
@@ -151,11 +156,11 @@ class _Local:
 
 @lru_cache(maxsize=1)
 def _differences() -> tuple[FloatArray, FloatArray]:
-    """Return Chebyshev nodes of the window and their differentiation matrix (Trefethen, 2000, chapter 6)."""
+    """Return Chebyshev nodes on [-1, 1] and their differentiation matrix (Trefethen, 2000, chapter 6)."""
     order = _N_NODES - 1
     x = np.cos(np.pi * np.arange(_N_NODES) / order)
     scale = np.where(np.isin(np.arange(_N_NODES), (0, order)), 2.0, 1.0) * (-1.0) ** np.arange(_N_NODES)
     difference = x[:, None] - x + np.eye(_N_NODES)
     matrix = np.outer(scale, 1 / scale) / difference
     matrix -= np.diag(matrix.sum(axis=1))
-    return _HALF_WIDTH * x, matrix / _HALF_WIDTH
+    return x, matrix

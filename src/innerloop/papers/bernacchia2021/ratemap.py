@@ -78,17 +78,18 @@ def _block(
 ) -> dict[str, FloatArray]:
     """Return one row of the map, or one point."""
     if block < len(supports):
-        return {"row": np.array([_best(_design(x, supports[block])) for x in ratios]).T}
+        return {"row": np.array([best_rate(design_at(x, supports[block])) for x in ratios]).T}
     x, y = points[block - len(supports)]
-    return {"point": np.array([x, y, *_measured(_design(x, y), n_runs)])}
+    return {"point": np.array([x, y, *measured_rate(design_at(x, y), n_runs)])}
 
 
-def _design(ratio: float, support: float) -> Design:
+def design_at(ratio: float, support: float) -> Design:
+    """Return the design with so many query and support rows per feature."""
     p = DIST.n_features
     return Design(max(1, round(ratio * p / N_QUERY)), max(1, round(support * p)), N_QUERY, N_ADAPT)
 
 
-def _best(design: Design) -> tuple[float, float]:
+def best_rate(design: Design) -> tuple[float, float]:
     """Return the best inner rate and its gain in percent; NaN where no expectation exists."""
     if abs(design.n_query_rows - DIST.n_features) <= 1:
         return np.nan, np.nan
@@ -96,7 +97,7 @@ def _best(design: Design) -> tuple[float, float]:
     return best.inner_lr, 100 * (1 - best.loss / best.loss_no_inner)
 
 
-def _measured(design: Design, n_runs: int) -> tuple[float, float, float]:
+def measured_rate(design: Design, n_runs: int) -> tuple[float, float, float]:
     """Return the best inner rate by Monte Carlo, and the gain with its standard error."""
     best = optimal_rates(DIST, design)
     rates = best.inner_lr * np.linspace(0.5, 1.5, 41)

@@ -1,0 +1,65 @@
+"""The one rule by which work that would not fit in memory is refused before it starts."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Limit and use of a container's memory, where the kernel says them.
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def available_memory() -> int:
+    """Return how many bytes can be had without swapping, within the container's limit."""
+    import psutil
+
+    available = int(psutil.virtual_memory().available)
+    try:
+        limit = int((_CGROUP / "memory.max").read_text())
+        used = int((_CGROUP / "memory.current").read_text())
+    except (OSError, ValueError):  # no container, or "max"
+        return available
+    return min(available, limit - used)
+
+
+def check_memory(n_bytes: int, what: str, remedy: str) -> None:
+    """Refuse work that needs more memory than there is.
+
+    Parameters
+    ----------
+    n_bytes
+        Bytes needed, at least.
+    what
+        What needs them, a noun phrase.
+    remedy
+        What to do instead, an imperative.
+
+    Raises
+    ------
+    MemoryError
+        If fewer are available.
+    """
+    available = available_memory()
+    if n_bytes > available:
+        raise MemoryError(
+            f"{what} takes about {n_bytes / 2**30:.3g} GiB of memory, and {max(available, 0) / 2**30:.3g} GiB are "
+            f"available; {remedy}."
+        )
+
+
+def read_arrays(content: bytes, name: str) -> dict[str, NDArray[Any]]:
+    """Return the arrays of an npz archive, without pickle, or refuse one that does not fit in memory.
+
+    A few kilobytes of archive can hold gigabytes of zeros.
+    """
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        check_memory(
+            sum(member.file_size for member in archive.infolist()), f"reading {name}", "it is damaged or hostile"
+        )
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return {key: arrays[key] for key in arrays.files}
