@@ -55,6 +55,13 @@ def test_both_selections_are_those_of_numpy(chosen):
     assert selected.task.tolist() == [task for task in expected for _, of in parts if of == task]
 
 
+def test_a_mask_has_one_bool_per_task_also_where_the_last_tasks_have_no_episode():
+    X = np.arange(8.0)[:, None]
+    tasks = il.TaskSet.from_arrays(X, X[:, 0], np.repeat([0, 1, 2, 3], [1, 4, 2, 1]))
+    held_out = tasks.hold_out(1, tasks.shuffled(0))
+    assert held_out.select([True, False, True, True]).task.tolist() == [2]
+
+
 @pytest.mark.parametrize(
     ("chosen", "error", "sentence"),
     [

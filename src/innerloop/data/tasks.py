@@ -292,6 +292,7 @@ class TaskSet:
             (order[ragged_ranges(self.starts[:-1], support)], support),
             (order[ragged_ranges(self.starts[:-1] + support, query)], query),
             np.arange(len(self)),
+            len(self),
         )
 
     def hold_out(self, n_support: int, order: IntArray, most_query: int | None = None) -> Episodes:
@@ -322,6 +323,7 @@ class TaskSet:
             (order[ragged_ranges(first, support)], support),
             (order[ragged_ranges(first + n_support, n_query)], n_query),
             chosen,
+            len(self),
         )
 
     def deal(self, n_support: int | None = None, seed: int = 0) -> Episodes:
@@ -359,6 +361,7 @@ class TaskSet:
             (order[offset + np.repeat(self.starts[task], support[task])], support[task]),
             (order[ragged_ranges(self.starts[task] + first, end - first)], end - first),
             task,
+            len(self),
         )
 
     def default_support(self) -> int:
