@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from innerloop.neural.fewshot.problems import FewShot
+    from innerloop.neural.scores import Scores
     from innerloop.neural.trainer import MetaTrainer
 
 RateList = Annotated[list[float] | None, Parameter(consume_multiple=True, negative="")]
@@ -184,7 +185,10 @@ def _train(trainer: MetaTrainer, n_iterations: int, every: int, out: Path | None
         raise ValueError(
             f"`--iterations` must be at least {trainer.iteration}, which {folder} has done already, got {n_iterations}."
         )
-    trainer.train(n_iterations, checkpoint=folder, checkpoint_every=every, progress=True)
+    try:
+        trainer.train(n_iterations, checkpoint=folder, checkpoint_every=every, progress=True)
+    except FloatingPointError as error:
+        raise ValueError(str(error)) from error
 
 
 def _scores(problem: FewShot, trainer: MetaTrainer, adapt_lr: float | Literal["auto"], n_test: int) -> dict[str, Any]:
@@ -219,9 +223,8 @@ def _baselines(
     }
 
 
-def _summary(scores: Any) -> dict[str, float]:
-    mean, error = scores.double().mean().item(), scores.double().std().item() / len(scores) ** 0.5
-    return {"mean": mean, "stderr": error}
+def _summary(scores: Scores) -> dict[str, float]:
+    return {"mean": scores.mean(), "stderr": scores.stderr()}
 
 
 def _show(scores: dict[str, Any], options: FewShotOptions, problem: FewShot) -> None:

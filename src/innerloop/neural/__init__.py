@@ -2,9 +2,10 @@
 
 from innerloop.neural.algorithms import MAML, Algorithm, ImplicitMAML, Reptile, RidgeHead
 from innerloop.neural.batch import TaskBatch
-from innerloop.neural.callbacks import TensorBoardCallback
+from innerloop.neural.callbacks import EarlyStopping, TensorBoardCallback
 from innerloop.neural.inner_loop import adapt, predict
 from innerloop.neural.linear import FrozenFeatures, LinearizedModule, features, linearize
+from innerloop.neural.scores import Scores
 from innerloop.neural.sources import (
     TEST,
     TRAINING,
@@ -29,12 +30,14 @@ __all__ = [
     "Algorithm",
     "Callback",
     "DistributionTasks",
+    "EarlyStopping",
     "FrozenFeatures",
     "ImplicitMAML",
     "LinearizedModule",
     "MetaTrainer",
     "Reptile",
     "RidgeHead",
+    "Scores",
     "SinusoidTasks",
     "Stage",
     "TaskBatch",

@@ -17,6 +17,7 @@ from innerloop.neural.fewshot.networks import MLP, Conv4
 from innerloop.neural.fewshot.omniglot import SIDE, CharacterTasks
 from innerloop.neural.meta_gradient import query_predictions
 from innerloop.neural.rates import Rate
+from innerloop.neural.scores import Scores
 from innerloop.neural.sources import TEST, VALIDATION, EpisodeSampler, SinusoidTasks, Stage, TaskSource
 from innerloop.neural.sweep import sweep
 from innerloop.neural.task_model import Loss, TaskModel, accuracy, half_mse
@@ -159,13 +160,13 @@ class FewShot:
         """Return the rate with the lowest mean loss on validation tasks."""
 
         def loss(rate: float) -> float:
-            mean = trainer.evaluate(self.n_validation, adapt_lr=rate, stage=VALIDATION).mean().item()
+            mean = trainer.evaluate(self.n_validation, adapt_lr=rate, stage=VALIDATION).mean()
             return mean if mean == mean else float("inf")
 
         return min(self.adapt_lrs, key=loss)
 
-    def scores_without_steps(self, algorithm: Algorithm, module: nn.Module, n_tasks: int) -> Tensor:
-        """Score an algorithm that takes no steps on the tasks that `MetaTrainer.evaluate` scores: (n_tasks,)."""
+    def scores_without_steps(self, algorithm: Algorithm, module: nn.Module, n_tasks: int) -> Scores:
+        """Score an algorithm that takes no steps on the tasks that `MetaTrainer.evaluate` scores."""
         model, device = TaskModel(module, self.training.loss), self.training.device
         params = {name: value.to(device=device) for name, value in module.named_parameters()}
         scores = []
@@ -174,7 +175,7 @@ class FewShot:
             with torch.no_grad():
                 prediction = query_predictions(algorithm, model, params, [], batch)
                 scores.append(model.score(prediction, batch.y_query, self.metric.score))
-        return torch.cat(scores)
+        return Scores(torch.cat(scores))
 
     @cached_property
     def _sampler(self) -> EpisodeSampler:
