@@ -3,6 +3,7 @@
 from innerloop.neural.algorithms import MAML, Algorithm, ImplicitMAML, Reptile, RidgeHead
 from innerloop.neural.batch import TaskBatch
 from innerloop.neural.callbacks import EarlyStopping, TensorBoardCallback
+from innerloop.neural.classes import ClassTasks
 from innerloop.neural.inner_loop import adapt, predict
 from innerloop.neural.linear import FrozenFeatures, LinearizedModule, features, linearize
 from innerloop.neural.scores import Scores
@@ -29,6 +30,7 @@ __all__ = [
     "Adam",
     "Algorithm",
     "Callback",
+    "ClassTasks",
     "DistributionTasks",
     "EarlyStopping",
     "FrozenFeatures",

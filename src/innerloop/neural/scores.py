@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -36,7 +37,7 @@ class Scores:
         """Return the standard error of the mean; NaN for one task."""
         if len(self) < 2:
             return float("nan")
-        return float(self.values.double().std()) / len(self) ** 0.5
+        return float(self.values.double().std()) / math.sqrt(len(self))
 
     def interval(self) -> tuple[float, float]:
         """Return the 95 % confidence interval of the mean over all such tasks, mean ± 1.96 standard errors."""
