@@ -36,7 +36,6 @@ from innerloop.neural import (
     adapt,
     predict,
 )
-from innerloop.neural import TRAINING as TRAINING_STAGE
 from test_neural_gradients import Fixed
 
 
@@ -543,14 +542,16 @@ def test_the_module_of_a_task_predicts_as_the_trainer_does():
     torch.testing.assert_close(exported.module()(batch.X_query[0]), module(batch.X_query[0]))
 
 
-def test_running_statistics_are_those_of_training_tasks_once_asked_for():
-    found = trainer(nn.Sequential(nn.Linear(1, 3), nn.BatchNorm1d(3), nn.Linear(3, 1)).double(), inner_lr=0.0)
-    layer = found.update_module(8)[1]
-    X = torch.cat([torch.cat(found.sampler.draw(TRAINING_STAGE, 4, i).tensors[::2], dim=1) for i in range(2)])
-    calls = [found.module[0](rows) for task in X for rows in (task[:5], task[5:])]
-    torch.testing.assert_close(layer.running_mean, torch.stack([z.mean(0) for z in calls]).mean(0))
-    torch.testing.assert_close(layer.running_var, torch.stack([z.var(0) for z in calls]).mean(0))
-    assert layer.momentum == 0.1
+def test_running_statistics_that_were_never_learned_are_warned_of():
+    module = nn.Sequential(nn.Linear(1, 3), nn.BatchNorm1d(3), nn.Linear(3, 1)).double()
+    with pytest.warns(UserWarning, match="its running statistics are those of before; leave its normalisation layers"):
+        trainer(module).update_module()
+    module[1] = nn.BatchNorm1d(3, track_running_stats=False).double()
+    found = trainer(module)
+    scores = found.evaluate(4).values
+    found.module.eval()
+    torch.testing.assert_close(found.evaluate(4).values, scores, rtol=0, atol=0)
+    trainer(module).update_module()
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")

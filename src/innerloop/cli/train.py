@@ -45,8 +45,9 @@ def train(
 ) -> None:
     """Meta-train a network on few-shot tasks, at one inner rate of any sign or at many.
 
-    omniglot tells handwritten characters apart; sinusoid continues sine waves. Test tasks are of alphabets, or draws,
-    that training never sees.
+    omniglot tells handwritten characters apart, images those of your folder; table predicts a column of your file for
+    groups of rows; sinusoid continues sine waves. Test tasks are of alphabets, classes, groups or draws that training
+    never sees.
 
     Parameters
     ----------
@@ -55,11 +56,11 @@ def train(
     adapt_lr
         Rate with which test tasks adapt; the best on validation tasks unless given.
     iterations
-        Steps of the outer loop; 1000 for omniglot and 10000 for sinusoid unless given.
+        Steps of the outer loop; 1000 for images, 2000 for a table and 10000 for sinusoid unless given.
     n_test
         Test tasks; in a sweep so many for each seed.
     baselines
-        With omniglot, score nearest neighbours and class means beside, and train a prototypical network as long.
+        With images, score nearest neighbours and class means beside, and train a prototypical network as long.
     sweep
         Train at all these inner rates with the same tasks and weights, and compare each with inner_lr = 0.
     seeds

@@ -167,7 +167,7 @@ class ClassTasks:
 def _split(names: list[Any], validation: Classes, test: Classes, seed: int) -> Mapping[Stage, list[Any]]:
     """Return the classes of each stage."""
     given = {VALIDATION: validation, TEST: test}
-    named = [name for value in given.values() if not isinstance(value, float) for name in value]  # type: ignore[union-attr]
+    named = [name for value in given.values() if not isinstance(value, float) for name in value]
     unknown = [name for name in named if name not in names]
     if unknown:
         raise ValueError(f"`validation` and `test` must name classes of `y`, got {unknown[0]!r}.")
@@ -182,7 +182,7 @@ def _split(names: list[Any], validation: Classes, test: Classes, seed: int) -> M
             n = max(1, round(as_share(value, str(stage)) * len(names)))
             chosen[stage], order = order[:n], order[n:]
         else:
-            chosen[stage] = list(value)  # type: ignore[arg-type]
+            chosen[stage] = list(value)
     return {TRAINING: order, **chosen}
 
 

@@ -48,14 +48,10 @@ class ModuleCall:
         X
             The input. A tuple holds positional arguments, a dict keyword arguments.
         """
-        with self._unchanged():
-            return self.and_keep_buffers(tensors, X)
-
-    def and_keep_buffers(self, tensors: Mapping[str, Tensor], X: Any) -> Any:
-        """Return the module's output, and let it write to its buffers and attributes."""
         args, kwargs = (X, {}) if isinstance(X, tuple) else ((), X) if isinstance(X, dict) else ((X,), {})
         tied = {name: tensors[first] for name, first in self._other_names.items() if first in tensors}
-        return functional_call(self.module, {**tensors, **tied}, args, kwargs, tie_weights=False)
+        with self._unchanged():
+            return functional_call(self.module, {**tensors, **tied}, args, kwargs, tie_weights=False)
 
     @contextmanager
     def _unchanged(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -15,7 +16,7 @@ from innerloop._base.checks import as_count
 from innerloop._base.progress import progress as progress_bar
 from innerloop.distributions import Design
 from innerloop.neural.algorithms import Algorithm
-from innerloop.neural.batch import TaskBatch, task_of
+from innerloop.neural.batch import TaskBatch
 from innerloop.neural.checkpoint import load_checkpoint, save_checkpoint
 from innerloop.neural.compiled import compiled
 from innerloop.neural.meta_gradient import GradientFunction, gradients_of, query_losses, query_predictions
@@ -285,22 +286,25 @@ class MetaTrainer:
                     scores.append(self.model.score(prediction, batch.y_query, metric))
         return Scores(torch.cat(scores))
 
-    def update_module(self, n_tasks: int = 100) -> nn.Module:
+    def update_module(self) -> nn.Module:
         """Copy the learned parameters into the module, and return it.
 
-        Running statistics of normalisation layers in training mode become the means over training tasks: support rows
-        at the start and query rows after adaptation. In evaluation mode the module then normalises with them.
-
-        Parameters
-        ----------
-        n_tasks
-            Training tasks for running statistics.
+        Warns
+        -----
+        UserWarning
+            If the module has batch normalisation whose running statistics training has not used: in evaluation mode
+            it would normalise with those, by which accuracy is lost.
         """
         with torch.no_grad():
             for name, parameter in learnable(self.module).items():
                 parameter.copy_(self.params[name])
         if self.model.has_running_statistics:
-            fill_running_statistics(self, n_tasks)
+            warnings.warn(
+                "the module was trained with the statistics of the rows at hand, and its running statistics are those "
+                "of before; leave its normalisation layers in training mode, or make them with "
+                "track_running_stats=False, which .eval() does not change.",
+                stacklevel=2,
+            )
         return self.module
 
     def module_of(self, batch: TaskBatch, *, adapt_lr: Rate | None = None, n_steps: int | None = None) -> nn.Module:
@@ -413,32 +417,6 @@ class MetaTrainer:
 
     def _stepping(self) -> Tensors:
         return {name: self.params[name] for name in self.training.algorithm.adapted(self.params)}
-
-
-def fill_running_statistics(trainer: MetaTrainer, n_tasks: int) -> None:
-    """Replace the running statistics of the trainer's module by means over training tasks."""
-    module, model, algorithm = trainer.module, trainer.model, trainer.training.algorithm
-    layers = [part for part in module.modules() if isinstance(part, _NormBase) and part.training]
-    momenta = [layer.momentum for layer in layers]
-    steps = getattr(algorithm, "steps", None)
-    first = next(module.parameters())
-    try:
-        for layer in layers:
-            layer.reset_running_stats()
-            layer.momentum = None  # the mean over calls
-        for number, _ in enumerate(range(0, n_tasks, trainer.design.n_tasks)):
-            batch = trainer.sampler.draw(TRAINING, trainer.design.n_tasks, number).to(trainer.device, trainer.dtype)
-            start = {name: value.expand(len(batch), *value.shape) for name, value in trainer.params.items()}
-            with torch.no_grad(), model.testing():
-                end = start if steps is None else steps(model, start, trainer._adapt_rates(), batch)
-                batch = batch.to(first.device, first.dtype)
-                for params, X in ((start, batch.X_support), (end, batch.X_query)):
-                    for i in range(len(batch)):
-                        tensors = {name: value[i].to(first) for name, value in params.items()}
-                        model.call.and_keep_buffers(tensors, task_of(X, i))
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
 
 
 def _check_rates_can_be_learned(algorithm: Algorithm) -> None:
