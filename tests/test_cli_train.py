@@ -8,7 +8,10 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("PIL")
 
+import numpy as np
+import pandas as pd
 import xarray as xr
+from PIL import Image
 
 from command_line import innerloop, tree
 from innerloop.neural import MetaTrainer
@@ -169,6 +172,10 @@ def test_a_sweep_claims_no_standard_errors_that_its_seeds_cannot_bear(n_seeds):
         (["--task", "sinusoid", "--sweep", 0.1, "--algorithm", "meta-sgd"], "`--sweep` compares fixed rates"),
         (["--task", "sinusoid", "--sweep", 0.1, "--adapt-lr", 0.1], "`--adapt-lr` cannot be given with `--sweep`"),
         (["--task", "sinusoid", "--sweep", 0.1, "--tensorboard", "tb"], "`--tensorboard` cannot be given with"),
+        ([], "`innerloop train` needs `--data` with your tasks, or `--task sinusoid`."),
+        (["--task", "table", "--data", "t.csv"], "`--task table` needs `--data` with one file, `--group` and"),
+        (["--data", "."], "must hold a folder of images for each class"),
+        (["--task", "sinusoid", "--group", "g"], "`--group` is an option of --task table; leave it out."),
         (["--task", "sinusoid", "--ways", 3], "`--ways` is an option of --task omniglot; leave it out."),
         (["--task", "sinusoid", "--shots", 0], "`--shots` must be at least 1, got 0."),
         (["--task", "sinusoid", "--iterations", -1], "`--iterations` must be at least 1, got -1."),
@@ -199,6 +206,37 @@ def test_the_folder_of_another_training_is_refused(tmp_path):
     assert ran.code == 2
     assert "holds files that are no training" in ran.err
     assert tree(tmp_path) == sorted([*before, "other", "other/letter.txt"])
+
+
+def test_a_table_of_ones_own(tmp_path):
+    rng = np.random.default_rng(0)
+    groups = np.repeat([f"g{i}" for i in range(30)], 8)
+    x = 1000 + 50 * rng.standard_normal(240)
+    frame = pd.DataFrame({"x": x, "constant": 3.0, "who": groups, "y": 1e4 * x + 1e5 * rng.standard_normal(240)})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    sizes = ["--shots", 3, "--queries", 4, "--n-tasks", 3, "--width", 6, "--n-test", 20, "--n-validation", 5]
+    command = ["train", "--data", tmp_path / "t.csv", "--group", "who", "--target", "y", *sizes, "--iterations", 2]
+    ran = innerloop(*command, "--json", "--out", tmp_path / "o")
+    assert ran.code == 0, ran.err
+    found = json.loads(ran.out)
+    assert found["settings"]["task"] == "table"
+    assert 0.1 < found["mse"]["after 0 steps"]["mean"] < 5  # of a target of variance 1
+    frame.assign(y=frame.y * 2 + frame.x).to_csv(tmp_path / "t.csv", index=False)
+    again = innerloop(*command, "--out", tmp_path / "o")
+    assert again.code == 2
+    assert "holds another training (source" in again.err
+
+
+def test_a_folder_of_images_of_ones_own(tmp_path):
+    for i in range(10):
+        (tmp_path / "images" / f"class {i}").mkdir(parents=True)
+        for k in range(3):
+            Image.new("L", (8, 8), 20 * i + k).save(tmp_path / "images" / f"class {i}" / f"{k}.png")
+    sizes = ["--ways", 2, "--n-tasks", 2, "--width", 4, "--n-test", 3, "--n-validation", 2, "--queries", 2]
+    ran = innerloop("train", "--data", tmp_path / "images", *sizes, "--iterations", 1)
+    assert ran.code == 0, ran.err
+    assert "Images, 2 ways, 1 shot, Conv4 of width 4, 1 step, maml: 1 iterations" in ran.out
+    assert "nearest neighbour of pixels" in ran.out
 
 
 def test_a_missing_torch_is_said(monkeypatch):

@@ -105,7 +105,8 @@ def test_comparisons_score_the_tasks_that_the_trainer_scores():
     settings = problem()
     trainer = settings.comparison(Prototypes(3))
     assert torch.equal(
-        trainer.evaluate(110, metric=accuracy), settings.scores_without_steps(Prototypes(3), trainer.module, 110)
+        trainer.evaluate(110, metric=accuracy).values,
+        settings.scores_without_steps(Prototypes(3), trainer.module, 110).values,
     )
 
 

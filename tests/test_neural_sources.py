@@ -97,7 +97,7 @@ def test_one_word_for_tasks(name):
     assert il.estimate_loss(tasks, design, 0.1, 0.1, n_runs=2, n_test_tasks=2, n_test_rows=2).loss.notnull().all()
     trainer = MetaTrainer(net(), tasks, design, 0.1)
     trainer.train(2)
-    assert trainer.evaluate(5).isfinite().all()
+    assert trainer.evaluate(5).values.isfinite().all()
     assert (
         sweep(net, tasks, design, [0.1], [0.1], n_seeds=1, n_iterations=1, n_test=3, n_validation=2)
         .loss.notnull()

@@ -86,7 +86,7 @@ def test_each_lane_is_a_training_of_its_own(make, source, algorithm, n_steps):
                 module = make()
             trainer = MetaTrainer(module, Seed(source, seed), design, rate, adapt_lr=0.02, training=training)
             trainer.train(3)
-            loss = trainer.evaluate(5, stage=TEST).mean().item()
+            loss = trainer.evaluate(5, stage=TEST).mean()
             assert found.loss_by_seed.sel(seed=seed, inner_lr=rate).item() == pytest.approx(loss, rel=1e-10)
 
 

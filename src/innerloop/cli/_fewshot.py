@@ -26,15 +26,20 @@ class FewShotOptions:
     Parameters
     ----------
     task
-        omniglot or sinusoid.
+        omniglot, images (a folder of images by class), table or sinusoid; unless given, what `data` is.
     data
-        Omniglot: the archive as its authors publish it, or several.
+        Omniglot: the archive as its authors publish it, or several. Images: a folder with one of images for each
+        class, or with train, val and test of such. Table: a CSV or Parquet file.
+    group
+        Table: the column that says which task a row is of.
+    target
+        Table: the column to predict; the other columns are features.
     ways
-        Omniglot: classes of a task.
+        Omniglot and images: classes of a task.
     shots
-        Support rows, with omniglot of each class; 1 for omniglot and 10 for sinusoid unless given.
+        Support rows, of images for each class; 1 of images and 10 otherwise unless given.
     queries
-        Query rows, with omniglot of each class; 3 and 10 unless given.
+        Query rows, of images for each class; 3 of images and 10 otherwise unless given.
     network
         Omniglot: four convolutions, or two dense layers on the pixels.
     width
@@ -50,13 +55,13 @@ class FewShotOptions:
     algorithm
         Meta-learning algorithm. meta-sgd learns a rate for each weight, starting from inner_lr.
     inner_lr
-        Rate of the inner loop in training, of any sign; 0.4 and 0.02 unless given.
+        Rate of the inner loop in training, of any sign; 0.4 for images and 0.02 otherwise unless given.
     n_steps
         Steps of the inner loop.
     outer_lr
-        Rate of Adam in the outer loop; 0.003 and 0.001 unless given.
+        Rate of Adam in the outer loop; 0.003 for images and 0.001 otherwise unless given.
     n_tasks
-        Tasks of an iteration; 4 and 25 unless given.
+        Tasks of an iteration; 4 for images and 25 otherwise unless given.
     n_validation
         Tasks that choose adapt_lr; in a sweep so many for each seed.
     seed
@@ -67,8 +72,10 @@ class FewShotOptions:
         Compile the meta-gradient; needs a C++ compiler.
     """
 
-    task: Literal["omniglot", "sinusoid"]
+    task: Literal["omniglot", "images", "table", "sinusoid"] | None = None
     data: Files = None
+    group: str | None = None
+    target: str | None = None
     ways: int = 5
     shots: int | None = None
     queries: int | None = None
@@ -91,7 +98,17 @@ class FewShotOptions:
     @property
     def kind(self) -> TaskKind:
         """The kind of task, with its defaults."""
-        return _KINDS[self.task]
+        return _KINDS[self._task]
+
+    @property
+    def _task(self) -> str:
+        if self.task is not None:
+            return self.task
+        if not self.data:
+            raise ValueError("`innerloop train` needs `--data` with your tasks, or `--task sinusoid`.")
+        if self.group is not None or self.target is not None:
+            return "table"
+        return "images" if self.data[0].is_dir() else "omniglot"
 
     def value(self, name: str) -> Any:
         """Return an option as given, or else the default of the task."""
@@ -131,9 +148,11 @@ class FewShotOptions:
 
     def settings(self, problem: FewShot) -> dict[str, Any]:
         """Return what decides the weights, as JSON can hold it."""
+        from innerloop._blocks.fingerprint import fingerprint
+
         options = {name: value for name, value in asdict(self).items() if name not in ("data", "device", "compile")}
         filled = {name: self.value(name) for name in self.kind.defaults if name in options}
-        return {**options, **filled, "source": repr(problem.source)}
+        return {**options, **filled, "task": self._task, "source": fingerprint(problem.source, "source")}
 
     def title(self) -> str:
         """Return the problem in a few words."""
@@ -151,7 +170,7 @@ class FewShotOptions:
 
     def _refuse_options_of_other_kinds(self) -> None:
         for task, kind in _KINDS.items():
-            for name in kind.options - self.kind.options:
+            for name in sorted(kind.options - self.kind.options):
                 if getattr(self, name) != type(self).__dataclass_fields__[name].default:
                     raise ValueError(f"`--{name}` is an option of --task {task}; leave it out.")
 
@@ -196,6 +215,48 @@ class _Omniglot(TaskKind):
 
 
 @final
+class _Images(TaskKind):
+    options = frozenset({"data", "ways", "norm"})
+    defaults = _Omniglot.defaults
+
+    def problem(self, options: FewShotOptions, sizes: dict[str, int], settings: dict[str, Any]) -> FewShot:
+        from innerloop.neural.classes import ClassTasks
+        from innerloop.neural.fewshot.omniglot import SIDE
+        from innerloop.neural.fewshot.problems import characters
+
+        if not options.data or len(options.data) > 1:
+            raise ValueError("`--task images` needs `--data` with one folder, of a folder of images for each class.")
+        source = ClassTasks.from_folder(options.data[0], SIDE, 1, n_ways=options.ways, seed=options.seed)
+        return characters(source, sizes["shots"], sizes["queries"], sizes["width"], options.norm, **settings)
+
+    def title(self, options: FewShotOptions) -> str:
+        shots = options.value("shots")
+        network = f"Conv4 of width {options.value('width')}"
+        return f"Images, {options.ways} ways, {shots} shot{'s' if shots > 1 else ''}, {network}"
+
+
+@final
+class _Table(TaskKind):
+    options = frozenset({"data", "group", "target"})
+    defaults = {
+        **{"shots": 10, "queries": 10, "width": 40, "inner_lr": 0.02},
+        **{"outer_lr": 0.001, "n_tasks": 25, "iterations": 2000},
+    }
+
+    def problem(self, options: FewShotOptions, sizes: dict[str, int], settings: dict[str, Any]) -> FewShot:
+        from innerloop.cli._tables import read_tasks
+        from innerloop.neural.fewshot.problems import regression
+
+        if not options.data or len(options.data) > 1 or options.group is None or options.target is None:
+            raise ValueError("`--task table` needs `--data` with one file, `--group` and `--target`.")
+        tasks, _ = read_tasks(options.data[0], options.group, options.target, None, None, None, None)
+        return regression(tasks, sizes["shots"], sizes["queries"], sizes["width"], **settings)
+
+    def title(self, options: FewShotOptions) -> str:
+        return f"{options.target} by {options.group}, {options.value('shots')} shots"
+
+
+@final
 class _Sinusoid(TaskKind):
     options = frozenset()
     defaults = {
@@ -217,4 +278,7 @@ class _Sinusoid(TaskKind):
         return f"Sine waves, {options.value('shots')} shots"
 
 
-_KINDS: dict[str, TaskKind] = {"omniglot": _Omniglot(), "sinusoid": _Sinusoid()}
+_KINDS: dict[str, TaskKind] = {
+    **{"omniglot": _Omniglot(), "images": _Images()},
+    **{"table": _Table(), "sinusoid": _Sinusoid()},
+}

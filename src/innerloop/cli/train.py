@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from innerloop.neural.fewshot.problems import FewShot
+    from innerloop.neural.scores import Scores
     from innerloop.neural.trainer import MetaTrainer
 
 RateList = Annotated[list[float] | None, Parameter(consume_multiple=True, negative="")]
@@ -44,8 +45,9 @@ def train(
 ) -> None:
     """Meta-train a network on few-shot tasks, at one inner rate of any sign or at many.
 
-    omniglot tells handwritten characters apart; sinusoid continues sine waves. Test tasks are of alphabets, or draws,
-    that training never sees.
+    omniglot tells handwritten characters apart, images those of your folder; table predicts a column of your file for
+    groups of rows; sinusoid continues sine waves. Test tasks are of alphabets, classes, groups or draws that training
+    never sees.
 
     Parameters
     ----------
@@ -54,11 +56,11 @@ def train(
     adapt_lr
         Rate with which test tasks adapt; the best on validation tasks unless given.
     iterations
-        Steps of the outer loop; 1000 for omniglot and 10000 for sinusoid unless given.
+        Steps of the outer loop; 1000 for images, 2000 for a table and 10000 for sinusoid unless given.
     n_test
         Test tasks; in a sweep so many for each seed.
     baselines
-        With omniglot, score nearest neighbours and class means beside, and train a prototypical network as long.
+        With images, score nearest neighbours and class means beside, and train a prototypical network as long.
     sweep
         Train at all these inner rates with the same tasks and weights, and compare each with inner_lr = 0.
     seeds
@@ -184,7 +186,10 @@ def _train(trainer: MetaTrainer, n_iterations: int, every: int, out: Path | None
         raise ValueError(
             f"`--iterations` must be at least {trainer.iteration}, which {folder} has done already, got {n_iterations}."
         )
-    trainer.train(n_iterations, checkpoint=folder, checkpoint_every=every, progress=True)
+    try:
+        trainer.train(n_iterations, checkpoint=folder, checkpoint_every=every, progress=True)
+    except FloatingPointError as error:
+        raise ValueError(str(error)) from error
 
 
 def _scores(problem: FewShot, trainer: MetaTrainer, adapt_lr: float | Literal["auto"], n_test: int) -> dict[str, Any]:
@@ -219,9 +224,8 @@ def _baselines(
     }
 
 
-def _summary(scores: Any) -> dict[str, float]:
-    mean, error = scores.double().mean().item(), scores.double().std().item() / len(scores) ** 0.5
-    return {"mean": mean, "stderr": error}
+def _summary(scores: Scores) -> dict[str, float]:
+    return {"mean": scores.mean(), "stderr": scores.stderr()}
 
 
 def _show(scores: dict[str, Any], options: FewShotOptions, problem: FewShot) -> None:

@@ -2,9 +2,11 @@
 
 from innerloop.neural.algorithms import MAML, Algorithm, ImplicitMAML, Reptile, RidgeHead
 from innerloop.neural.batch import TaskBatch
-from innerloop.neural.callbacks import TensorBoardCallback
+from innerloop.neural.callbacks import EarlyStopping, TensorBoardCallback
+from innerloop.neural.classes import ClassTasks
 from innerloop.neural.inner_loop import adapt, predict
 from innerloop.neural.linear import FrozenFeatures, LinearizedModule, features, linearize
+from innerloop.neural.scores import Scores
 from innerloop.neural.sources import (
     TEST,
     TRAINING,
@@ -28,13 +30,16 @@ __all__ = [
     "Adam",
     "Algorithm",
     "Callback",
+    "ClassTasks",
     "DistributionTasks",
+    "EarlyStopping",
     "FrozenFeatures",
     "ImplicitMAML",
     "LinearizedModule",
     "MetaTrainer",
     "Reptile",
     "RidgeHead",
+    "Scores",
     "SinusoidTasks",
     "Stage",
     "TaskBatch",

@@ -1,7 +1,9 @@
 """Meta-learning algorithms: how a task adapts, and the meta-gradient of its loss.
 
-Each is a small frozen object with two methods. `predict` adapts to the support rows and predicts the query rows;
-`losses` returns query losses whose gradient, by ordinary autograd, is the algorithm's meta-gradient. Their usual names:
+Each is a small frozen object. `adapted` names the parameters that differ from task to task, `predict` adapts to the
+support rows and predicts the query rows, and `losses` returns query losses whose gradient, by ordinary autograd, is the
+algorithm's meta-gradient. Two members are optional: `steps` returns each task's parameters, and
+``differentiates_rates = False`` says that the meta-gradient does not depend on the rates. Their usual names:
 
 =================  ==================================================================
 MAML               ``MAML()``
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, final
+from typing import Any, ClassVar, Protocol, final
 
 import torch
 from torch import Tensor
@@ -39,7 +41,7 @@ class Algorithm(Protocol):
         """Return the names of the parameters that differ from task to task."""
         ...
 
-    def predict(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Tensor:
+    def predict(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Any:
         """Return the outputs for the query rows: (n_tasks, n_query, ...)."""
         ...
 
@@ -59,25 +61,34 @@ class MAML:
         Treat the inner gradients as constants in the outer gradient.
     subset
         Names of parameters or modules that take steps (ANIL: the head), or a predicate; None: all.
+    max_norm
+        Norm to which a task's gradient is scaled down in each step where it is longer; None: no limit.
     """
 
     first_order: bool = False
     subset: Subset | None = None
+    max_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_norm is not None and not 0 < self.max_norm < float("inf"):
+            raise ValueError(f"`max_norm` must be positive and finite, got {self.max_norm}.")
 
     def adapted(self, params: Params) -> list[str]:
         """Return the names of the parameters that take steps."""
         return select(params, self.subset)
 
-    def predict(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Tensor:
+    def predict(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Any:
         """Return the outputs for the query rows after the steps."""
-        return model.predict(self._steps(model, start, rates, batch), batch.X_query)
+        return model.predict(self.steps(model, start, rates, batch), batch.X_query)
 
     def losses(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Tensor:
         """Return the query losses after the steps."""
-        return model.losses(self._steps(model, start, rates, batch), batch.X_query, batch.y_query)
+        return model.losses(self.steps(model, start, rates, batch), batch.X_query, batch.y_query)
 
-    def _steps(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Params:
-        return inner_loop(model.losses, start, self.adapted(start), rates, batch, self.first_order)
+    def steps(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Params:
+        """Return each task's parameters after the steps."""
+        adapted = self.adapted(start)
+        return inner_loop(model.losses, start, adapted, rates, batch, self.first_order, self.max_norm)
 
 
 @final
@@ -88,13 +99,19 @@ class Reptile:
     The meta-gradient is the mean over tasks of ``start - adapted``; query rows are only scored.
     """
 
+    differentiates_rates: ClassVar[bool] = False
+
     def adapted(self, params: Params) -> list[str]:
         """Return the names of all parameters."""
         return list(params)
 
-    def predict(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Tensor:
+    def predict(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Any:
         """Return the outputs for the query rows after the steps."""
         return MAML().predict(model, start, rates, batch)
+
+    def steps(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Params:
+        """Return each task's parameters after the steps."""
+        return MAML().steps(model, start, rates, batch)
 
     def losses(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Tensor:
         """Return the query losses, with the gradient of half the squared distance from the adapted parameters."""
@@ -122,6 +139,8 @@ class ImplicitMAML:
         Steps of conjugate gradients.
     """
 
+    differentiates_rates: ClassVar[bool] = False
+
     l2: float = 1.0
     n_cg_steps: int = 10
 
@@ -133,15 +152,16 @@ class ImplicitMAML:
         """Return the names of all parameters."""
         return list(params)
 
-    def predict(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Tensor:
+    def predict(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Any:
         """Return the outputs for the query rows after the steps."""
-        return model.predict(self._adapt(model, start, rates, batch), batch.X_query)
+        return model.predict(self.steps(model, start, rates, batch), batch.X_query)
 
     def losses(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Tensor:
         """Return the query losses after the steps."""
-        return model.losses(self._adapt(model, start, rates, batch), batch.X_query, batch.y_query)
+        return model.losses(self.steps(model, start, rates, batch), batch.X_query, batch.y_query)
 
-    def _adapt(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Params:
+    def steps(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Params:
+        """Return each task's parameters after the steps."""
         names, anchor = list(start), {name: value.detach() for name, value in start.items()}
 
         def penalised(params: Params, X: Tensor, y: Tensor) -> Tensor:
@@ -228,6 +248,8 @@ class RidgeHead:
     scale
         Factor of the predictions.
     """
+
+    differentiates_rates: ClassVar[bool] = False
 
     l2: float = 1.0
     n_classes: int | None = None

@@ -1,17 +1,66 @@
-"""Callback of `MetaTrainer` that logs to TensorBoard."""
+"""Callbacks of `MetaTrainer`: early stopping, and logs to TensorBoard."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import final
 
+import torch
 from torch import Tensor
 
-from innerloop.neural.trainer import MetaTrainer
+from innerloop._base.checks import as_count
+from innerloop.neural.sources import VALIDATION
+from innerloop.neural.trainer import Callback, MetaTrainer
 
 
 @final
-class TensorBoardCallback:
+class EarlyStopping(Callback):
+    """End training when the loss on validation tasks no longer falls, and go back to the best parameters.
+
+    Parameters
+    ----------
+    every
+        Iterations between two looks at the validation tasks.
+    patience
+        Looks without a lower loss after which training ends.
+    n_tasks
+        Validation tasks, the same each time.
+
+    Attributes
+    ----------
+    best_loss, best_iteration
+        The lowest mean loss, and where it was.
+    """
+
+    def __init__(self, every: int = 500, patience: int = 5, n_tasks: int = 200) -> None:
+        self.every, self.patience = as_count(every, "every"), as_count(patience, "patience")
+        self.n_tasks = as_count(n_tasks, "n_tasks")
+        self.best_loss, self.best_iteration = float("inf"), 0
+        self._best: list[Tensor] = []
+        self._n_worse = 0
+
+    def on_step(self, trainer: MetaTrainer, losses: Tensor) -> None:  # noqa: ARG002
+        """Look every `every` steps."""
+        if trainer.iteration % self.every:
+            return
+        loss = trainer.evaluate(self.n_tasks, stage=VALIDATION).mean()
+        if loss < self.best_loss:
+            self.best_loss, self.best_iteration, self._n_worse = loss, trainer.iteration, 0
+            self._best = [tensor.detach().clone() for tensor in trainer.learned]
+            return
+        self._n_worse += 1
+        if self._n_worse >= self.patience:
+            trainer.stop()
+
+    def on_end(self, trainer: MetaTrainer) -> None:
+        """Go back to the best parameters and rates."""
+        with torch.no_grad():
+            for tensor, best in zip(trainer.learned, self._best, strict=False):
+                tensor.copy_(best)
+
+
+@final
+class TensorBoardCallback(Callback):
     """Log the meta-training loss and learned inner rates to TensorBoard.
 
     Parameters

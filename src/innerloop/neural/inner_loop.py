@@ -112,6 +112,7 @@ def inner_loop(
     rates: Sequence[Mapping[str, Tensor]],
     batch: TaskBatch,
     first_order: bool = False,
+    max_norm: float | None = None,
 ) -> Tensors:
     """Take gradient steps on the tasks' support losses.
 
@@ -132,6 +133,8 @@ def inner_loop(
         The tasks.
     first_order
         Treat the inner gradients as constants when differentiating.
+    max_norm
+        Norm to which a task's gradient is scaled down where it is longer.
     """
     differentiable = torch.is_grad_enabled() and not first_order
     params = dict(start)
@@ -144,8 +147,20 @@ def inner_loop(
                 for name in adapted
             }
             loss = losses({**params, **points}, batch.X_support, batch.y_support).sum()
-            gradients = torch.autograd.grad(loss, list(points.values()), create_graph=differentiable, allow_unused=True)
+            gradients: Sequence[Tensor | None] = torch.autograd.grad(
+                loss, list(points.values()), create_graph=differentiable, allow_unused=True
+            )
+            if max_norm is not None:
+                gradients = _clipped(gradients, max_norm)
         for name, gradient in zip(adapted, gradients, strict=True):
             if gradient is not None:
                 params[name] = torch.addcmul(params[name], rate[name], gradient, value=-1)
     return params
+
+
+def _clipped(gradients: Sequence[Tensor | None], max_norm: float) -> list[Tensor | None]:
+    """Scale each task's gradient down to a norm."""
+    parts = [g.square().reshape(len(g), -1).sum(dim=1) for g in gradients if g is not None]
+    squared = torch.stack(parts).sum(dim=0)
+    factor = max_norm * squared.clamp(min=max_norm**2).rsqrt()  # 1 where the norm is smaller, of derivative 0
+    return [g if g is None else g * factor.view(-1, *[1] * (g.ndim - 1)) for g in gradients]

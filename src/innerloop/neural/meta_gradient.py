@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,7 +59,7 @@ def query_predictions(
     rates: Sequence[Mapping[str, Tensor]],
     batch: TaskBatch,
     n_lanes: int | None = None,
-) -> Tensor:
+) -> Any:
     """Return the outputs for the query rows; see `query_losses`."""
     prediction = _dense_predictions(algorithm, model, params, rates, batch, n_lanes)
     if prediction is not None:
@@ -76,7 +77,7 @@ def _dense_predictions(
     n_lanes: int | None,
 ) -> Tensor | None:
     """Return the query predictions of gradient steps of dense layers; None for other modules and algorithms."""
-    if not (isinstance(algorithm, MAML) and model.is_dense):
+    if not (isinstance(algorithm, MAML) and algorithm.max_norm is None and model.is_dense):
         return None
     if n_lanes is None:
         params = {name: value.unsqueeze(0) for name, value in params.items()}

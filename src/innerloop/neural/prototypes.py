@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ class _Comparison(ABC):
     n_classes
         Classes of a task; targets name them 0, 1, ....
     """
+
+    differentiates_rates: ClassVar[bool] = False
 
     n_classes: int
 

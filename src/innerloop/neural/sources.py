@@ -92,7 +92,7 @@ class DistributionTasks:
             if isinstance(value, TaskDistribution | TaskSet):
                 given_parts[stage] = as_distribution(value)
             elif value is not None:
-                shares[stage] = _as_share(value, str(stage))
+                shares[stage] = as_share(value, str(stage))
         if sum(shares.values()) >= 1:
             raise ValueError(f"`validation` and `test` must leave tasks to train on, got {list(shares.values())}.")
         parts = as_distribution(self.tasks).split(list(shares.values()), self.seed)
@@ -227,7 +227,8 @@ def check_design(design: Design) -> None:
         raise ValueError("`n_steps` and `n_adapt_steps` of a network's design must be finite, got infinity.")
 
 
-def _as_share(value: float, name: str) -> float:
+def as_share(value: float, name: str) -> float:
+    """Return a fraction between 0 and 1, both left out."""
     share = as_rate(value, name)
     if not 0 < share < 1:
         raise ValueError(f"`{name}` must be a fraction between 0 and 1, tasks, or None, got {share:g}.")

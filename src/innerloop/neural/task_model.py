@@ -48,7 +48,7 @@ def learnable(module: nn.Module) -> Tensors:
     ValueError
         If there is none.
     """
-    parameters = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    parameters: Tensors = {name: value for name, value in module.named_parameters() if value.requires_grad}
     if not parameters:
         raise ValueError("`module` must have parameters that learn (requires_grad=True), got none.")
     return parameters
@@ -86,6 +86,16 @@ class TaskModel:
         self._others = {**frozen, **buffers}
         self._cannot_vectorise = False
         self.is_dense = False  # until `inspect` has seen the module at work
+
+    @property
+    def has_running_statistics(self) -> bool:
+        """Whether normalisation layers write running statistics."""
+        return bool(self._statistics)
+
+    def map_buffers(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Replace buffers and frozen parameters, for this model only, by a function's values."""
+        self._statistics = {name: function(value) for name, value in self._statistics.items()}
+        self._others = {name: function(value) for name, value in self._others.items()}
 
     def is_by_task(self, device: torch.device) -> bool:
         """Return whether tasks on this device are computed one by one."""
@@ -158,7 +168,8 @@ class TaskModel:
         """Return each task's loss, or another metric, from its predictions: (n_tasks,)."""
         name, metric = ("loss", self.loss) if metric is None else ("metric", metric)
         if metric is half_mse and prediction.shape == y.shape:
-            return (prediction - y).square().flatten(1).mean(dim=1) / 2
+            errors: Tensor = (prediction - y).square().flatten(1).mean(dim=1) / 2
+            return errors
         try:
             values = vmap(metric)(prediction, y)
         except Exception:  # what is wrong with the metric itself, the loop says
@@ -229,7 +240,8 @@ def _accelerator(device: torch.device) -> str:
     return "cuda" if device.type == "cpu" else device.type
 
 
-def _numbers(values: Tensor, name: str) -> Tensor:
+def _numbers(values: Any, name: str) -> Tensor:
+    assert isinstance(values, Tensor)
     if values.ndim != 1:
         raise ValueError(
             f"`{name}` must return one number for a task, got shape {tuple(values.shape[1:])}; take the mean over rows."

@@ -48,6 +48,8 @@ class Training:
         Makes the outer optimiser from the learned tensors.
     scheduler
         Makes its scheduler, which steps once an iteration.
+    max_norm
+        Norm to which the meta-gradient is scaled down where it is longer; None: no limit.
     seed
         Draws tasks given as a distribution or a table, and in a sweep the initial weights. Any whole number from 0.
     device, dtype
@@ -62,6 +64,7 @@ class Training:
     loss: Loss = half_mse
     optimiser: Callable[[Iterable[Tensor]], torch.optim.Optimizer] = Adam()
     scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None
+    max_norm: float | None = None
     seed: int = 0
     device: torch.device | str | None = None
     dtype: torch.dtype | None = None
@@ -70,6 +73,8 @@ class Training:
 
     def __post_init__(self) -> None:
         as_count(self.seed, "seed", 0)
+        if self.max_norm is not None and not 0 < self.max_norm < float("inf"):
+            raise ValueError(f"`max_norm` must be positive and finite, got {self.max_norm}.")
         if not callable(self.optimiser):
             raise TypeError(
                 "`optimiser` must be a function that makes an optimiser of the learned tensors, such as Adam(lr) or "

@@ -6,18 +6,32 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, final
+from typing import TYPE_CHECKING, Literal, cast, final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from innerloop.distributions import Design
+from innerloop._base.checks import FloatArray
+from innerloop.data.tasks import TaskSet
+from innerloop.distributions import Design, ResampledTasks
 from innerloop.neural.algorithms import MAML, Algorithm, Reptile
+from innerloop.neural.classes import ClassTasks
 from innerloop.neural.fewshot.networks import MLP, Conv4
 from innerloop.neural.fewshot.omniglot import SIDE, CharacterTasks
 from innerloop.neural.meta_gradient import query_predictions
 from innerloop.neural.rates import Rate
-from innerloop.neural.sources import TEST, VALIDATION, EpisodeSampler, SinusoidTasks, Stage, TaskSource
+from innerloop.neural.scores import Scores
+from innerloop.neural.sources import (
+    TEST,
+    TRAINING,
+    VALIDATION,
+    DistributionTasks,
+    EpisodeSampler,
+    SinusoidTasks,
+    Stage,
+    TaskSource,
+)
 from innerloop.neural.sweep import sweep
 from innerloop.neural.task_model import Loss, TaskModel, accuracy, half_mse
 from innerloop.neural.trainer import TASKS_AT_ONCE, MetaTrainer
@@ -159,13 +173,13 @@ class FewShot:
         """Return the rate with the lowest mean loss on validation tasks."""
 
         def loss(rate: float) -> float:
-            mean = trainer.evaluate(self.n_validation, adapt_lr=rate, stage=VALIDATION).mean().item()
+            mean = trainer.evaluate(self.n_validation, adapt_lr=rate, stage=VALIDATION).mean()
             return mean if mean == mean else float("inf")
 
         return min(self.adapt_lrs, key=loss)
 
-    def scores_without_steps(self, algorithm: Algorithm, module: nn.Module, n_tasks: int) -> Tensor:
-        """Score an algorithm that takes no steps on the tasks that `MetaTrainer.evaluate` scores: (n_tasks,)."""
+    def scores_without_steps(self, algorithm: Algorithm, module: nn.Module, n_tasks: int) -> Scores:
+        """Score an algorithm that takes no steps on the tasks that `MetaTrainer.evaluate` scores."""
         model, device = TaskModel(module, self.training.loss), self.training.device
         params = {name: value.to(device=device) for name, value in module.named_parameters()}
         scores = []
@@ -174,7 +188,7 @@ class FewShot:
             with torch.no_grad():
                 prediction = query_predictions(algorithm, model, params, [], batch)
                 scores.append(model.score(prediction, batch.y_query, self.metric.score))
-        return torch.cat(scores)
+        return Scores(torch.cat(scores))
 
     @cached_property
     def _sampler(self) -> EpisodeSampler:
@@ -251,8 +265,64 @@ def sinusoids(
     )
 
 
+def regression(
+    tasks: TaskSet,
+    n_shots: int = 10,
+    n_query: int = 10,
+    width: int = 40,
+    *,
+    n_tasks: int = 25,
+    n_steps: int = 1,
+    training: Training = Training(),  # noqa: B008
+    learns_rates: bool = False,
+    n_validation: int = 100,
+) -> FewShot:
+    """Return the tasks of a table with a network of two hidden layers.
+
+    Features and targets are centred and scaled by the rows of training tasks; scores are of scaled targets, so that
+    their variance, 1, is the error of a constant.
+
+    Parameters
+    ----------
+    tasks
+        The table, with one target.
+    n_shots, n_query
+        Support and query rows.
+    width
+        Hidden units of each of two layers.
+    n_tasks, n_steps
+        Tasks of an iteration, and inner steps.
+    training, learns_rates, n_validation
+        As in `FewShot`; the loss is half the mean squared error, and the seed also splits the tasks.
+    """
+    seen = cast(ResampledTasks, DistributionTasks(tasks, training.seed).by_stage[TRAINING]).tasks
+    X, y = (
+        (values - known.mean(axis=0)) / _positive(known.std(axis=0))
+        for values, known in ((tasks.X, seen.X), (tasks.y, seen.y))
+    )
+    scaled = TaskSet.from_arrays(X, y, np.repeat(tasks.ids, tasks.sizes))
+    problem = FewShot(
+        source=DistributionTasks(scaled, training.seed),
+        design=Design(n_tasks, n_shots, n_query, n_steps=n_steps),
+        make_module=partial(MLP, tasks.X.shape[1], 1, (width, width)),
+        metric=replace(MSE, label="MSE / variance"),
+        adapt_lrs=(-0.03, -0.01, 0.0, 0.003, 0.01, 0.03, 0.1, 0.3),
+        scored_steps=range(max(_MOST_SINUSOID_STEPS, n_steps) + 1),
+        training=replace(training, loss=half_mse),
+        learns_rates=learns_rates,
+        n_validation=n_validation,
+    )
+    problem.check_tasks()
+    return problem
+
+
+def _positive(scale: FloatArray) -> FloatArray:
+    """Return a scale to divide by: 1 for a constant."""
+    return np.where(scale > 0, scale, 1.0)
+
+
 def characters(
-    source: CharacterTasks,
+    source: CharacterTasks | ClassTasks,
     n_shots: int = 1,
     n_queries: int = 3,
     width: int = 64,
@@ -264,7 +334,7 @@ def characters(
     learns_rates: bool = False,
     n_validation: int = 100,
 ) -> FewShot:
-    """Return characters to tell apart, with a `Conv4`, or on flat pixels an `MLP` of two layers.
+    """Return images of 28 x 28 to tell apart, with a `Conv4`, or on flat pixels an `MLP` of two layers.
 
     Parameters
     ----------
@@ -282,10 +352,11 @@ def characters(
         As in `FewShot`; the loss is the cross-entropy.
     """
     make_mlp = partial(MLP, SIDE * SIDE, source.n_ways, (width, width))
+    is_flat = isinstance(source, CharacterTasks) and source.flat
     problem = FewShot(
         source=source,
         design=Design(n_tasks, n_shots * source.n_ways, n_queries * source.n_ways, n_steps=n_steps),
-        make_module=make_mlp if source.flat else partial(Conv4, source.n_ways, width, norm),
+        make_module=make_mlp if is_flat else partial(Conv4, source.n_ways, width, norm),
         metric=ACCURACY,
         adapt_lrs=(-1.0, -0.1, 0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
         scored_steps=(0, n_steps),
