@@ -18,6 +18,12 @@ def check_file(path: Path, name: str, endings: Sequence[str] = ()) -> None:
         raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} to; make it first.")
 
 
+def check_new(path: Path, name: str, force: bool) -> None:
+    """Refuse, before any work is done, to replace a file that is there already, unless `force` is given."""
+    if not force and path.exists():
+        raise FileExistsError(f"`{name}` would replace {path}, which exists; name another file, or give --force.")
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file under a temporary name beside it, then rename it, so that no reader sees half of it."""
     try:

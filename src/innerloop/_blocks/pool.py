@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from contextlib import suppress
 from itertools import islice
 from threading import Thread
 
@@ -121,6 +123,19 @@ def _workers(n_jobs: int) -> Executor:
     if _has_ended(workers):  # joblib does not notice, and would return the same dead pool again
         workers = get_reusable_executor(size, timeout=_SECONDS_IDLE, reuse=False)
     return workers
+
+
+def stop_workers() -> None:
+    """End all processes that this one started, without waiting for their work."""
+    import psutil
+
+    pools = sys.modules.get("joblib.externals.loky.reusable_executor")
+    if (workers := getattr(pools, "_executor", None)) is not None:
+        workers.shutdown(wait=False, kill_workers=True)
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if not any("resource_tracker" in word for word in child.cmdline()):  # it ends with this process
+                child.kill()
 
 
 def _on_executor(compute: Compute, blocks: Iterator[int], executor: Executor) -> Iterator[tuple[int, Arrays]]:

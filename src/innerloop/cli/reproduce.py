@@ -5,10 +5,12 @@ from __future__ import annotations
 import textwrap
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from cyclopts import Parameter
 from rich.table import Table
 
+from innerloop._base.files import check_new
 from innerloop.cli._output import console, need_matplotlib, print_table
 from innerloop.papers.bernacchia2021 import fig2, fig3, fig5, ratemap
 from innerloop.papers.bernacchia2021.linear import LinearFigure, headline
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Name = Literal["fig2", "fig3", "fig5", "map"]
+_DRAWN: tuple[Name, ...] = ("fig2", "fig3", "map")
 _LINEAR: dict[str, LinearFigure] = {"fig2": fig2.FIGURE, "fig3": fig3.FIGURE}
 
 
@@ -27,6 +30,7 @@ def reproduce(
     scale: float = 1.0,
     jobs: int = 1,
     ending: Literal["png", "svg", "pdf"] = "png",
+    force: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Draw the figures of Bernacchia (2021), with theory that passes through the dots.
 
@@ -46,12 +50,17 @@ def reproduce(
         Processes; -1 takes all cores.
     ending
         png, svg or pdf.
+    force
+        Replace figures that this command did not draw: those in a folder without `runs`.
     """
     if not 0 < scale <= 100:
         raise ValueError(f"`--scale` must be above 0 and at most 100 (1 is the paper's number of runs), got {scale}.")
     need_matplotlib("innerloop reproduce")
+    if not (out / "runs").is_dir():
+        for name in names or _DRAWN:
+            check_new(out / f"{name}.{ending}", "--out", force)
     out.mkdir(parents=True, exist_ok=True)
-    for name in names or ("fig2", "fig3", "map"):
+    for name in names or _DRAWN:
         store = out / "runs" / f"{name}-{scale:g}"
         console.rule(name)
         figure = _linear(name, scale, store, jobs) if name in _LINEAR else _OTHERS[name](scale, store, jobs)

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from innerloop._base.checks import FloatArray
-from innerloop._base.files import check_file, write_whole
+from innerloop._base.files import check_file, check_new, write_whole
 from innerloop.cli._model import LinearModel
 from innerloop.cli._output import console, need_matplotlib, print_table
 from innerloop.distributions import Design, MixedLinearRegression
@@ -46,6 +46,7 @@ def simulate(
     store: Path | None = None,
     out: Path | None = None,
     plot: Path | None = None,
+    force: Annotated[bool, Parameter(negative="")] = False,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> None:
     """Measure the expected test loss by Monte Carlo, at many rates on the same draws.
@@ -81,6 +82,8 @@ def simulate(
         Save the results as NetCDF.
     plot
         Draw the losses to a .png, .svg or .pdf file.
+    force
+        Replace files that exist.
     json_
         Print the results as JSON instead.
     """
@@ -93,8 +96,10 @@ def simulate(
         design = replace(design, l2=best.l2)
     if out is not None:
         check_file(out, "--out", (".nc",))
+        check_new(out, "--out", force)
     if plot is not None:
         check_file(plot, "--plot", ENDINGS)
+        check_new(plot, "--plot", force)
         need_matplotlib("--plot")
     inner, adapt = _rates(dist, design, init, inner_lr, adapt_lr)
     estimate = estimate_loss(
