@@ -17,7 +17,11 @@ from innerloop.simulation.nodes import Nodes
 from innerloop.theory.adapting import AdaptedLoss
 from reference import adapted, meta_coef
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:.* the loss of a run has an infinite variance"),
+    pytest.mark.filterwarnings("ignore:.* the loss of a run has no mean"),
+]
 
 P = 6
 S, TAU, MEAN = np.array([2, 1.5, 1, 0.7, 0.4, 0.2]), np.array([0.1, 0.5, 1, 0.3, 0, 0.7]), np.arange(P) / 3
@@ -275,9 +279,10 @@ def test_a_precision_out_of_reach_is_told():
     assert found.n_runs == 40
 
 
-def test_runs_near_interpolation_do_not_warn():
+def test_runs_near_interpolation_warn_of_their_mean_only():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=".* the loss of a run has no mean")
         il.estimate_loss(ISOTROPIC, il.Design(6, 4, 1, 9), [0.0, 1.0], 0.2, n_runs=50, scoring="sampled")
 
 
@@ -341,3 +346,20 @@ IMPLICIT = DESIGNS["over, implicit"]
 def test_wrong_arguments_are_refused(arguments, error, words):
     with pytest.raises(error, match=words):
         il.estimate_loss(**{**LINEAR, **arguments})
+
+
+def test_standard_errors_that_say_little_are_said_to():
+    dist = il.MixedLinearRegression(6)
+    for n_tasks, tail in ((2, "infinite variance"), (3, "no mean")):
+        with pytest.warns(UserWarning, match=tail):
+            il.estimate_loss(dist, il.Design(n_tasks, 4, 2, 3), 0.1, 0.1, n_runs=4)
+    il.estimate_loss(dist, il.Design(1, 4, 2, 3), 0.1, 0.1, n_runs=4)
+    il.estimate_loss(dist, il.Design(3, 4, 2, 3, l2=0.1), 0.1, 0.1, n_runs=4)
+
+
+def test_runs_can_be_kept():
+    found = il.estimate_loss(
+        il.MixedLinearRegression(6), il.Design(1, 4, 2, 3), [0.1, 0.2], 0.1, n_runs=7, keep_runs=True
+    )
+    assert found["runs"].dims == ("run", "inner_lr", "adapt_lr")
+    np.testing.assert_allclose(found["runs"].mean("run"), found["loss"])

@@ -24,6 +24,9 @@ from innerloop._blocks import store as block_store
 from innerloop._blocks.pool import gather
 from innerloop._blocks.store import BlockStore
 
+# The designs here are small: N is near p.
+pytestmark = pytest.mark.filterwarnings("ignore:.* the loss of a run has")
+
 RATES = {"inner_lr": [-0.4, 0.1, 0.3], "adapt_lr": [0.0, 0.2]}
 N_RUNS = 30
 
