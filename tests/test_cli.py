@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -294,3 +295,11 @@ def test_help_names_and_describes_every_command(command):
     ran = innerloop(command, "--help")
     assert (ran.code, ran.err) == (0, "")
     assert "--out" in ran.out
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdin"])
+def test_a_table_may_come_from_standard_input(table, monkeypatch, name):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(table.read_bytes())))
+    ran = innerloop("fit", name, *QUICK, "--adaptation", "ridge")
+    assert (ran.code, ran.err) == (0, "")
+    assert "12 tasks, 144 rows" in ran.out

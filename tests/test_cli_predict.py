@@ -177,7 +177,7 @@ def test_a_damaged_model_is_refused(model, table, tmp_path, damage):
         elif damage == "cut model" and path.name.startswith("model-"):
             content = content[:-10]
         elif damage == "later version" and path.name == "manifest.json":
-            content = content.replace(b'"version": 1', b'"version": 2')
+            content = content.replace(b'"version": 2', b'"version": 3')
         if (damage, path.suffix) == ("lost arrays", ".npz") or (damage, path.name) == ("no manifest", "manifest.json"):
             continue
         (folder / path.name).write_bytes(content)

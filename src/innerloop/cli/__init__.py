@@ -16,6 +16,8 @@ from cyclopts import App, CycloptsError
 
 from innerloop import __version__
 
+_STANDARD_INPUT = "/dev/stdin"
+
 app = App(
     name="innerloop",
     version=__version__,
@@ -71,8 +73,10 @@ def main() -> NoReturn:
     warnings.simplefilter("default", UserWarning)
     warnings.showwarning = lambda message, *_, **__: print(f"innerloop: {_one_line(message)}", file=sys.stderr)
     before = signal.signal(signal.SIGTERM, _terminate)
+    # To cyclopts "-" is an option; commands read it as standard input.
+    tokens = [_STANDARD_INPUT if token == "-" else token for token in sys.argv[1:]]
     try:
-        app(sys.argv[1:], exit_on_error=False, print_error=False)
+        app(tokens, exit_on_error=False, print_error=False)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)

@@ -121,7 +121,7 @@ def read_table(path: Path, text: str, delimiter: str | None = None) -> FileTable
 def _read(path: Path, text: str, delimiter: str | None) -> FileTable:
     if re.match(r"[a-z][a-z0-9+]+:/", str(path)):
         raise ValueError(f"{path} is a web address; download the file and name it.")
-    if str(path) == "-":
+    if str(path) in ("-", "/dev/stdin"):
         return _read_bytes(sys.stdin.buffer.read(), "standard input", PurePath(""), text, delimiter)
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}.")
