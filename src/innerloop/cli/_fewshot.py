@@ -249,7 +249,7 @@ class _Table(TaskKind):
 
         if not options.data or len(options.data) > 1 or options.group is None or options.target is None:
             raise ValueError("`--task table` needs `--data` with one file, `--group` and `--target`.")
-        tasks, _ = read_tasks(options.data[0], options.group, options.target, None, None, None, None)
+        tasks = read_tasks(options.data[0], options.group, options.target, None, None, None, None).tasks
         return regression(tasks, sizes["shots"], sizes["queries"], sizes["width"], **settings)
 
     def title(self, options: FewShotOptions) -> str:
