@@ -8,7 +8,7 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 READY := $(VENV)/.done
 
-.PHONY: demo test quick lint types bench reproduce wheel clean
+.PHONY: demo test quick lowest lint types bench reproduce wheel clean
 
 demo: $(READY)
 	$(BIN)/innerloop demo --out demo
@@ -18,6 +18,14 @@ test: $(READY)
 
 quick: $(READY)
 	$(PYTEST) -m "not slow"
+
+# The quick tests with the lowest versions that pyproject.toml allows.
+LOWEST := .venv-lowest
+lowest:
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python benchmarks/floors.py > $(LOWEST)/floors.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWEST)/floors.txt -e '.[test]'
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -42,7 +50,7 @@ wheel: $(READY)
 	$(BIN)/python -m build --wheel
 
 clean:
-	rm -rf $(VENV) build dist demo figures .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) build dist demo figures .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "innerloop needs Python 3.11 or later: make PYTHON=python3.11 ...")'

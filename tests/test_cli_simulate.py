@@ -102,6 +102,23 @@ def test_without_matplotlib_it_is_said_before_any_work(arguments, option, tmp_pa
     assert tree(tmp_path) == []
 
 
+@pytest.mark.parametrize(("option", "name"), [("--out", "r.nc"), ("--plot", "p.svg")])
+def test_a_file_that_exists_is_replaced_only_if_asked(option, name, tmp_path):
+    (tmp_path / name).write_text("precious")
+    rates = ("--inner-lr", 0.1, "--adapt-lr", 0.1)
+    ran = innerloop("simulate", *SMALL, *rates, option, tmp_path / name)
+    assert (ran.code, (tmp_path / name).read_text()) == (2, "precious")
+    assert f"`{option}` would replace {tmp_path / name}, which exists" in " ".join(ran.err.split())
+    assert innerloop("simulate", *SMALL, *rates, option, tmp_path / name, "--force").code == 0
+    assert (tmp_path / name).read_bytes() != b"precious"
+
+
+def test_a_figure_that_this_command_did_not_draw_is_not_replaced(tmp_path):
+    (tmp_path / "fig2.png").write_text("precious")
+    assert innerloop("reproduce", "fig2", "--out", tmp_path).code == 2
+    assert (tmp_path / "fig2.png").read_text() == "precious"
+
+
 @pytest.mark.slow
 def test_the_figures_are_drawn_and_their_runs_kept(tmp_path):
     pytest.importorskip("matplotlib")
