@@ -125,7 +125,8 @@ def predicted_error(trained: TrainedTable, n_adapt: int, tasks: float = 1.0, row
     for the gain W of the adaptation of largest weight. Rows X to adapt on, and x to predict, are drawn from tasks of
     the table. Where tasks differ in scale, alpha and C are those of `ScaledRidge`, given the targets too. The
     population's coefficients have the precision :math:`S = \sum_i f M_i (I + \Lambda f M_i)^{-1} + P` with
-    :math:`M_i = X_i'X_i`, of a random part of the rows for f below 1; a ridge adapts with the covariance :math:`\Lambda + S^{-1}`.
+    :math:`M_i = X_i'X_i`, of a random part of the rows for f below 1; a ridge adapts with the covariance
+    :math:`\Lambda + S^{-1}`.
 
     Parameters
     ----------
