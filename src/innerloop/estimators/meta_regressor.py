@@ -98,7 +98,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         How tasks adapt: "none", "gradient" or "ridge".
     adaptation_results_ : dict of arrays
         Held-out mean squared error of each candidate and of their combination, "chosen", at numbers of rows, with its
-        weight, and its paired difference to the combination. Errors of several targets are in units of each target's variance, and averaged.
+        weight, and its paired difference to the combination. Errors of several targets are in units of each target's
+        variance, and averaged.
     inner_lr_, adapt_lr_, l2_ : float
         The rates and the penalty in use. Where tasks adapt by ridge the rates are NaN, or, in a `study`, those of the
         best gradient step. Both are (n_columns,) with adapt_lr="per-feature": the rates of the
