@@ -53,4 +53,5 @@ def table(sizes, p, n_targets=None, seed=0, noise=0.5, task_std=0.5, ids=None):
 
 def prepared(tasks, tick=lambda: None, **parameters):
     """Return the training on tasks that `MetaRegressor` with these parameters starts with."""
-    return MetaTraining.prepare(tasks, read_settings(il.MetaRegressor(**parameters).get_params()), tick)
+    settings = read_settings(il.MetaRegressor(**parameters).get_params())
+    return MetaTraining.prepare(tasks, settings, tick).with_gradient(tick)

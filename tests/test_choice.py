@@ -1,4 +1,4 @@
-"""MetaRegressor with "auto": its cross-validation against loops that adapt and score task by task."""
+"""The rates of gradient steps: their cross-validation against loops that adapt and score task by task."""
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,10 @@ SETTINGS = [
     {"fit_intercept": False},
     {"n_support": 2, "n_query": 1},
 ]
+
+
+def gradient(**settings):
+    return il.MetaRegressor(**({"adaptation": "gradient"} | settings))
 
 
 def small(n_targets=None, seed=0, settings=()):
@@ -57,7 +61,7 @@ def held_out_mse(model, X, y, groups, inner_lr, l2, adapt_lr):
 @pytest.mark.parametrize("n_targets", [None, 2])
 def test_cv_results_equal_a_loop_over_held_out_tasks(settings, n_targets):
     X, y, groups = small(n_targets, settings=settings)
-    model = il.MetaRegressor(**settings).fit(X, y, groups)
+    model = gradient(**settings).fit(X, y, groups)
     frame = pd.DataFrame(model.cv_results_)
     assert list(frame.columns) == COLUMNS
     rng = np.random.default_rng(0)
@@ -70,7 +74,7 @@ def test_cv_results_equal_a_loop_over_held_out_tasks(settings, n_targets):
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_differences_are_paired_with_the_best_of_inner_rate_zero(settings):
     X, y, groups = small(seed=1, settings=settings)
-    model = il.MetaRegressor(**settings).fit(X, y, groups)
+    model = gradient(**settings).fit(X, y, groups)
     frame = pd.DataFrame(model.cv_results_)
     if "inner_lr" in settings:
         assert frame[["difference", "difference_se"]].isna().all(axis=None)
@@ -106,7 +110,7 @@ def test_the_adaptation_rate_is_where_held_out_loss_is_lowest(n_steps, l2):
     X, y, groups = small(seed=2)
     model = il.MetaRegressor(inner_lr=0.05, l2=l2, n_steps=n_steps).fit(X, y, groups)
     tasks = il.TaskSet.from_arrays(X, y, groups)
-    best = prepared(tasks, **model.get_params()).held_out.best().rates.adapt_lr
+    best = prepared(tasks, **model.get_params()).gradient.held_out.best().rates.adapt_lr
     assert model.adapt_lr_ in (0.0, best)
 
     def loss(adapt_lr):
@@ -123,21 +127,21 @@ def test_the_adaptation_rate_is_where_held_out_loss_is_lowest(n_steps, l2):
 def test_on_pure_noise_there_is_no_inner_loop_in_training(seed):
     X, _, groups = table([8] * 40, 3, seed=seed)
     y = np.random.default_rng(100 + seed).standard_normal(len(X))
-    assert il.MetaRegressor().fit(X, y, groups).inner_lr_ == 0
+    assert gradient().fit(X, y, groups).inner_lr_ == 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_negative_rate_is_found_where_query_rows_are_as_few_as_isotropic_features(seed):
     X, y, groups = table([21] * 100, 60, seed=seed, noise=1.0, task_std=0.5 / np.sqrt(60))
-    model = il.MetaRegressor(l2=0.0, n_support=20, n_query=1).fit(X, y, groups)
+    model = gradient(l2=0.0, n_support=20, n_query=1).fit(X, y, groups)
     assert model.inner_lr_ < 0
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_standard_errors_of_the_rates_are_finite_where_they_were_chosen(seed):
     X, y, groups = table([8] * 20, 3, seed=seed)
-    model = il.MetaRegressor().fit(X, y, groups)
+    model = gradient().fit(X, y, groups)
     assert 0 < model.adapt_lr_se_ < 1
     assert 0 <= model.inner_lr_se_ < 10
     fixed = il.MetaRegressor(inner_lr=0.1).fit(X, y, groups)
@@ -147,7 +151,7 @@ def test_standard_errors_of_the_rates_are_finite_where_they_were_chosen(seed):
 
 def test_one_task_gets_no_inner_loop_but_a_penalty():
     X, y, _ = table([60], 3)
-    model = il.MetaRegressor().fit(X, y, np.zeros(60))
+    model = gradient().fit(X, y, np.zeros(60))
     assert (model.inner_lr_, model.adapt_lr_) == (0, 0)
     assert model.groups_.tolist() == [0]
     assert len(set(model.cv_results_["l2"])) > 1

@@ -20,7 +20,7 @@ from innerloop.evaluation import Score
 from innerloop.plots.held_out import PICTURE
 from innerloop.report import TableStudy, study
 from innerloop.tabular.kinds import Adaptations
-from innerloop.tabular.settings import read_settings
+from innerloop.tabular.settings import Basis, read_settings
 
 Names = Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")]
 Rate = float | Literal["auto"]
@@ -43,6 +43,10 @@ def fit(
     adapt_lr: Rate | Literal["per-feature"] = "auto",
     l2: Rate = "auto",
     adaptation: Adaptations = "auto",
+    basis: Basis = "auto",
+    curve: Names = None,
+    varying: Names = None,
+    order: str | None = None,
     cv: int = 5,
     min_rows: int | None = None,
     standardize: bool = True,
@@ -86,6 +90,14 @@ def fit(
         Ridge penalty on the meta-parameters.
     adaptation
         How tasks adapt: by a ridge with a learned metric, by gradient steps, or not; "auto" compares them.
+    basis
+        Whether the target may be a curve in a feature: "auto" lets held-out tasks weigh curves against straight lines.
+    curve
+        Features in which the target is a curve; instead of --basis.
+    varying
+        Features whose coefficients may differ between tasks; all that vary within tasks unless given.
+    order
+        Feature, such as a date, by which the rows of a task come: a new task then adapts on its first rows.
     cv
         Folds of tasks in the cross-validation that chooses the rates.
     min_rows
@@ -114,6 +126,9 @@ def fit(
         cv=cv,
         standardize=standardize,
         fit_intercept=intercept,
+        basis=list(curve) if curve else basis,
+        varying=list(varying) if varying else None,
+        order=order,
     )
     read_settings(model.get_params())
     if out is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,11 +20,15 @@ from innerloop.data.episodes import Episodes
 from innerloop.data.frames import is_frame, take_groups
 from innerloop.data.ids import distinct_ids
 from innerloop.data.tasks import TaskSet
+from innerloop.tabular.effects import Effects, effects_of, group_effects_of
 from innerloop.tabular.fitted_table import FittedTable
 from innerloop.tabular.intervals import as_level
 from innerloop.tabular.kinds import Adaptations
 from innerloop.tabular.settings import Basis, read_settings
 from innerloop.tabular.training import MetaTraining
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class MetaRegressor(RegressorMixin, BaseEstimator):
@@ -42,10 +46,11 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         Learning rate of the gradient step by which a task adapts. "per-feature": one of either sign for each
         feature, the same in training and in adaptation (Meta-SGD, in closed form).
     adaptation : {"auto", "none", "gradient", "ridge"}, default="auto"
-        How tasks adapt. "auto" compares the other three on held-out tasks, after 0, 1, 2, 5, 10 and 20 rows, or after
-        `n_support` rows if that is given. Gradient steps must lower the mean error by more than one standard error.
-        Within one standard error "ridge" is preferred if tasks are few or most of them gain. "none": one pooled ridge,
-        or meta-training with the given `inner_lr`. Where a rate is given, "auto" is "gradient"; a chosen rate may be 0.
+        How tasks adapt. "ridge": a convex combination of ridges whose metrics are those of random-effects models, from
+        a random intercept to correlated slopes, straight and curved; the weights, one set for each number of rows, are
+        those of lowest error on held-out tasks. "auto": one pooled ridge is among them. "gradient": gradient steps.
+        "none": one pooled ridge, or meta-training with the given `inner_lr`. Where a rate is given, "auto" is
+        "gradient"; a chosen rate may be 0.
     l2 : float or "auto", default="auto"
         Ridge penalty on the meta-parameters, in units of the half mean squared error. "auto": by cross-validation;
         for "ridge", by restricted maximum likelihood.
@@ -68,23 +73,36 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         Whether features are scaled to unit standard deviation. Rates then do not depend on the units of the data.
     fit_intercept : bool, default=True
         Whether to fit an intercept, which adapts like any coefficient.
+    basis : {"auto", "linear", "spline"} or list of columns, default="auto"
+        Whether the target may be a curve in a feature, of splines that each group bends by itself. "auto": in those
+        features of which the groups show it, with the weight that held-out groups give to curves beside straight lines.
+        "spline": in every feature that varies within groups; a list of names or positions: in those.
+    varying : list of columns, default=None
+        Names or positions of the features whose coefficients may differ between groups. None: all that vary within
+        groups.
+    order : column, default=None
+        Name or position of a feature, such as a date, by which the rows of a group come: choices and intervals are then
+        made for adaptation on a group's first rows. None: on any rows.
     verbose : bool, default=False
         Whether to show a progress bar while fitting, where standard error is a terminal.
 
     Attributes
     ----------
     coef_ : (n_features,) or (n_targets, n_features)
-        Meta-parameters, in the units of X.
+        The population's coefficients, in the units of X: generalised least squares under the random-effects model of
+        largest weight, as a mixed model has them; those that gradient steps start from. Groups that are not known are
+        predicted by the same combination as others. With a curve in a feature, that of the best straight line.
     intercept_ : float or (n_targets,)
         Their intercept.
     adaptation_ : str
         How tasks adapt: "none", "gradient" or "ridge".
     adaptation_results_ : dict of arrays
-        Held-out mean squared error of each kind of adaptation at numbers of rows, and its paired difference to the
-        chosen kind. Errors of several targets are in units of each target's variance, and averaged.
+        Held-out mean squared error of each candidate and of their combination, "chosen", at numbers of rows, with its
+        weight, and its paired difference to the combination. Errors of several targets are in units of each target's
+        variance, and averaged.
     inner_lr_, adapt_lr_, l2_ : float
-        The rates and the penalty in use. Where "auto" chose "ridge" the rates are those of the best gradient step;
-        with adaptation="ridge" they are NaN. Both are (n_columns,) with adapt_lr="per-feature": the rates of the
+        The rates and the penalty in use. Where tasks adapt by ridge the rates are NaN, or, in a `study`, those of the
+        best gradient step. Both are (n_columns,) with adapt_lr="per-feature": the rates of the
         features that are not constant, and of the intercept.
     inner_lr_se_, adapt_lr_se_ : float
         Bootstrap standard errors over tasks of the cross-validated optimum; NaN where nothing was chosen.
@@ -108,7 +126,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
     -----
     With ``inner_lr=0`` this is pooled (ridge) regression, and one task with ``inner_lr=0, l2=0`` is ordinary least
     squares. Of gradient steps the simplest within one standard error of the best is taken: no inner loop,
-    adaptation only, both. docs/theory.md, sections 5, 19 and 21.
+    adaptation only, both. docs/theory.md, sections 5, 19, 21 and 30.
 
     Examples
     --------
@@ -297,6 +315,34 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         adapted = copy.copy(self)
         adapted._set_table(self._table.adapt(tasks))
         return adapted
+
+    def effects(self) -> Effects:
+        """Return the random-effects model as a mixed-model user reads it, in the units of the data.
+
+        Returns
+        -------
+        Effects
+            The population's coefficients with standard errors, standard deviations and correlations between groups,
+            and the noise.
+        """
+        check_is_fitted(self)
+        return effects_of(self._table, self._feature_labels())
+
+    def group_effects(self) -> pd.DataFrame:
+        """Return the coefficients of the known groups, with standard errors.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns "group", "coefficient", "estimate" and "standard_error"; of several targets "target" too.
+        """
+        check_is_fitted(self)
+        return group_effects_of(self._table, self._feature_labels())
+
+    def _feature_labels(self) -> list[str]:
+        if self.columns_ is not None:
+            return list(self.columns_.feature_names)
+        return [str(name) for name in getattr(self, "feature_names_in_", map("x{}".format, range(self.n_features_in_)))]
 
     def score(
         self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None, groups: ArrayLike | None = None
