@@ -33,7 +33,14 @@ class _OneThread:
         with self._lock:
             self._inside -= 1
             if self._inside == 0:
+                self._take_control()
                 self._limit.close()
+
+    def _take_control(self) -> None:
+        """Let this thread lift the limit, which threadpoolctl from 3.8 on else leaves to the thread that set it."""
+        for library in self._controller.lib_controllers:
+            if hasattr(library, "clear_controlling_thread"):
+                library.clear_controlling_thread(force=True)
 
     @cached_property
     def _controller(self) -> ThreadpoolController:
