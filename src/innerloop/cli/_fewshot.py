@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, final
 from cyclopts import Parameter
 
 from innerloop._base.checks import as_count, as_rate
+from innerloop._blocks.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from innerloop.neural.fewshot.problems import FewShot
@@ -148,11 +151,9 @@ class FewShotOptions:
 
     def settings(self, problem: FewShot) -> dict[str, Any]:
         """Return what decides the weights, as JSON can hold it."""
-        from innerloop._blocks.fingerprint import fingerprint
-
         options = {name: value for name, value in asdict(self).items() if name not in ("data", "device", "compile")}
         filled = {name: self.value(name) for name in self.kind.defaults if name in options}
-        return {**options, **filled, "task": self._task, "source": fingerprint(problem.source, "source")}
+        return {**options, **filled, "task": self._task, "source": _described(problem.source)}
 
     def title(self) -> str:
         """Return the problem in a few words."""
@@ -173,6 +174,15 @@ class FewShotOptions:
             for name in sorted(kind.options - self.kind.options):
                 if getattr(self, name) != type(self).__dataclass_fields__[name].default:
                     raise ValueError(f"`--{name}` is an option of --task {task}; leave it out.")
+
+
+def _described(source: object) -> str:
+    """Return a short text that differs where two sources draw different tasks."""
+    described = fingerprint(source, "source")
+    if isinstance(described, str):
+        return described
+    digest = hashlib.sha256(json.dumps(described).encode()).hexdigest()
+    return f"{type(source).__name__} {digest[:12]}"
 
 
 class TaskKind(ABC):

@@ -31,7 +31,7 @@ _SETTINGS, _RESULT = "settings.json", "result.json"
 
 def train(
     *,
-    options: FewShotOptions,
+    options: FewShotOptions = FewShotOptions(),  # noqa: B008
     adapt_lr: float | Literal["auto"] = "auto",
     iterations: int | None = None,
     n_test: int = 600,

@@ -258,7 +258,8 @@ class MetaTrainer:
         Parameters
         ----------
         n_tasks
-            How many. Of a table with fewer the same tasks come again, with other rows.
+            How many. Of a table with fewer the same tasks come again, with other rows; the interval is then that of
+            other rows of these tasks, and not of new tasks.
         adapt_lr
             Another rate than the trainer's.
         n_steps
