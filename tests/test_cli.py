@@ -22,7 +22,7 @@ from innerloop.evaluation.methods import GRADIENT, NO_INNER_LOOP, PER_TASK, POOL
 METHODS = [m.label for m in (RIDGE, GRADIENT, NO_INNER_LOOP, TIED, POOLED, PER_TASK, TASK_MEAN)]
 PICTURE = "held_out_loss.png"
 SCRIPT = Path(sys.executable).with_name("innerloop")
-FEATURES = ["a", "b", "c", "same", "sum"]
+FEATURES = ["a", "b", "c", "sum"]  # "same" is constant
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,8 @@ def test_fit_ends_well_and_says_nothing_on_standard_error(fitted):
 
 
 def test_fit_counts_tasks_rows_and_features(fitted):
-    assert "table.csv: 12 tasks, 144 rows, 5 features\n" in fitted[0].out
+    assert "table.csv: 12 tasks, 144 rows, 4 features\nfeatures: a, b, c, sum\n" in fitted[0].out
+    assert "- 'same' is 1.5 wherever it is known: left out\n" in fitted[0].out
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -235,7 +236,8 @@ def test_min_rows_leaves_small_tasks_out_and_says_so(tmp_path, monkeypatch):
     small = frame["task"].isin(["007", "NA"]) & (frame.index % 12 >= 4)
     found = innerloop("fit", save(frame[~small], Path("t.csv")), *QUICK, "--min-rows", "5")
     assert found.code == 0
-    assert "10 tasks, 120 rows, 5 features (2 tasks of fewer than 5 rows left out)" in found.out
+    assert "10 tasks, 120 rows, 4 features\n" in found.out
+    assert "- 2 tasks of fewer than 5 rows are left out\n" in found.out
     rest = save(frame[~frame["task"].isin(["007", "NA"])], tmp_path / "rest.csv")
     assert fit_json(tmp_path / "t.csv", "--min-rows", "5") == fit_json(rest)
 

@@ -122,12 +122,13 @@ def read_task_rows(
     taken = [group, *targets]
     if not targets or len(set(taken)) < len(taken):
         raise ValueError(f"`group` and `target` must name different columns, one target at least, got {taken}.")
-    chosen = [c for c in table.columns if c not in {*taken, *drop}] if features is None else features
-    for i, feature in enumerate(chosen):
-        if features is not None and feature in (*taken, *drop, *chosen[:i]):
+    for i, feature in enumerate(features or []):
+        if feature in (*taken, *(features or [])[:i]):
             raise ValueError(
-                f"`features` names {feature!r}, which is the group, a target, dropped or named already; leave it out."
+                f"`features` names {feature!r}, which is the group, a target or named already; leave it out."
             )
+    left = {*taken, *drop}
+    chosen = [c for c in (table.columns if features is None else features) if c not in left]
     ids, task = read_ids(table, group, name, place)
     columns = Columns.read(table.select(chosen), task, None if features is None else chosen, (), name, place)
     codes, y = _read_targets(table, targets, name, place)
