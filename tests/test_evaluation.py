@@ -274,7 +274,7 @@ def test_methods_summarise_the_errors_of_tasks():
     assert result[TIED].rates.inner_lr == result[TIED].rates.adapt_lr
     assert result[NO_INNER_LOOP].rates.inner_lr == 0
     assert result[PER_TASK].rates is None
-    assert result[GRADIENT].rates == training.gradient_rates()
+    assert result[GRADIENT].rates == training.gradient.rates()
     assert result[GRADIENT].excess == result[GRADIENT].excess_se == 0
     root = np.sqrt(len(tasks))
     for score, mse in zip(result.scores, result.per_task.T, strict=True):
@@ -488,19 +488,17 @@ def test_the_verdict_on_the_pooled_ridge_says_that_no_inner_loop_is_needed(chang
 def test_the_ridge_is_scored_as_an_estimator_fitted_on_the_other_folds(adaptation):
     X, y, groups = table([12] * 24, 3, task_std=2.0)
     tasks = il.TaskSet.from_arrays(X, y, groups)
-    training = prepared(tasks, adaptation=adaptation)
+    training = prepared(tasks, adaptation=adaptation, basis="linear")
     result = evaluate(training.choose(), tasks)
     methods = [RIDGE, GRADIENT, NO_INNER_LOOP, TIED, POOLED, PER_TASK, TASK_MEAN]
     assert [score.method for score in result.scores] == methods
     fold = folds(tasks, training.settings)
     rest = tasks.select(fold != 0)
-    params = {"adaptation": adaptation, "n_support": training.n_support}
+    params = {"adaptation": adaptation, "n_support": training.n_support, "basis": "linear"}
     model = il.MetaRegressor(**params).fit(rest.X, rest.y, rest.ids[rest.task_of_row])
     for t in np.flatnonzero(fold == 0):
         own, squares = tasks.select([t]), []
         for X_s, y_s, X_q, y_q in model._table.scaling.tasks(own).deal(training.n_support, 0):
-            theta = model._table.predictor.rule.adapt(
-                model._table.predictor.coef, il.TaskSet(X_s, y_s[:, None], np.array([0, len(y_s)]), np.zeros(1))
-            )
+            theta = model._table.predictor.adapt(il.TaskSet(X_s, y_s[:, None], np.array([0, len(y_s)]), np.zeros(1)))
             squares.extend((y_q - X_q @ theta[0, :, 0]) ** 2)
         assert result.per_task[t, 0] == pytest.approx(np.mean(squares), rel=1e-8)

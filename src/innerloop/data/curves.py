@@ -101,7 +101,8 @@ class Curves:
     def episodes(self, episodes: Episodes, intercept: bool) -> Episodes:
         """Return the same episodes with these columns too."""
         support, query = (episodes.support_rows, episodes.n_support), (episodes.query_rows, episodes.n_query)
-        return Episodes.from_rows(self.expand(episodes.X, intercept), episodes.y, support, query, episodes.task)
+        X = self.expand(episodes.X, intercept)
+        return Episodes.from_rows(X, episodes.y, support, query, episodes.task, episodes.n_tasks)
 
     def tasks(self, tasks: TaskSet, intercept: bool) -> TaskSet:
         """Return the same tasks with these columns too."""
