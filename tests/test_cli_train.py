@@ -91,7 +91,8 @@ def test_a_training_that_was_cut_off_ends_the_same(omniglot, tmp_path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(MetaTrainer, "step", interrupted)
         cut = innerloop(*command, "--out", tmp_path / "cut")
-    assert cut.code == "innerloop: stopped."
+    assert cut.code == 130
+    assert cut.err.startswith("innerloop: stopped. To go on: innerloop train")
     assert not (tmp_path / "cut" / "result.json").exists()
     resumed = innerloop(*command, "--out", tmp_path / "cut")
     assert resumed.out == whole.out

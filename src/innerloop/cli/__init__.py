@@ -72,7 +72,8 @@ def main() -> NoReturn:
     warnings.simplefilter("ignore")
     warnings.simplefilter("default", UserWarning)
     warnings.showwarning = lambda message, *_, **__: print(f"innerloop: {_one_line(message)}", file=sys.stderr)
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGTERM, _terminate)
     # To cyclopts "-" is an option; commands read it as standard input.
     tokens = [_STANDARD_INPUT if token == "-" else token for token in sys.argv[1:]]
     try:
@@ -90,7 +91,8 @@ def main() -> NoReturn:
         _say(_sentence(error))
         sys.exit(2)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     sys.exit(0)
 
 
@@ -108,6 +110,7 @@ def _end(code: int) -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGINT):  # a second one must not leave workers behind
         signal.signal(number, signal.SIG_IGN)
     stop_workers()
+    late.cancel()
     command, *options = sys.argv[1:] or [""]
     option = _RESUMED.get(command)
     resumed = option is not None and (not option or any(given.split("=")[0] == option for given in options))
