@@ -7,7 +7,7 @@ import innerloop as il
 import reference
 from cases import close
 from innerloop.adaptation import rules as adaptation
-from innerloop.adaptation.rules import GradientSteps, NoAdaptation, Ridge, ridge_path
+from innerloop.adaptation.rules import GradientSteps, NoAdaptation
 
 
 def ragged_tasks(n_targets, sizes=(1, 7, 3, 40, 2, 2, 11), p=4):
@@ -94,14 +94,3 @@ REFUSED = [
 def test_gradient_steps_say_what_is_wrong_with_an_argument(arguments, error, message):
     with pytest.raises(error, match=message):
         GradientSteps(**arguments)
-
-
-@pytest.mark.parametrize("n_targets", [1, 3])
-def test_a_path_of_ridges_is_each_of_them(n_targets):
-    tasks, coef = ragged_tasks(n_targets)
-    roots = np.random.default_rng(1).standard_normal((n_targets, 4, 2))
-    task_cov, multiples = roots @ roots.transpose(0, 2, 1), np.array([0.01, 1.0, 30.0])
-    path = ridge_path(coef, task_cov, tasks, multiples)
-    for theta, multiple in zip(path, multiples, strict=True):
-        expected = Ridge(task_cov, inverse_penalty=np.array([multiple])).adapt(coef, tasks)
-        np.testing.assert_allclose(theta, expected, rtol=1e-9, atol=1e-11)

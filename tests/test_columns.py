@@ -312,8 +312,10 @@ def test_a_model_of_a_raw_frame_predicts_raw_frames_also_after_loading(tmp_path)
     assert model.coef_.shape == (6,)
     assert model.feature_names_in_.tolist() == ["rownames", "x", "t", "day", "flag"]
     matrix = model.columns_.transform(model.columns_.read(frame))
+    of_numbers = il.MetaRegressor(adaptation="ridge", cv=2).fit(matrix, y, groups=frame["g"])
+    unseen = ["?"] * N_ROWS
     np.testing.assert_allclose(
-        model.predict(frame.drop(columns="g"), groups=["?"] * N_ROWS), matrix @ model.coef_ + model.intercept_
+        model.predict(frame.drop(columns="g"), groups=unseen), of_numbers.predict(matrix, groups=unseen), rtol=1e-6
     )
     il.save_model(model, tmp_path / "m")
     loaded = il.load_model(tmp_path / "m")

@@ -454,7 +454,7 @@ def test_a_loss_and_a_metric_that_cannot_be_vectorised_go_task_by_task():
     trainer = MetaTrainer(
         module, Fixed(batch), il.Design(N_TASKS, 4, 3), 0.1, training=Training(loss=loss, algorithm=Reptile())
     )
-    assert trainer.evaluate(N_TASKS, metric=metric).shape == (N_TASKS,)
+    assert trainer.evaluate(N_TASKS, metric=metric).values.shape == (N_TASKS,)
 
 
 def test_an_embedding_that_renormalises_is_refused():

@@ -315,7 +315,7 @@ def _uses_of_columns(tasks: TaskSet, scaling: Scaling, settings: Settings) -> tu
         bendable[:] = False
         bendable[_positions(settings.curved, tasks, "basis")] = True
     kept = scaling.kept
-    return np.append(varying[kept], [True] * settings.fit_intercept), np.flatnonzero(bendable[kept])
+    return np.append(varying[kept], np.ones(int(settings.fit_intercept), dtype=bool)), np.flatnonzero(bendable[kept])
 
 
 def _with_curves(straight: Terms, curves: Curves) -> Terms:
