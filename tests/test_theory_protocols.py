@@ -127,6 +127,7 @@ def test_all_rows_fitted_leave_the_rate_without_effect():
         (il.Design(3, 4, 4, 5, 2, protocol="leave-one-out"), "needs one gradient step"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:The expected loss may be")
 def test_what_is_not_derived_is_refused(design, message):
     with pytest.raises(ValueError, match=message):
         il.expected_loss(il.MixedLinearRegression(5), design, 0.1, 0.1)
