@@ -183,7 +183,13 @@ def test_a_damaged_model_is_refused(model, table, tmp_path, damage):
         (folder / path.name).write_bytes(content)
     message = refused(tmp_path, folder, table, "--out", tmp_path / "p.csv")
     assert str(folder) in message
-    words = {"no manifest": "is not an innerloop model folder", "later version": "update innerloop"}
+    words = {
+        "no manifest": "is not an innerloop model folder",
+        "later version": "has model format 3, this version reads 2",
+    }
+        "no manifest": "is not an innerloop model folder",
+        "later version": "has model format 3, this version reads 2",
+    }
     assert words.get(damage, "is damaged") in message
 
 

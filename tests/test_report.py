@@ -98,7 +98,7 @@ def test_every_section_is_there(written):
 def test_it_names_what_the_data_lack(written):
     text = " ".join("".join(Page(written[1]).text).split())
     assert f"{HOSTILE}, b, sum are collinear" in text
-    assert "Left out because constant: same." in text
+    assert "'same' is 1.5 wherever it is known: left out" in text
 
 
 def test_every_method_has_a_row_and_a_line(written):

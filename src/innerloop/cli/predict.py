@@ -71,7 +71,7 @@ def predict(
     labelled = ~np.isnan(y)
     if labelled.all():
         raise ValueError(
-            f"every row of {table} has a value of {target.name!r}, so none is left to predict; empty those "
+            f"every row of {table} has a value of {target.name!r}, so there is no row to predict; empty those "
             "cells, or leave the column out."
         )
     if len(regressor.groups_) and not labelled.any() and not seen.any():
