@@ -24,6 +24,7 @@ def designs(n, n_steps, seed):
             yield p, design
 
 
+@pytest.mark.filterwarnings("ignore:The expected loss may be")
 @pytest.mark.parametrize(("p", "design"), [*designs(8, 5, 0), *designs(4, 10, 1)], ids=str)
 def test_no_loss_of_many_steps_is_below_the_noise_of_a_new_row(p, design):
     best = il.optimal_rates(il.MixedLinearRegression(p, 1.0, 0.7), design)
