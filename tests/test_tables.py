@@ -132,11 +132,11 @@ LAYOUTS = {
     "header with spaces": PLAIN.replace("id,x", "id , x "),
     "numbers with spaces": PLAIN.replace("3.5", " 3.5 "),
     "all quoted": "\n".join(",".join(f'"{cell}"' for cell in line.split(",")) for line in PLAIN.split()),
-    "gzip without suffix": gzip.compress(PLAIN.encode()),
+    "gzip without suffix": gzip.compress(PLAIN.encode(), mtime=0),
     "bz2": bz2.compress(PLAIN.encode()),
     "xz": lzma.compress(PLAIN.encode()),
     "zst": pa.compress(PLAIN.encode(), codec="zstd", asbytes=True),
-    "gzip of two parts": gzip.compress(PLAIN[:9].encode()) + gzip.compress(PLAIN[9:].encode()),
+    "gzip of two parts": gzip.compress(PLAIN[:9].encode(), mtime=0) + gzip.compress(PLAIN[9:].encode(), mtime=0),
 }
 
 
@@ -273,7 +273,7 @@ REFUSED = [
     ("a.csv", "id,x,y\na,1,2,9\na,3,4,9\n", ValueError, "not a regular CSV file: line 2 has more cells"),
     ("a.csv", 'id,x,y\n"a,1,2\nb,3,4\n', ValueError, "is not a regular CSV file"),
     ("a.csv", "id,x\na,1\nb\0,2\n", ValueError, "has a NUL byte in line 3"),
-    ("a.csv.gz", gzip.compress(PLAIN.encode())[:-20], ValueError, r"a\.csv\.gz is not a whole gzip file"),
+    ("a.csv.gz", gzip.compress(PLAIN.encode(), mtime=0)[:-20], ValueError, r"a\.csv\.gz is not a whole gzip file"),
     ("a.csv.bz2", bz2.compress(PLAIN.encode())[:-20], ValueError, r"a\.csv\.bz2 is not a whole bz2 file"),
     ("a.csv.gz", PLAIN, ValueError, r"a\.csv\.gz is not a whole gzip file"),
     ("a.parquet", b"", ValueError, r"a\.parquet is not a whole Parquet file"),
