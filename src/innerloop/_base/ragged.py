@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from innerloop._base.checks import IntArray
@@ -15,3 +17,33 @@ def row_starts(sizes: IntArray) -> IntArray:
 def ragged_ranges(first: IntArray, sizes: IntArray) -> IntArray:
     """Return the rows of all segments as one array: range(first[0], first[0] + sizes[0]), then the next range, ..."""
     return np.repeat(first - row_starts(sizes)[:-1], sizes) + np.arange(int(sizes.sum()))
+
+
+def padded_ranges(first: IntArray, end: IntArray, most_rows: int) -> Iterator[tuple[IntArray, IntArray]]:
+    """Yield segments of similar length together, as rows of a matrix; shorter ones repeat their last row.
+
+    Parameters
+    ----------
+    first, end : (n,)
+        First row of each segment, and the row after its last; none is empty.
+    most_rows
+        About the largest number of rows of a matrix together; there may be more in a single segment.
+
+    Yields
+    ------
+    chosen : (n_chosen,)
+        Which segments.
+    rows : (n_chosen, width)
+        Fewer than half of the rows are repeated.
+    """
+    sizes = end - first
+    order = np.argsort(sizes, kind="stable")
+    power = np.ceil(np.log2(sizes[order]))
+    for similar in np.split(order, np.flatnonzero(np.diff(power)) + 1):
+        if len(similar) == 0:
+            continue
+        width = int(sizes[similar[-1]])
+        step = max(1, most_rows // width)
+        for i in range(0, len(similar), step):
+            chosen = similar[i : i + step]
+            yield chosen, np.minimum(first[chosen, None] + np.arange(width), end[chosen, None] - 1)

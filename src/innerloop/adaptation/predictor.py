@@ -8,7 +8,7 @@ from typing import final
 import numpy as np
 
 from innerloop._base.checks import FloatArray, IntArray
-from innerloop._base.ragged import row_starts
+from innerloop._base.ragged import padded_ranges, row_starts
 from innerloop.adaptation.rules import Adaptation
 from innerloop.data.episodes import Episodes
 from innerloop.data.row_blocks import reduced, row_blocks
@@ -66,22 +66,25 @@ class Predictor:
             alpha is the task's noise, and C the covariance of its coefficients' error (`Adaptation.uncertainty`); 1 and
             `task_cov` for tasks without rows.
         """
-        variance = np.stack([1.0 + np.einsum("ij,ij->i", X @ cov, X) for cov in task_cov], axis=1)
+        variance = np.empty((len(X), len(task_cov)))
+        without = place < 0
+        for k, target_cov in enumerate(task_cov):
+            variance[without, k] = 1.0 + np.einsum("ij,ij->i", X[without] @ target_cov, X[without])
+        order = np.argsort(place, kind="stable")
+        first = np.searchsorted(place[order], np.arange(len(known) + 1))
+        used = np.flatnonzero(np.diff(first))
         at_once = max(1, _MOST_NUMBERS // X.shape[1] ** 2)
-        used = np.unique(place[place >= 0])
-        position = np.full(len(known) + 1, -1)  # the last is that of -1
-        for block in row_blocks(known.select(used)):
+        for block in row_blocks(known.select(used), at_once * X.shape[1] ** 2):
             members = used[block.members]
-            position[members] = np.arange(len(members))
-            rows = np.flatnonzero(position[place] >= 0)
-            for k, target_cov in enumerate(task_cov):
-                noise, covariance = self.rule.uncertainty(self.coef, block, target_cov, k)
-                for i in range(0, len(rows), at_once):
-                    part = rows[i : i + at_once]
-                    task = position[place[part]]
-                    of_coef = ((X[part, None] @ covariance[task]) @ X[part, :, None])[:, 0, 0]
-                    variance[part, k] = noise[task] + np.maximum(of_coef, 0.0)  # rounding may make it negative
-            position[members] = -1
+            of_target = [
+                self.rule.uncertainty(self.coef, block, target_cov, k) for k, target_cov in enumerate(task_cov)
+            ]
+            for chosen, padded in padded_ranges(first[members], first[members + 1], at_once):
+                rows = order[padded]
+                for k, (noise, covariance) in enumerate(of_target):
+                    of_coef = np.einsum("trj,trj->tr", X[rows] @ covariance[chosen], X[rows])
+                    # Rounding may make it negative.
+                    variance[rows, k] = noise[chosen, None] + np.maximum(of_coef, 0.0)
         return variance
 
 

@@ -157,10 +157,12 @@ def estimate_effects(
         given = None if l2 is None else l2 * sample.n_rows
         with one_thread():
             if directions is None:
-                problem = RestrictedLikelihood(list(row_blocks(sample)), target, sample.n_rows, prior)
-                roots = DiagonalRoots.separate(np.flatnonzero(varies), _mean_squares(sample.X), prior, spread)
-                known = None if start is None else _Known.of(start, similar, target, prior)
-                task_cov, penalty = _minimise(_Search(problem, roots, _unit(sample.X, prior), given), structure, known)
+                columns = np.flatnonzero(varies)
+                problem = RestrictedLikelihood(row_blocks(sample), target, sample.n_rows, prior, columns)
+                roots = DiagonalRoots.separate(columns, _mean_squares(sample.X), prior, spread)
+                unit = _unit(sample.X, prior)
+                known = None if start is None else _Known.of(start, similar, target, prior, unit)
+                task_cov, penalty = _minimise(_Search(problem, roots, unit, given), structure, known)
                 solutions.append((task_cov, penalty, problem.solve(problem.sums(task_cov), penalty)))
             else:
                 solutions.append(_solve_in_row_space(sample, target, prior, directions, varies, given))
@@ -233,7 +235,7 @@ def _solve_in_row_space(
     rotated = TaskSet(tasks.X @ B, tasks.y, tasks.starts, tasks.ids)
     priors = np.append(np.zeros(n, dtype=np.intp), prior[~slopes])
     columns = np.flatnonzero(np.append(np.full(n, varies[slopes].any()), varies[~slopes]))
-    problem = RestrictedLikelihood(list(row_blocks(rotated)), target, tasks.n_rows, priors)
+    problem = RestrictedLikelihood(row_blocks(rotated), target, tasks.n_rows, priors, columns)
     roots = DiagonalRoots.shared(columns, _mean_squares(rotated.X), priors, np.inf)
     search = _Search(problem, roots, _unit(rotated.X, priors), given)
     cov, penalty = _minimise(search, "diagonal", None)
@@ -265,10 +267,14 @@ class _Known(NamedTuple):
     similar: FloatArray | None
 
     @classmethod
-    def of(cls, start: RandomEffects, similar: RandomEffects | None, target: int, prior: IntArray) -> _Known:
+    def of(
+        cls, start: RandomEffects, similar: RandomEffects | None, target: int, prior: IntArray, unit: FloatArray
+    ) -> _Known:
+        """Return what two estimates tell of one target; a prior that the start did not have begins at its unit."""
         first = [int(np.argmax(prior == number)) for number in range(int(prior.max(initial=-1)) + 1)]
+        precision = start.precision[target][first]
         cov = None if similar is None else similar.task_cov[target]
-        return cls(start.task_cov[target].diagonal(), start.precision[target][first], cov)
+        return cls(start.task_cov[target].diagonal(), np.where(precision > 0, precision, unit), cov)
 
 
 def _minimise(diagonal: _Search, structure: Structure, known: _Known | None) -> tuple[FloatArray, FloatArray]:

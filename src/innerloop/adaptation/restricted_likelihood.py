@@ -26,6 +26,8 @@ from innerloop.data.row_blocks import RowBlock
 
 # Noise below this fraction of the targets' mean square is rounding.
 _LEAST_NOISE = 1e-14
+# Tasks of more rows are factored by LAPACK one by one, others all at once row by row.
+_FEW_ROWS = 6
 
 
 class Solution(NamedTuple):
@@ -59,6 +61,13 @@ class _Sums(NamedTuple):
     raw_square: float
 
 
+class _Rows(NamedTuple):
+    """Rows of some tasks: X (n_tasks, n_rows, n_features) and y (n_tasks, n_rows)."""
+
+    X: FloatArray
+    y: FloatArray
+
+
 class _Whitened(NamedTuple):
     """V^-1/2 X and V^-1/2 y of a block's tasks, and the sum of their log|V|."""
 
@@ -69,13 +78,53 @@ class _Whitened(NamedTuple):
 
 @final
 class RestrictedLikelihood:
-    """Minus twice the log restricted likelihood of one target, up to a constant, with its derivatives."""
+    """Minus twice the log restricted likelihood of one target, up to a constant, with its derivatives.
 
-    def __init__(self, blocks: Iterable[RowBlock], target: int, n_rows: int, prior: IntArray) -> None:
-        self._blocks, self._target = blocks, target
+    Parameters
+    ----------
+    blocks
+        Rows of all tasks; an iterator serves for one evaluation.
+    target
+    n_rows
+        Number of rows before they were reduced.
+    prior : (n_features,)
+        Number of the prior of each population coefficient; negative for a flat one.
+    varying
+        Positions of the coefficients that may vary between tasks, where these are known beforehand: other rows and
+        columns of covariances must be zero, and are zero in derivatives. A rotation of each task's rows then leaves as
+        many rows in which V is not the identity as coefficients vary; the others are summed once.
+    """
+
+    def __init__(
+        self, blocks: Iterable[RowBlock], target: int, n_rows: int, prior: IntArray, varying: IntArray | None = None
+    ) -> None:
         self.prior = prior
         self.n_priors = int(prior.max(initial=-1)) + 1
         self.n = max(n_rows - int((prior < 0).sum()), 1)
+        self._varying = np.arange(len(prior)) if varying is None else varying
+        self._constant = _Sums(np.zeros((len(prior), len(prior))), np.zeros(len(prior)), 0.0, 0.0, 0.0)
+        self._blocks, self._target = blocks, target
+        self._separate: list[_Rows] | None = None
+        if varying is not None:
+            self._separate = [self._separated(rows) for rows in self._rows()]
+
+    def _rows(self) -> Iterable[_Rows]:
+        """Return the rows of all tasks, without those that are summed in the constant."""
+        if self._separate is not None:
+            return self._separate
+        return (_Rows(block.X, block.y[..., self._target]) for block in self._blocks)
+
+    def _separated(self, rows: _Rows) -> _Rows:
+        """Return the rows in which V may differ from the identity, after a rotation; add the others to the constant."""
+        p, q = len(self.prior), len(self._varying)
+        if rows.X.shape[1] <= q:
+            return rows
+        order = np.append(self._varying, np.setdiff1d(np.arange(p + 1), self._varying))
+        both = np.concatenate((rows.X, rows.y[..., None]), axis=2)[..., order]
+        both = np.asarray(np.linalg.qr(both, mode="r"))[..., np.argsort(order)] if q else both
+        rest = _Rows(both[:, q:, :p], both[:, q:, p])
+        self._constant = _added(self._constant, _Whitened(*rest, 0.0), float(np.sum(rest.y**2)))
+        return _Rows(both[:, :q, :p], both[:, :q, p])
 
     def counts(self) -> IntArray:
         """Return how many coefficients share each prior."""
@@ -87,19 +136,13 @@ class RestrictedLikelihood:
 
     def sums(self, task_cov: FloatArray, kept: list[_Whitened] | None = None) -> _Sums:
         """Return the sums over all tasks; append whitened blocks to `kept` if it is given."""
-        p = len(self.prior)
-        moments, cross, square, log_det, raw_square = np.zeros((p, p)), np.zeros(p), 0.0, 0.0, 0.0
-        for block in self._blocks:
-            raw_square += float(np.sum(block.y[..., self._target] ** 2))
-            white = _whiten(block.X, block.y[..., self._target, None], task_cov)
-            X, y = white.X.reshape(-1, p), white.y.ravel()
-            moments += X.T @ X
-            cross += X.T @ y
-            square += float(y @ y)
-            log_det += white.log_det
+        sums, varying = self._constant, self._varying
+        for rows in self._rows():
+            white = _whiten(rows, varying, task_cov[np.ix_(varying, varying)])
+            sums = _added(sums, white, float(np.sum(rows.y**2)))
             if kept is not None:
                 kept.append(white)
-        return _Sums(moments, cross, square, log_det, raw_square)
+        return sums
 
     def solve(self, sums: _Sums, penalty: FloatArray) -> Solution:
         """Return omega, the noise and the loss, given the sums at a covariance, and the diagonal of P."""
@@ -129,15 +172,19 @@ class RestrictedLikelihood:
         solution = self.solve(sums, self.penalty(precision))
         squares = (solution.mean_cov.diagonal() + solution.mean**2 / solution.noise)[self.prior >= 0]
         by_prior = np.bincount(self.prior[self.prior >= 0], squares, self.n_priors)
-        return solution.loss, self._slope(sums, kept, solution), precision * by_prior - self.counts()
+        return solution.loss, self._slope(kept, solution), precision * by_prior - self.counts()
 
-    def _slope(self, sums: _Sums, kept: list[_Whitened], solution: Solution) -> FloatArray:
-        """Return the derivative of the loss by the tasks' covariance."""
-        p, slope = len(self.prior), sums.moments.copy()
+    def _slope(self, kept: list[_Whitened], solution: Solution) -> FloatArray:
+        """Return the derivative of the loss by the tasks' covariance, zero where that must be zero."""
+        varying = self._varying
+        inner = np.zeros((len(varying), len(varying)))
         for X, y, _ in kept:
-            q = np.einsum("trp,tr->tp", X, y - X @ solution.mean)
-            known = X @ solution.mean_cov @ X.transpose(0, 2, 1)
-            slope -= X.reshape(-1, p).T @ (known @ X).reshape(-1, p) + q.T @ q / solution.noise
+            Z = X[..., varying]
+            q = np.einsum("trv,tr->tv", Z, y - X @ solution.mean)
+            unknown = np.eye(X.shape[1]) - X @ solution.mean_cov @ X.transpose(0, 2, 1)
+            inner += np.tensordot(Z, unknown @ Z, ((0, 1), (0, 1))) - q.T @ q / solution.noise
+        slope = np.zeros((len(self.prior), len(self.prior)))
+        slope[np.ix_(varying, varying)] = inner
         return slope
 
     def score(self, task_cov: FloatArray, penalty: FloatArray) -> tuple[Solution, FloatArray]:
@@ -152,7 +199,7 @@ class RestrictedLikelihood:
         squares = np.zeros(len(self.prior))
         for white in kept:
             squares += np.square(np.einsum("trp,trp->tp", white.X, white.X)).sum(axis=0)
-        slope = self._slope(sums, kept, solution).diagonal()
+        slope = self._slope(kept, solution).diagonal()
         return solution, -slope / np.sqrt(np.where(squares > 0, 2 * squares, 1.0))
 
     def curvature(self, variances: FloatArray) -> FloatArray:
@@ -166,15 +213,44 @@ class RestrictedLikelihood:
         return second - first**2 / self.n
 
 
-def _whiten(X: FloatArray, y: FloatArray, task_cov: FloatArray) -> _Whitened:
-    """Return V^-1/2 of rows (n_tasks, n_rows, ...) by Cholesky factors of all tasks at once.
+def _added(sums: _Sums, white: _Whitened, raw_square: float) -> _Sums:
+    """Return sums with those of whitened rows added, given the sum of their squared targets."""
+    X, y = white.X.reshape(-1, white.X.shape[2]), white.y.ravel()
+    return _Sums(
+        sums.moments + X.T @ X,
+        sums.cross + X.T @ y,
+        sums.square + float(y @ y),
+        sums.log_det + white.log_det,
+        sums.raw_square + raw_square,
+    )
+
+
+def _whiten(rows: _Rows, varying: IntArray, task_cov: FloatArray) -> _Whitened:
+    """Return V^-1/2 of rows, by a Cholesky factor of each task, given the covariance of the varying coefficients."""
+    Z = rows.X[..., varying]
+    V = (Z @ task_cov) @ Z.transpose(0, 2, 1)
+    V[:, np.arange(V.shape[1]), np.arange(V.shape[1])] += 1.0
+    both = np.concatenate((rows.X, rows.y[..., None]), axis=2)
+    if V.shape[1] <= _FEW_ROWS:
+        white, log_det = _whiten_together(V, both)
+    else:
+        try:
+            factor = np.linalg.cholesky(V)
+            white = np.asarray(np.linalg.solve(factor, both))
+            log_det = 2 * float(np.log(factor.diagonal(axis1=1, axis2=2)).sum())
+        except np.linalg.LinAlgError:  # rounding, where variances are enormous
+            white, log_det = _whiten_together(V, both)
+    return _Whitened(white[..., :-1], white[..., -1], log_det)
+
+
+def _whiten_together(V: FloatArray, both: FloatArray) -> tuple[FloatArray, float]:
+    """Return V^-1/2 times `both` and the sum of log|V|, by a factorisation of all tasks at once.
 
     Tasks run along the last axis: a step of the factorisation is then one operation on long rows, where LAPACK would
     be called task by task for a few numbers.
     """
-    V = np.ascontiguousarray(((X @ task_cov) @ X.transpose(0, 2, 1)).transpose(1, 2, 0))
-    V[np.arange(len(V)), np.arange(len(V))] += 1.0
-    white = np.ascontiguousarray(np.concatenate((X, y), axis=2).transpose(1, 2, 0))
+    V = np.ascontiguousarray(V.transpose(1, 2, 0))
+    white = np.ascontiguousarray(both.transpose(1, 2, 0))
     log_det = 0.0
     for j in range(len(V)):
         pivot = np.maximum(V[j, j], 1.0)  # at least 1 but for rounding
@@ -184,5 +260,4 @@ def _whiten(X: FloatArray, y: FloatArray, task_cov: FloatArray) -> _Whitened:
         column = V[j + 1 :, j] * unit
         white[j + 1 :] -= column[:, None] * white[j]
         V[j + 1 :, j + 1 :] -= column[:, None] * column
-    white = np.ascontiguousarray(white.transpose(2, 0, 1))
-    return _Whitened(white[..., :-1], white[..., -1], log_det)
+    return np.ascontiguousarray(white.transpose(2, 0, 1)), log_det

@@ -24,7 +24,7 @@ _MOST_SCORED_TASKS = 2_000
 _EPISODES = 300
 _MOST_SPLITS = 6
 # Bounds of the number of rows of a task that are scored, the lower where tasks are many.
-_SCORED_ROWS = 20, 200
+_SCORED_ROWS = 20, 50
 _MOST_NUMBERS = 2**21
 
 
