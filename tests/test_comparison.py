@@ -19,7 +19,7 @@ DIST = il.MixedLinearRegression(2, 1.0, 1.4, mean=[1.0, -1.0])
 
 @pytest.fixture(scope="module")
 def found():
-    return compare(DIST.sample_tasks(60, 12, seed=1), n_adapt=5, time_limit=60)
+    return compare(DIST.sample_tasks(60, 12, seed=1), n_adapt=5, time_limit=240)
 
 
 @pytest.mark.slow

@@ -271,11 +271,10 @@ def test_legends_can_be_read_on_a_phone(label):
 def test_intervals_of_unseen_tasks_hold_what_they_promise():
     import innerloop as il
     from innerloop.evaluation.coverage import LEVELS, coverage
-    from innerloop.tabular.kinds import RandomEffectsRidge
     from innerloop.tabular.settings import Settings
 
     dist = il.MixedLinearRegression(3, 1.0, 0.8)
-    settings = Settings(kinds=(RandomEffectsRidge,), inner_lr=0.0, adapt_lr=0.0)
+    settings = Settings(adaptation="ridge", basis="linear")
     found = coverage(settings, dist.sample_tasks(90, 14, seed=4), [0, 5])
     assert found.share.shape == (2, len(LEVELS))
     assert (np.abs(found.share - LEVELS) < 4 * found.share_se + 0.02).all()

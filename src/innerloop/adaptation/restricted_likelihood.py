@@ -27,7 +27,7 @@ from innerloop.data.row_blocks import RowBlock
 # Noise below this fraction of the targets' mean square is rounding.
 _LEAST_NOISE = 1e-14
 # Tasks of more rows are factored by LAPACK one by one, others all at once row by row.
-_FEW_ROWS = 6
+_FEW_ROWS = 16
 
 
 class Solution(NamedTuple):
@@ -104,14 +104,14 @@ class RestrictedLikelihood:
         self._varying = np.arange(len(prior)) if varying is None else varying
         self._constant = _Sums(np.zeros((len(prior), len(prior))), np.zeros(len(prior)), 0.0, 0.0, 0.0)
         self._blocks, self._target = blocks, target
-        self._separate: list[_Rows] | None = None
+        self._parts: list[_Rows] | None = None
         if varying is not None:
-            self._separate = [self._separated(rows) for rows in self._rows()]
+            self._parts = [self._separated(rows) for rows in self._rows()]
 
     def _rows(self) -> Iterable[_Rows]:
         """Return the rows of all tasks, without those that are summed in the constant."""
-        if self._separate is not None:
-            return self._separate
+        if self._parts is not None:
+            return self._parts
         return (_Rows(block.X, block.y[..., self._target]) for block in self._blocks)
 
     def _separated(self, rows: _Rows) -> _Rows:

@@ -18,7 +18,7 @@ from innerloop.adaptation.random_effects import RandomEffects, estimate_effects
 from innerloop.data.scaling import Scaling
 from innerloop.data.tasks import TaskSet, check_task_set
 from innerloop.distributions import Design, MixedLinearRegression
-from innerloop.theory import expected_loss
+from innerloop.theory.expected import unwarned_loss
 
 # Half the width of a 90 % interval, in standard deviations of a normal distribution.
 _HALF_WIDTH = 1.645
@@ -151,14 +151,14 @@ class CalibratedModel:
         -------
         array
             Of the shape that the rates broadcast to, in squared units of the target: twice the loss of
-            `innerloop.expected_loss`.
+            `innerloop.expected_loss`; `innerloop.choose_method` says how far to trust it.
 
         Raises
         ------
         ValueError
             As in `innerloop.expected_loss`.
         """
-        return np.asarray(2 * np.asarray(expected_loss(self.dist, design, inner_lr, adapt_lr)))
+        return np.asarray(2 * np.asarray(unwarned_loss(self.dist, design, inner_lr, adapt_lr)))
 
 
 def calibrate(

@@ -90,6 +90,21 @@ def expected_loss(
     -----
     Equations 7.1, 9.4, 10.1, 12.2, 13.2, 14.3 and 16.1 of docs/theory.md.
     """
+    choice = choose_method(dist, design, method)
+    if choice.accuracy > _WARNED_ERROR and np.any(inner_lr):
+        warnings.warn(f"The expected loss may be {100 * choice.accuracy:.0f} % off. {choice.trust}", stacklevel=2)
+    return unwarned_loss(dist, design, inner_lr, adapt_lr, init, method)
+
+
+def unwarned_loss(
+    dist: MixedLinearRegression,
+    design: Design,
+    inner_lr: ArrayLike,
+    adapt_lr: ArrayLike,
+    init: ArrayLike | None = None,
+    method: Method = "auto",
+) -> FloatArray | float:
+    """Return the `expected_loss` without its warning, for callers that say themselves how far to trust it."""
     rates = [as_floats(rate, name) for rate, name in ((inner_lr, "inner_lr"), (adapt_lr, "adapt_lr"))]
     for rate, name in zip(rates, ("inner_lr", "adapt_lr"), strict=True):
         _check_rates(rate, name, design)
@@ -98,9 +113,6 @@ def expected_loss(
     except ValueError:
         shapes = " and ".join(str(rate.shape) for rate in rates)
         raise ValueError(f"`inner_lr` and `adapt_lr` must have shapes that broadcast, got {shapes}.") from None
-    choice = choose_method(dist, design, method)
-    if choice.accuracy > _WARNED_ERROR and inner.any():
-        warnings.warn(f"The expected loss may be {100 * choice.accuracy:.0f} % off. {choice.trust}", stacklevel=2)
     error = TrainingError(dist, design, init, method)(inner)
     loss = AdaptedLoss.build(dist, design)(adapt, error)
     return float(loss) if loss.ndim == 0 else loss
