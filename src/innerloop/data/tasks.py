@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -240,6 +241,8 @@ class TaskSet:
             If `tasks` is neither, holds too few or too many bools, or a position that is not there.
         """
         chosen = as_positions(tasks, "tasks", len(self))
+        if np.array_equal(chosen, np.arange(len(self))):
+            return self
         sizes = self.sizes[chosen]
         rows = ragged_ranges(self.starts[chosen], sizes)
         original = None if self.reduced_from is None else self.reduced_from[chosen]
@@ -368,10 +371,19 @@ class TaskSet:
         """Return the usual number of support rows: half the median task, at least 1 and at most 10."""
         return int(np.clip(np.median(self.sizes) // 2, 1, 10))
 
+    @cached_property
+    def _orders(self) -> dict[int, IntArray]:
+        """Orders that `shuffled` has made, by seed."""
+        return {}
+
     def shuffled(self, seed: int) -> IntArray:
         """Return an order of all rows, task by task, that is shuffled within each; see `split`."""
-        columns = [*np.atleast_2d(self.y.T), *self.X.T]
-        return shuffled_order(columns, self.task_of_row, self.ids, seed)
+        if seed not in self._orders:
+            columns = [*np.atleast_2d(self.y.T), *self.X.T]
+            order = shuffled_order(columns, self.task_of_row, self.ids, seed)
+            order.flags.writeable = False  # it serves again
+            self._orders[seed] = order
+        return self._orders[seed]
 
 
 def as_episodes(

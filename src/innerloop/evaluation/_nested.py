@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
+from joblib import cpu_count
 
 from innerloop._base.checks import FloatArray
 from innerloop._base.seeds import Stream, stream
@@ -49,8 +51,9 @@ def evaluate(trained: TrainedTable, tasks: TaskSet, tick: Callable[[], None] = l
         settings = training.settings
         fold = stream(settings.seed, Stream.NESTED_FOLDS).permutation(np.arange(len(tasks)) % min(N_FOLDS, len(tasks)))
         overall, held_out = _choose(training, methods, tick)
-        errors = np.full((1 + len(sizes), len(tasks), len(methods)), np.nan)
-        for f in range(fold.max() + 1):
+
+        def errors_of_fold(f: int) -> FloatArray:
+            """Return the errors of the fold's tasks with all choices made on the others."""
             rest = tasks.select(fold != f).fit_columns()
             unseen = tasks.select(fold == f).encode(rest.column_map)
             if len(rest) > 1:
@@ -58,7 +61,12 @@ def evaluate(trained: TrainedTable, tasks: TaskSet, tick: Callable[[], None] = l
                 chosen = _choose(fitted, methods, tick)[0]
             else:  # nothing can be chosen on one task
                 fitted, chosen = _with_objective_of(training, fold != f), overall
-            errors[:, fold == f] = _errors(fitted, chosen, rest, unseen, sizes)
+            return _errors(fitted, chosen, rest, unseen, sizes)
+
+        errors = np.full((1 + len(sizes), len(tasks), len(methods)), np.nan)
+        with ThreadPoolExecutor(cpu_count()) as pool:
+            for f, of_fold in enumerate(pool.map(errors_of_fold, range(int(fold.max()) + 1))):
+                errors[:, fold == f] = of_fold
     return _evaluation(trained, tasks, overall, held_out, errors, _NESTED if len(tasks) > 2 else _TWO_TASKS)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, final
 
 import numpy as np
+from joblib import cpu_count
 from numpy.typing import NDArray
 
 from innerloop._base.checks import FloatArray, IntArray
@@ -67,12 +69,13 @@ class AdaptationChoice:
 
 def choose_adaptation(comparison: Comparison, candidates: Sequence[Kind], whole: TrainingPart) -> AdaptationChoice:
     """Weigh candidates by stacking at each number of rows, fit them to the whole, and calibrate intervals."""
-    members = [[kind.fit(part) for kind in candidates] for part in comparison.parts]
+    models = [whole.effects(kind.model) for kind in candidates]  # from which those of the folds start
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        members = list(pool.map(lambda part: [kind.fit(part) for kind in candidates], comparison.parts))
     residuals = comparison.residuals(members)
     products = {n: np.mean([split.products() for split in splits], axis=0) for n, splits in residuals.items()}
     n_rows = np.array(list(residuals), dtype=float)
     weight = np.array([stack(products[n]) for n in residuals])
-    models = [whole.effects(kind.model) for kind in candidates]
     predictor = Mixture(
         tuple(kind.fit(whole) for kind in candidates),
         np.array([effects.new_task_cov for effects in models]),
