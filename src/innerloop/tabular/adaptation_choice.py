@@ -55,12 +55,9 @@ class AdaptationChoice:
 
     @property
     def adaptation(self) -> str:
-        """Name of the kind that has the largest weight; "none" where it does not adapt."""
-        totals: dict[str, float] = {}
-        for kind, member, weight in zip(self.candidates, self.predictor.members, self._average(), strict=True):
-            name = "none" if isinstance(member.rule, NoAdaptation) else kind.name
-            totals[name] = totals.get(name, 0.0) + weight
-        return max(totals, key=totals.__getitem__)
+        """Name of the kind of the candidate of largest weight; "none" where that does not adapt."""
+        k = int(np.argmax(self._average()))
+        return "none" if isinstance(self.predictor.members[k].rule, NoAdaptation) else self.candidates[k].name
 
     def _average(self) -> FloatArray:
         adapted = self.n_rows > 0
