@@ -88,7 +88,6 @@ def test_a_notebook_shows_verdict_table_and_picture(study):
     assert "<svg" in shown
 
 
-@pytest.mark.filterwarnings("ignore:The expected loss may be")
 def test_the_report_is_written_whole_or_not_at_all(study, tmp_path):
     study.report(tmp_path / "page.html", command="python study.py")
     page = (tmp_path / "page.html").read_text()
