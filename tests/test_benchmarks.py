@@ -62,3 +62,31 @@ def test_every_simulated_table_can_be_drawn(monkeypatch):
         assert set(splits.train.groups) == set(range(8))
         assert {len(y) for _, y in splits.unseen} == {40}
         assert all(np.isfinite(y).all() and len(X) == len(y) for X, y in splits.unseen)
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project of one function and one test, which notices one of two changes."""
+    (tmp_path / "src" / "innerloop").mkdir(parents=True)
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "pyproject.toml").write_text("")
+    (tmp_path / "src" / "innerloop" / "__init__.py").write_text("def f(x):\n    return x + 1 if x < 9 else 0\n")
+    (tmp_path / "tests" / "test_f.py").write_text("import innerloop\n\ndef test_f():\n    assert innerloop.f(1) == 2\n")
+    return tmp_path
+
+
+def test_changes_that_tests_notice_are_told_from_others(project):
+    bench = load("mutants")
+    noticed, missed = (bench.Mutant("__init__.py", *change, "test_f.py") for change in (("+ 1", "- 1"), ("< 9", "< 5")))
+    result = bench.measure(project, [noticed, missed])
+    assert result == {"tried": 2, "share_noticed": 0.5, "missed": [missed._asdict()]}
+    assert "x + 1 if x < 9" in (project / "src" / "innerloop" / "__init__.py").read_text()
+    with pytest.raises(ValueError, match="0 times"):
+        bench.measure(project, [bench.Mutant("__init__.py", "nowhere", "", "test_f.py")])
+
+
+def test_every_change_names_a_text_that_is_there_once_and_tests_that_are_there():
+    bench = load("mutants")
+    for mutant in bench.MUTANTS:
+        assert (bench.ROOT / "src" / "innerloop" / mutant.file).read_text().count(mutant.old) == 1, mutant
+        assert (bench.ROOT / "tests" / mutant.tests.split()[0]).exists(), mutant

@@ -40,12 +40,12 @@ def held_out_mse(model, X, y, groups, inner_lr, l2, adapt_lr):
     """Return each task's mean squared error, meta-trained on the other folds of tasks; slowly."""
     tasks = il.TaskSet.from_arrays(
         model._table.scaling.design(X), (y - model._table.scaling.y_mean) * model._table.scaling.y_rate, groups
-    )
+    ).nameless()
     episodes = shown = tasks.deal(model.n_support_, model.random_state)
     if model.n_query is not None:
         shown = tasks.split(model.n_support_, model.n_query, model.random_state)
     n_tasks = len(tasks)
-    fold = stream(model.random_state, 1).permutation(np.arange(n_tasks) % min(model.cv, n_tasks))
+    fold = stream(model.random_state, 1).permutation(np.arange(n_tasks) % min(model.cv, n_tasks))[tasks.ids]
     squares = [[] for _ in range(n_tasks)]
     for f in range(fold.max() + 1):
         training = [part for part, t in zip(shown, shown.task, strict=True) if fold[t] != f]

@@ -308,3 +308,46 @@ def test_a_table_may_come_from_standard_input(table, monkeypatch, name):
     ran = innerloop("fit", name, *QUICK, "--adaptation", "ridge")
     assert (ran.code, ran.err) == (0, "")
     assert "12 tasks, 144 rows" in ran.out
+
+
+HOSTILE_FILE = "price_$_vs_$_cost [bold] :warning: <b>.csv"
+
+
+@pytest.mark.slow
+def test_no_name_prevents_a_fit_from_being_saved_drawn_and_reported(tmp_path):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("jinja2")
+    names = {"a": "x_$^{", "b": "[/bold]", "c": ":warning: <i>", "y": "$y$", "task": "$t\\frac$"}
+    frame = small_table()[[*names]].rename(columns=names)
+    table = save(frame, tmp_path / HOSTILE_FILE)
+    options = ["--group", names["task"], "--target", names["y"], "--cv", 2, "--adaptation", "gradient"]
+    ran = innerloop("fit", table, *options, "--out", tmp_path / "m", "--report", tmp_path / "r.html")
+    assert ran.code == 0
+    assert "No picture" not in ran.err
+    assert {"manifest.json", "held_out_loss.png"} <= set(tree(tmp_path / "m"))
+    assert "features: x_$^{, [/bold], :warning: <i>\n" in ran.out
+    assert HOSTILE_FILE in ran.out
+    assert "&lt;b&gt;.csv: $y$</title>" in (tmp_path / "r.html").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fails", ["picture", "report", "stop"])
+def test_a_model_is_saved_before_anything_is_drawn(tmp_path, monkeypatch, fails):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("jinja2")
+
+    def fail(*_, **__):
+        raise KeyboardInterrupt if fails == "stop" else ZeroDivisionError("no\n picture")
+
+    where = "cli._output.held_out_figure" if fails == "picture" else "report.TableStudy.page"
+    monkeypatch.setattr(f"innerloop.{where}", fail)
+    monkeypatch.setattr("innerloop._blocks.pool.stop_workers", lambda: None)
+    table = save(small_table(), tmp_path / "t.csv")
+    options = [*QUICK, "--adaptation", "gradient", "--out", tmp_path / "m", "--report", tmp_path / "r.html"]
+    ran = innerloop("fit", table, *options)
+    assert ran.code == {"picture": 0, "report": 1, "stop": 130}[fails]
+    assert len(load_model(tmp_path / "m").groups_) == 12
+    assert "on unseen tasks" in ran.out
+    if fails == "picture":
+        assert "No picture: ZeroDivisionError: no" in ran.err
+        assert (tmp_path / "r.html").exists()

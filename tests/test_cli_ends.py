@@ -89,24 +89,20 @@ def test_workers_are_ended_at_once():
 def test_a_signal_ends_a_parallel_simulation_within_seconds_and_leaves_no_worker(tmp_path, number, code):
     options = ["--store", str(tmp_path / "runs"), "--jobs", "2", "--n-runs", "1000000"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    # Where tests run in the background of a shell, programs they start would ignore Ctrl-C.
-    start = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    command = [
-        sys.executable,
-        "-c",
-        f"{start}; runpy.run_module('innerloop', run_name='__main__')",
-        "simulate",
-        *options,
-    ]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
+    command = [sys.executable, "-m", "innerloop", "simulate", *options]
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's job in the background ignores it
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    try:
+        running = subprocess.Popen(command, **pipes, env=environment)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with running as process:
+        while not list((tmp_path / "runs").glob("block-*.npz")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
         try:
-            while not list((tmp_path / "runs").glob("block-*.npz")):
-                assert process.poll() is None
-                time.sleep(0.05)
-            workers = psutil.Process(process.pid).children(recursive=True)
-            process.send_signal(number)
             _, shown = process.communicate(timeout=30)
         finally:
             process.kill()

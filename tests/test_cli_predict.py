@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 import pandas as pd
@@ -209,6 +210,32 @@ def test_out_that_cannot_be_written_is_named_itself(model, table, tmp_path, plac
     assert str(out["folder"] if place == "folder" else out[place].parent) in message
     assert words[place] in message
     assert ".tmp" not in message
+
+
+FORMULAS = ["=1+2", "+cmd|x", "-x", "@sum", "'=x", "' =x", "''+1a", "\uff1dx"]
+TEXTS = ["-1", "+1.5", "-.5e3", "x=1", "'quoted", "a-b", "7"]
+
+
+def test_no_id_is_a_formula_to_a_spreadsheet_and_all_come_back(model, tmp_path):
+    frame = small_table(n_rows=2)[["a", "b", "c"]].iloc[: len(FORMULAS + TEXTS)].assign(task=FORMULAS + TEXTS)
+    ran = innerloop("predict", model, save(frame, tmp_path / "t.csv"))
+    found = read(ran.out)["group"].tolist()
+    assert found == [f"'{text}" for text in FORMULAS] + TEXTS
+    # One quote off what is a quote before a formula, and ids are as they were.
+    assert [re.sub(r"^'(?=[\s']*[=+\-@\uff1d])", "", text) for text in found] == FORMULAS + TEXTS
+
+
+def test_a_model_that_forgot_its_groups_adapts_to_labelled_rows(tmp_path):
+    table = save(small_table(), tmp_path / "t.csv")
+    options = [*QUICK, "--features", *FEATURES, "--basis", "linear", "--adaptation", "ridge"]
+    assert "give --out too" in innerloop("fit", table, *options, "--forget-groups").err
+    for flag in ([], ["--forget-groups"]):
+        assert innerloop("fit", table, *options, "--out", tmp_path / "m", *flag).code == 0
+    everything = b"".join(path.read_bytes() for path in (tmp_path / "m").glob("*.json"))
+    assert "schöne".encode() not in everything
+    assert len(load_model(tmp_path / "m").groups_) == 0
+    found = read(predict(tmp_path / "m", save(half_empty(), tmp_path / "u.csv")))
+    assert set(found["based_on"]) == {"adapted", "meta"}
 
 
 @pytest.mark.slow

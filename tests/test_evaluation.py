@@ -49,12 +49,13 @@ def made(n_targets=None, **settings):
     settings = {"adaptation": "gradient", **settings}
     X, y, groups = table([6, 5, 8, 3, 7, 1, 9, 4, 6, 6, 5, 7], 3, n_targets)
     tasks = il.TaskSet.from_arrays(X + np.array([3.0, 0.0, -1.0]), y + 2.0, groups)
-    return tasks, prepared(tasks, **settings)
+    training = prepared(tasks, **settings)
+    return replace(tasks, ids=training.tasks.ids), training  # by which rows are drawn
 
 
 def folds(tasks, settings):
     n = len(tasks)
-    return stream(settings.seed, 2).permutation(np.arange(n) % min(_nested.N_FOLDS, n))
+    return stream(settings.seed, 2).permutation(np.arange(n) % min(_nested.N_FOLDS, n))[tasks.ids]
 
 
 @pytest.fixture

@@ -73,8 +73,8 @@ def test_a_column_of_a_frame_names_the_tasks(library, n_targets):
     with pytest.warns(UserWarning, match="`X` has no column 'who'"):
         np.testing.assert_allclose(model.predict(without), plain.predict(X), rtol=1e-10)
     other = np.roll(groups, 7)
-    np.testing.assert_allclose(model.predict(frame, groups=other), plain.predict(X, other), rtol=1e-10)
-    adapted = model.adapt(frame[:4], y[:4], groups=["new", "task 1", "new", "new"])
+    np.testing.assert_allclose(model.predict(without, groups=other), plain.predict(X, other), rtol=1e-10)
+    adapted = model.adapt(without[:4], y[:4], groups=["new", "task 1", "new", "new"])
     assert "new" in adapted.groups_
 
 
@@ -116,6 +116,59 @@ def test_with_routing_on_a_search_fits_and_refits_with_groups():
         assert search.best_estimator_.groups_.tolist() == sorted(set(groups))
     assert len(SEEN) == 7
     assert all(seen is not None for seen in SEEN)
+
+
+def districts():
+    """Rows of 24 schools, 6 of each of 4 districts, as a frame with the schools' ids."""
+    rng = np.random.default_rng(1)
+    school = np.repeat(np.arange(24), 6)
+    X = rng.standard_normal((len(school), 2))
+    y = X @ [1.0, 2.0] + 2 * rng.standard_normal(24)[school] + 0.5 * rng.standard_normal(len(school))
+    return pd.DataFrame(X, columns=["a", "b"]).assign(school=school), y, school // 6
+
+
+def test_groups_that_differ_from_the_group_column_are_refused_everywhere():
+    frame, y, district = districts()
+    model = il.MetaRegressor(group="school", **RATES)
+    said = r"`groups` and the column 'school' that `group` names differ in 138 of 144 rows, first in row 6: 0 and 1;"
+    with pytest.raises(ValueError, match=said):
+        model.fit(frame, y, groups=district)
+    model.fit(frame, y)
+    for call in (model.predict, model.predict_interval):
+        with pytest.raises(ValueError, match=said):
+            call(frame, groups=district)
+    for call in (model.adapt, lambda X, y, groups: model.score(X, y, groups=groups)):
+        with pytest.raises(ValueError, match=said):
+            call(frame, y, groups=district)
+    with pytest.raises(ValueError, match=r"`groups` must hold one task id per row \(144\)"):
+        model.predict(frame, groups=district[:3])
+
+
+@pytest.mark.parametrize("form", [list, np.float64, np.uint8, "str"], ids=str)
+def test_groups_that_say_the_same_as_the_group_column_in_another_form_are_no_matter(form):
+    frame, y, _ = districts()
+    ids = frame["school"].to_numpy()
+    groups = ids.tolist() if form is list else ids.astype(form)
+    model = il.MetaRegressor(group="school", **RATES).fit(frame, y)
+    same = il.MetaRegressor(group="school", **RATES).fit(frame, y, groups=groups)
+    assert same.groups_.tolist() == model.groups_.tolist()
+    assert same.predict(frame, groups=groups).tobytes() == model.predict(frame).tobytes()
+
+
+@pytest.mark.parametrize("routing", [False, True])
+def test_a_splitter_by_districts_does_not_make_tasks_of_them(routing):
+    frame, y, district = districts()
+    model, grid = il.MetaRegressor(group="school", basis="linear", cv=2), {"adaptation": ["ridge"]}
+    with sklearn.config_context(enable_metadata_routing=routing):
+        search = GridSearchCV(model, grid, cv=GroupKFold(2), error_score="raise")
+        if routing:
+            with pytest.raises(ValueError, match=r"set_fit_request\(groups=False\)"):
+                search.fit(frame, y, groups=district)
+            asked = model.set_fit_request(groups=False).set_predict_request(groups=False)
+            search = GridSearchCV(asked.set_score_request(groups=False), grid, cv=GroupKFold(2), error_score="raise")
+        best = search.fit(frame, y, groups=district).best_estimator_
+    assert len(best.groups_) == 24
+    assert np.mean((best.predict(frame) - y) ** 2) < 0.5
 
 
 @FRAME

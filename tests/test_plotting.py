@@ -14,7 +14,7 @@ from cases import table
 from command_line import QUICK, innerloop, save, small_table
 from innerloop import MetaRegressor
 from innerloop.plots.held_out import held_out_figure
-from innerloop.plots.style import as_png
+from innerloop.plots.style import save_figure, title_figure
 
 pytest.importorskip("matplotlib", reason="drawing needs matplotlib")
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -210,19 +210,44 @@ def test_nothing_to_compare_is_refused(l2):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["free", "two steps"])
-def test_the_same_model_gives_the_same_bytes(name):
-    model = MODELS[name]()
-    first, second = (as_png(held_out_figure(model, "A table")) for _ in range(2))
+def test_the_same_model_gives_the_same_bytes(name, tmp_path):
+    model, path = MODELS[name](), tmp_path / "p.png"
+    first, second = (save_figure(held_out_figure(model, "A table"), path) or path.read_bytes() for _ in range(2))
     assert first.startswith(PNG_SIGNATURE)
     assert first == second
 
 
-def test_drawing_leaves_pyplot_and_its_settings_alone():
+NAMES = ["price_$_vs_$_cost", r"$\frac$", r"\begin{x}", "a_b^c%&#{", "任务", "a\0b", "a\ud800b", "a\nb\tc", "𝄞" * 9]
+
+
+@pytest.mark.parametrize("ending", [".png", ".svg", ".pdf"])
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_any_name_can_stand_above_a_picture(name, ending, tmp_path):
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({"text.usetex": True, "text.parse_math": True}):
+        figure = Figure()
+        title_figure(figure, name)
+        save_figure(figure, tmp_path / f"p{ending}")  # and without a warning
+    assert figure.get_suptitle().count("$") == name.count("$")
+
+
+def test_names_in_pictures_of_models_go_through_one_place(monkeypatch):
+    from innerloop.plots import held_out
+
+    drawn = []
+    monkeypatch.setattr(held_out, "title_figure", lambda _, name: drawn.append(name))
+    held_out_figure(fitted(), "a$b")
+    assert drawn == ["a$b"]
+
+
+def test_drawing_leaves_pyplot_and_its_settings_alone(tmp_path):
     import matplotlib as mpl
     from matplotlib import pyplot as plt
 
     before, open_figures = dict(mpl.rcParams), plt.get_fignums()
-    as_png(held_out_figure(fitted(), "A table"))
+    save_figure(held_out_figure(fitted(), "A table"), tmp_path / "p.png")
     assert dict(mpl.rcParams) == before
     assert plt.get_fignums() == open_figures
 

@@ -64,6 +64,36 @@ def test_the_page_is_well_formed_and_whole(written):
     assert len(identifiers) == len(set(identifiers))
 
 
+def test_a_policy_forbids_all_but_what_the_page_has(written):
+    source = written[1]
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', source).group(1)
+    assert source.index(policy) < source.index("<style")
+    allowed = {words[0]: words[1:] for words in (part.split() for part in policy.split(";"))}
+    assert allowed["default-src"] == ["'none'"]
+    assert allowed["style-src"] == ["'unsafe-inline'"]
+    assert allowed["img-src"] == ["data:"]
+    # Pictures are inline SVG, which takes no permission; what they use lies in the page or in data.
+    assert source.count("<svg") == 4
+    assert all(link.startswith(("#", "data:image/")) for link in Page(source).links)
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", source))
+    assert not re.search(r"<(script|link|iframe|object|embed|form|base)\b|@import|javascript:", source)
+
+
+def test_links_within_a_page_name_what_is_there_and_no_name_is_there_twice():
+    from innerloop.report.pictures import as_svg
+
+    def draw(ax):
+        ax.plot([1, 2, 3], "o-", clip_on=True)
+        ax.set_title("1234")
+
+    page = "".join(as_svg(draw, title) for title in ("One picture", "Another picture"))
+    ids = re.findall(r'\bid="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
+    named = re.findall(r'href="#([^"]*)"', page) + re.findall(r"url\(#([^)]*)\)", page)
+    assert len(set(named)) > 4
+    assert set(named) <= set(ids)
+
+
 def test_names_from_the_data_are_text(written):
     assert "<script" not in written[1]
     assert "<b>" not in written[1].split("<h1>")[1].split("</h1>")[0]

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -101,11 +102,10 @@ def test_a_random_state_that_is_no_number_does_not_prevent_saving(tmp_path, stat
     assert loaded.random_state == (3 if isinstance(state, int | np.integer) else None)
 
 
-def test_details_and_attachments_are_kept(tmp_path):
+def test_details_are_kept(tmp_path):
     details = {"target": "größe", "n": 3, "list": [1.5, None]}
-    save_model(fitted(**RATES)[0], tmp_path / "a" / "b", details, {"report.txt": b"hello"})
+    save_model(fitted(**RATES)[0], tmp_path / "a" / "b", details)
     assert load_details(tmp_path / "a" / "b") == details
-    assert (tmp_path / "a" / "b" / "report.txt").read_bytes() == b"hello"
 
 
 def test_saving_over_a_model_keeps_the_one_before_and_no_other(folder):
@@ -170,14 +170,74 @@ def test_a_file_is_flushed_before_it_is_synchronised(tmp_path, monkeypatch):
     assert sizes == [1000]
 
 
-def test_an_attachment_that_cannot_be_written_leaves_the_old_one(folder, monkeypatch):
-    model = fitted(**RATES)[0]
-    save_model(model, folder, attachments={"picture.png": b"old"})
-    with monkeypatch.context() as patch:
-        fail_at(patch, "fsync", 3)  # after the two parts
-        with pytest.raises(OSError, match="No space left"):
-            save_model(model, folder, attachments={"picture.png": b"new"})
-    assert (folder / "picture.png").read_bytes() == b"old"
+@pytest.mark.skipif(os.name != "posix", reason="permissions")
+def test_files_have_the_permissions_of_the_process_and_keep_those_that_they_have(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_whole(tmp_path / "file", b"1")
+        assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+        (tmp_path / "file").chmod(0o600)
+        write_whole(tmp_path / "file", b"2")
+        assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600
+    finally:
+        os.umask(before)
+
+
+# Privacy
+
+
+def everything_in(folder):
+    """Return the arrays in a model folder, of any save, and all its text."""
+    arrays, text = [], ""
+    for path in folder.iterdir():
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                arrays += [archive[name] for name in archive.files]
+        else:
+            text += path.read_text()
+    return arrays, text
+
+
+def rows_held(arrays, rows):
+    """Return how many of some rows of numbers are rows of some array, in any sign."""
+    found = 0
+    for row in rows:
+        held = (a for a in arrays if a.dtype.kind == "f" and a.ndim == 2 and a.shape[1] == len(row))
+        found += any((np.abs(np.abs(a) - np.abs(row)).max(axis=1, initial=0) < 1e-9).any() for a in held if len(a))
+    return found
+
+
+def test_the_rows_in_a_folder_are_no_rows_of_groups_of_three_or_more(tmp_path):
+    X, y, groups = table([4, 5, 3, 4, 5, 6, 3], 6, seed=2)
+    model = il.MetaRegressor(adaptation="ridge", basis="linear", cv=3).fit(X, y, groups)
+    save_model(model, tmp_path / "m")
+    scaling = model._table.scaling
+    assert rows_held(everything_in(tmp_path / "m")[0], scaling.design(X)) == 0
+    known = model._table.known
+    assert known.sizes.tolist() == [4, 5, 3, 4, 5, 6, 3]
+    for i in range(7):  # but the moments are those of the group
+        Z, mine = scaling.design(X[groups == i]), known.X[known.starts[i] : known.starts[i + 1]]
+        np.testing.assert_allclose(mine.T @ mine, Z.T @ Z, atol=1e-12)
+
+
+def test_a_save_that_forgets_the_groups_leaves_nothing_of_them_and_no_save_before(tmp_path):
+    ids = [f"secret {i}" for i in range(6)]
+    model, X, y, groups = fitted(1, ids=ids, **RATES)
+    save_model(fitted(2, ids=ids, **RATES)[0], tmp_path / "m")
+    save_model(model, tmp_path / "m")
+    assert "manifest.previous.json" in {path.name for path in (tmp_path / "m").iterdir()}
+    save_model(model, tmp_path / "m", {"group": "who"}, forget_groups=True)
+    arrays, text = everything_in(tmp_path / "m")
+    assert sorted(path.suffix for path in (tmp_path / "m").iterdir()) == [".json", ".json", ".npz"]
+    assert "secret" not in text
+    assert not [a for a in arrays if a.dtype.kind == "U" and "secret" in "".join(a.ravel().tolist())]
+    assert not [a for a in arrays if a.dtype.kind == "f" and 6 in a.shape[:1]]  # nothing group by group
+    loaded = load_model(tmp_path / "m")
+    assert len(loaded.groups_) == 0
+    assert loaded.predict(X).tobytes() == model.predict(X).tobytes()
+    again = loaded.adapt(X, y, groups)
+    np.testing.assert_allclose(again.predict(X, groups), model.adapt(X, y, groups).predict(X, groups), rtol=1e-12)
+    assert model.groups_.tolist() == ids  # the model itself forgets nothing
 
 
 def test_nothing_in_a_folder_is_pickled(folder, monkeypatch):

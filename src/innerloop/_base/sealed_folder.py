@@ -49,10 +49,8 @@ class SealedFolder:
         """Return whether a folder of no or another format holds files that `write`, even a killed one, did not make."""
         return folder.is_dir() and self.manifest(folder) is None and any(not self._is_ours(f) for f in folder.iterdir())
 
-    def write(
-        self, folder: Path, contents: Mapping[str, bytes], attachments: Mapping[str, bytes] | None = None
-    ) -> None:
-        """Write the parts, keeping the previous ones; attachments are further files by name, without checksums."""
+    def write(self, folder: Path, contents: Mapping[str, bytes], keep_previous: bool = True) -> None:
+        """Write the parts; the previous ones are kept beside them, or with `keep_previous=False` no earlier ones."""
         folder.mkdir(parents=True, exist_ok=True)
         files = {}
         with _locked(folder, shared=False):
@@ -60,14 +58,14 @@ class SealedFolder:
                 digest = hashlib.sha256(content).hexdigest()
                 files[part] = {"name": f"{part}-{digest[:12]}{self.parts[part]}", "sha256": digest}
                 write_whole(folder / files[part]["name"], content)
-            for name, content in (attachments or {}).items():
-                write_whole(folder / name, content)
             manifest = {"format": self.kind, "version": self.version, "files": files}
             before = self._manifest(folder / MANIFEST)
-            if before is not None and before != manifest and _is_whole(folder, before):
+            if keep_previous and before is not None and before != manifest and _is_whole(folder, before):
                 write_whole(folder / _PREVIOUS, json.dumps(before, indent=1).encode())
             write_whole(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
-            kept = {MANIFEST, _PREVIOUS, *_names(manifest), *_names(self._manifest(folder / _PREVIOUS))}
+            kept = {MANIFEST, *_names(manifest)}
+            if keep_previous:
+                kept |= {_PREVIOUS, *_names(self._manifest(folder / _PREVIOUS))}
             for old in folder.iterdir():
                 if self._is_ours(old) and old.name not in kept:
                     old.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shlex
 import sys
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -13,11 +14,12 @@ from rich.table import Table
 from innerloop.estimators import MetaRegressor
 from innerloop.evaluation import Score
 from innerloop.plots.held_out import PICTURE, compared, held_out_figure
-from innerloop.plots.style import as_png
+from innerloop.plots.style import save_figure
 from innerloop.report import TableStudy
 
-console = Console(highlight=False)
-messages = Console(highlight=False, soft_wrap=True, stderr=True)
+# Names from tables are printed as they are: ":warning:" is no picture.
+console = Console(highlight=False, emoji=False)
+messages = Console(highlight=False, emoji=False, soft_wrap=True, stderr=True)
 
 
 def show(study: TableStudy) -> None:
@@ -39,7 +41,7 @@ def show(study: TableStudy) -> None:
 
 def print_table(table: Table) -> None:
     """Print a table whole; a narrow console would cut numbers off."""
-    Console(highlight=False, width=max(console.width, 120)).print(table, crop=False)
+    Console(highlight=False, emoji=False, width=max(console.width, 120)).print(table, crop=False)
 
 
 def _rates(study: TableStudy) -> str:
@@ -82,16 +84,24 @@ def _cells(score: Score, first: bool) -> list[str]:
     return [score.label, *rates, *errors, *excess]
 
 
-def pictures_of(model: MetaRegressor, title: str) -> dict[str, bytes]:
-    """Return the picture of held-out loss, where there is one to draw and matplotlib to draw it."""
+def draw_beside(model: MetaRegressor, folder: Path, title: str) -> Path | None:
+    """Draw held-out loss into the folder of a saved model; return the picture's path, None where there is none.
+
+    There may be nothing to draw. A picture that cannot be drawn does not end the command: it says why.
+    """
+    path = folder / PICTURE
+    path.unlink(missing_ok=True)  # of the model that was there before
     if not compared(model):
-        return {}
+        return None
     try:
-        picture = as_png(held_out_figure(model, title))
+        save_figure(held_out_figure(model, title), path)
     except ImportError:
         messages.print("No picture: drawing needs matplotlib (pip install 'innerloop[plot]').", markup=False)
-        return {}
-    return {PICTURE: picture}
+        return None
+    except Exception as error:  # whatever matplotlib raises
+        messages.print(f"No picture: {type(error).__name__}: {error}", markup=False)
+        return None
+    return path
 
 
 def command_line() -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from innerloop.cli._demo_tables import PAPER_N_QUERY, PAPER_N_SUPPORT, digit_pairs, paper_table
-from innerloop.cli._output import can_draw, command_line, console, pictures_of, show
+from innerloop.cli._output import can_draw, command_line, console, draw_beside, show
 from innerloop.data.tasks import TaskSet
 from innerloop.estimators.meta_regressor import MetaRegressor, predict_episodes
 from innerloop.estimators.storage import check_writable, save_model
@@ -80,9 +80,9 @@ def _paper(out: Path, seed: int) -> None:
 
 
 def _show_and_save(found: TableStudy, out: Path) -> None:
-    """Print the results, and save the model with its picture and its report."""
+    """Save the model, print the results, then draw the picture and write the report beside it."""
+    save_model(found.model, out)
     show(found)
-    attachments = pictures_of(found.model, found.names.title)
+    draw_beside(found.model, out, found.names.title)
     if can_draw():
-        attachments["report.html"] = found.page(command_line(), progress=True).encode()
-    save_model(found.model, out, attachments=attachments)
+        found.report(out / "report.html", command_line(), progress=True)

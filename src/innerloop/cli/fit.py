@@ -12,12 +12,11 @@ from cyclopts import Parameter
 
 from innerloop._base.checks import as_count
 from innerloop._base.files import check_file
-from innerloop.cli._output import command_line, console, need_matplotlib, pictures_of, show
+from innerloop.cli._output import command_line, console, draw_beside, need_matplotlib, show
 from innerloop.cli._tables import check_sizes, print_size, read_tasks
 from innerloop.estimators import MetaRegressor
 from innerloop.estimators.storage import check_writable, save_model
 from innerloop.evaluation import Score
-from innerloop.plots.held_out import PICTURE
 from innerloop.report import TableStudy, study
 from innerloop.tabular.kinds import Adaptations
 from innerloop.tabular.settings import Basis, read_settings
@@ -33,6 +32,7 @@ def fit(
     group: str,
     target: str,
     out: Path | None = None,
+    forget_groups: Annotated[bool, Parameter(negative="")] = False,
     report: Path | None = None,
     features: Names = None,
     drop: Names = None,
@@ -70,6 +70,9 @@ def fit(
         Column to predict.
     out
         Folder to save the model and a picture of held-out loss to.
+    forget_groups
+        Save the model without the ids of the groups and what their rows say of them, and without the model saved there
+        before; all groups are then new to it.
     report
         Write a report, one HTML file that needs no other.
     features
@@ -131,6 +134,8 @@ def fit(
         order=order,
     )
     read_settings(model.get_params())
+    if forget_groups and out is None:
+        raise ValueError("`--forget-groups` says what `--out` saves; give --out too.")
     if out is not None:
         check_writable(out)
     if report is not None:
@@ -141,21 +146,23 @@ def fit(
     read = read_tasks(table, group, target, features, drop, delimiter, min_rows)
     check_sizes(read.tasks, table, n_support, n_query)
     found = study(read.tasks, model, title=table.name, target=target, group=group, progress=True)
-    pictures = {} if out is None else pictures_of(found.model, table.name)
-    if report is not None:
-        found.report(report, command_line(), progress=True)
-    if out is not None:
-        save_model(found.model, out, read.details(group), pictures)
+    if out is not None:  # first, so that nothing that follows can lose it
+        save_model(found.model, out, read.details(group), forget_groups=forget_groups)
     if json_:
         print(json.dumps(as_json(found), indent=1))
-        return
-    print_size(table, read)
-    show(found)
+    else:
+        print_size(table, read)
+        show(found)
+    written = []
     if out is not None:
-        saved = f"\nSaved the model to {out}" + (f", the picture to {out / PICTURE}" if pictures else "")
-        console.print(saved, soft_wrap=True, markup=False)
+        picture = draw_beside(found.model, out, table.name)
+        written.append(f"\nSaved the model to {out}" + (f", the picture to {picture}" if picture else ""))
     if report is not None:
-        console.print(f"Wrote the report to {report}", soft_wrap=True, markup=False)
+        found.report(report, command_line(), progress=True)
+        written.append(f"Wrote the report to {report}")
+    if not json_:
+        for line in written:
+            console.print(line, soft_wrap=True, markup=False)
 
 
 def as_json(found: TableStudy) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,10 @@ from innerloop.estimators import MetaRegressor
 from innerloop.estimators.storage import load_details, load_model
 from innerloop.tabular.intervals import as_level
 
+# What a spreadsheet runs as a formula, with the quotes that `_as_text` puts before it; numbers it does not run.
+_FORMULA = re.compile(r"[\s']*[=+\-@\uff1d\uff0b\uff0d\uff20]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
 
 def predict(
     model: Path,
@@ -37,6 +42,8 @@ def predict(
     A group with labelled rows in the table adapts on these alone, also if it was seen in training. Groups seen in
     training need no labelled rows; other groups are predicted with the meta-parameters. Writes CSV: the group, the row
     of the table (counted from 1), the prediction, its basis ("adapted", "seen" or "meta"); with `level` an interval.
+    A group whose id a spreadsheet would run as a formula (it begins with =, +, - or @ and is no number) is written with
+    a ' before it.
 
     Parameters
     ----------
@@ -81,7 +88,8 @@ def predict(
             markup=False,
         )
     predictions = _predict_unlabelled(regressor, X, y, (distinct, task), labelled, level)
-    predictions.insert(0, "group", file.frame[names["group"]][~labelled].to_numpy())
+    ids = file.frame[names["group"]][~labelled].to_numpy()
+    predictions.insert(0, "group", [_as_text(i) for i in ids] if ids.dtype.kind == "O" else ids)
     content = predictions.to_csv(index=False)
     if out is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
@@ -89,6 +97,16 @@ def predict(
         sys.stdout.write(content)
     else:
         write_whole(out, content.encode())
+
+
+def _as_text(group: Any) -> Any:
+    """Return an id that no spreadsheet runs as a formula.
+
+    It has a quote before it; as ids that begin with quotes and then a formula have one more too, to take one quote off
+    what is written is to have what was read.
+    """
+    is_formula = isinstance(group, str) and _FORMULA.match(group) and not _NUMBER.fullmatch(group)
+    return f"'{group}" if is_formula else group
 
 
 def _predict_unlabelled(

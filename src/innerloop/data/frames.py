@@ -8,6 +8,9 @@ from difflib import get_close_matches
 from typing import Any
 
 import narwhals as nw
+import numpy as np
+
+from innerloop.data.ids import distinct_ids, places
 
 
 def row_name(row: int) -> str:
@@ -60,7 +63,13 @@ def is_frame(value: Any) -> bool:
 
 
 def take_groups(group: str | None, X: Any, groups: Any, required: bool = True) -> tuple[Any, Any]:
-    """Return X without the column `group` of task ids, and the task ids."""
+    """Return X without the column `group` of task ids, and the task ids.
+
+    Raises
+    ------
+    ValueError
+        If `groups` is given too and says otherwise than that column, so that one of the two is a mistake.
+    """
     if group is None:
         return X, groups
     if not is_frame(X):
@@ -82,6 +91,22 @@ def take_groups(group: str | None, X: Any, groups: Any, required: bool = True) -
                 stacklevel=4,  # of `predict` and `predict_interval`
             )
         return X, groups
-    if groups is None:
-        groups = frame.get_column(group).to_numpy()
-    return frame.drop(group).to_native(), groups
+    column = frame.get_column(group).to_numpy()
+    if groups is not None:
+        _check_same_ids(groups, column, group)
+    return frame.drop(group).to_native(), column
+
+
+def _check_same_ids(groups: Any, column: Any, group: str) -> None:
+    n_rows = len(column)
+    given, of_column = distinct_ids(groups, "groups", n_rows), distinct_ids(column, f"group={group!r}", n_rows)
+    differ = places(given[0], of_column[0])[given[1]] != of_column[1]
+    if differ.any():
+        row = int(np.argmax(differ))
+        raise ValueError(
+            f"`groups` and the column {group!r} that `group` names differ in {int(differ.sum())} of {n_rows} rows, "
+            f"first in row {row}: {given[0][given[1][row]].item()!r} and {of_column[0][of_column[1][row]].item()!r}; "
+            "give one of the two. Where metadata routing passes the groups of a splitter on, "
+            "model.set_fit_request(groups=False).set_predict_request(groups=False).set_score_request(groups=False) "
+            "keeps them from the model."
+        )

@@ -70,7 +70,8 @@ def _block(tasks: TaskSet, members: IntArray) -> RowBlock:
 def reduced(tasks: TaskSet) -> TaskSet:
     """Return the same tasks with at most p + k rows each (see `RowBlock`) and the number of rows they stand for.
 
-    Targets of the result have two dimensions.
+    Targets of the result have two dimensions. The rows of every task are a triangle, or the upper part of one: they
+    hold its moments, and are not rows of the data.
     """
     p, n_targets = tasks.n_features, tasks.y[:1].size
     starts = row_starts(np.minimum(tasks.sizes, p + n_targets))
@@ -79,5 +80,7 @@ def reduced(tasks: TaskSet) -> TaskSet:
         sizes = np.diff(starts)[block.members]
         rows = ragged_ranges(starts[block.members], sizes)
         place = np.repeat(np.arange(len(sizes)), sizes), ragged_ranges(np.zeros_like(sizes), sizes)
-        X[rows], y[rows] = block.X[place], block.y[place]
+        # Rows of zeros below those of a task stay zero.
+        triangle = np.asarray(np.linalg.qr(np.concatenate((block.X, block.y), axis=2), mode="r"))[place]
+        X[rows], y[rows] = triangle[:, :p], triangle[:, p:]
     return TaskSet(X, y, starts, tasks.ids, tasks.feature_names, tasks.original_sizes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -15,18 +16,19 @@ from innerloop.data.ids import id_texts
 
 Words = NDArray[np.uint64]
 
-_HASHED_COLUMNS = 4
 
-
-def shuffled_order(columns: Sequence[FloatArray], task: IntArray, ids: NDArray[Any], seed: int) -> IntArray:
+def shuffled_order(
+    targets: Sequence[FloatArray], features: Sequence[FloatArray], task: IntArray, ids: NDArray[Any], seed: int
+) -> IntArray:
     """Return an order of all rows: task by task, shuffled within each.
 
     A row's position depends only on the ranks of the task's numbers, on its id and on the seed: not on the order of
-    the rows in the table, nor on the units of a column, nor on the other tasks.
+    the rows in the table, nor on the units, the signs and the order of the features, nor on the other tasks: these only
+    where rows of equal targets differ by what within their task could be a sign or an order as well.
 
     Parameters
     ----------
-    columns
+    targets, features
         The numbers of the rows, column by column, each of shape (n_rows,).
     task
         Index of each row's task in `ids`, increasing.
@@ -39,36 +41,103 @@ def shuffled_order(columns: Sequence[FloatArray], task: IntArray, ids: NDArray[A
     first = np.cumsum(sizes) - sizes
     words = _id_words(ids, as_count(seed, "seed", 0))
     order = np.empty(len(task), dtype=np.intp)
+    whole = _Whole(targets[0], features)
     # Tasks of similar size are shuffled together, the smaller ones padded.
     power = np.ceil(np.log2(np.maximum(sizes, 1)))
     for similar in (np.flatnonzero((power == p) & (sizes > 0)) for p in np.unique(power)):
         place = np.arange(sizes[similar].max(initial=0))
         rows = first[similar, None] + place
         real = place < sizes[similar, None]
-        shuffled = _shuffled(columns, np.where(real, rows, 0), real, words[similar, None])
+        shuffled = _shuffled(targets, whole, np.where(real, rows, 0), real, words[similar, None])
         order[rows[real]] = np.take_along_axis(rows, shuffled, axis=1)[real]
     return order
 
 
-def _shuffled(columns: Sequence[FloatArray], rows: IntArray, real: NDArray[np.bool_], words: Words) -> IntArray:
+def order_of_contents(targets: Sequence[FloatArray], features: Sequence[FloatArray], starts: IntArray) -> IntArray:
+    """Return the place of each task in an order that follows from sizes and ranks of numbers, not from ids.
+
+    Nor do the order of rows, and the units, signs and order of features matter. Tasks that are equal in all this keep
+    their order.
+    """
+    sizes, first = np.diff(starts), starts[:-1]
+    ranks = [_ranks_of_all(target) for target in targets]
+    keys = [sizes, *(np.add.reduceat(power, first) for rank in ranks for power in (rank, rank * rank))]
+    if len(np.unique(np.stack(keys), axis=1).T) < len(sizes):
+        every = np.arange(starts[-1])[None]
+        words = _content(ranks[0][None], features, every, np.ones_like(every, dtype=bool))[0]
+        for rank in ranks:
+            words = _mix(words ^ rank.astype(np.uint64))
+        keys.append(np.add.reduceat(words, first))
+    return np.argsort(np.lexsort(keys[::-1]), kind="stable")
+
+
+class _Whole:
+    """The features of all tasks, and an order and signs of them that follow from all their rows."""
+
+    def __init__(self, target: FloatArray, features: Sequence[FloatArray]) -> None:
+        self.features, self._target = features, target
+
+    @cached_property
+    def in_order(self) -> list[FloatArray]:
+        """The features by the size of the product of their ranks with the target's, which their signs make positive."""
+        target = _ranks_of_all(self._target)
+        products = [int(_ranks_of_all(feature) @ target) for feature in self.features]
+        order = np.argsort([-abs(product) for product in products], kind="stable")
+        return [self.features[i] if products[i] >= 0 else -self.features[i] for i in order]
+
+
+def _ranks_of_all(values: FloatArray) -> IntArray:
+    real = np.ones((1, len(values)), dtype=bool)
+    return np.asarray(_centred(_rank(values[None], real), real)[0])
+
+
+def _shuffled(
+    targets: Sequence[FloatArray],
+    whole: _Whole,
+    rows: IntArray,
+    real: NDArray[np.bool_],
+    words: Words,
+) -> IntArray:
     """Return an order of each task's rows, padding last: (n_tasks, n_rows), as `rows`."""
-    ranks = [_rank(column[rows], real) for column in columns[:_HASHED_COLUMNS]]
-    further = (_rank(column[rows], real) for column in columns[_HASHED_COLUMNS:])
-    place = _sorted_place(chain(ranks, further), real).astype(np.uint64)
+    ranks = [_rank(target[rows], real) for target in targets]
+    content = _content(_centred(ranks[0], real), whole.features, rows, real)
+    place = _sorted_place(chain(ranks, _further(content, whole, rows, real)), real).astype(np.uint64)
     # If keys were drawn for positions alone, one seed would pick rows of the same ranks from every table. A hash of
     # how the columns of the task are ordered relative to each other makes the draws of different tables independent.
     hashed = place
-    for rank in ranks:
+    for rank in (*ranks, content):
         hashed = _mix(hashed ^ rank.astype(np.uint64))
     words = _mix(words ^ hashed.sum(axis=1, keepdims=True, where=real))
     keys = _mix(words + place)
     return np.lexsort((keys, ~real))
 
 
-def _sorted_place(ranks: Iterator[IntArray], real: NDArray[np.bool_]) -> IntArray:
-    """Return each row's position in its task after sorting by the columns of these ranks; equal rows in any order.
+def _content(target: IntArray, features: Sequence[FloatArray], rows: IntArray, real: NDArray[np.bool_]) -> Words:
+    """Return a hash of the ranks of each row's features, which their signs and order do not change.
 
-    A further column is used only while some rows of a task are equal in all earlier ones.
+    A feature's sign is such that its ranks have a positive product with those of the target; which feature it is, is
+    told by that product.
+    """
+    content = np.zeros(rows.shape, dtype=np.uint64)
+    for feature in features:
+        rank = _centred(_rank(feature[rows], real), real)
+        product = (rank * target).sum(axis=1, keepdims=True)
+        rank = np.where(product == 0, np.abs(rank), np.sign(product) * rank)
+        content += rank.astype(np.uint64) * (_mix(np.abs(product).astype(np.uint64)) | np.uint64(1))
+    return _mix(content)
+
+
+def _further(content: Words, whole: _Whole, rows: IntArray, real: NDArray[np.bool_]) -> Iterator[IntArray]:
+    """Yield ranks that tell rows of equal targets apart."""
+    yield _rank(content, real)
+    for feature in whole.in_order:
+        yield _rank(feature[rows], real)
+
+
+def _sorted_place(ranks: Iterator[IntArray], real: NDArray[np.bool_]) -> IntArray:
+    """Return each row's position in its task after sorting by these ranks; equal rows in any order.
+
+    A further rank is used only while some rows of a task are equal in all earlier ones.
     """
     label, last = next(ranks), real.sum(axis=1) - 1
     while (label.max(axis=1, where=real, initial=0) < last).any() and (rank := next(ranks, None)) is not None:
@@ -78,11 +147,18 @@ def _sorted_place(ranks: Iterator[IntArray], real: NDArray[np.bool_]) -> IntArra
 
 def _rank(values: NDArray[Any], real: NDArray[np.bool_]) -> IntArray:
     """Return the rank of each number among the distinct numbers of its row; padding ranks highest."""
-    order = np.lexsort((values, ~real))
+    highest = np.inf if values.dtype.kind == "f" else np.iinfo(values.dtype).max
+    order = np.argsort(np.where(real, values, highest), axis=1)  # equal values share a rank, in whatever order
     is_new = np.diff(np.take_along_axis(values, order, axis=1), axis=1) != 0
     rank = np.zeros(values.shape, dtype=np.intp)
     np.put_along_axis(rank, order[:, 1:], np.cumsum(is_new, axis=1), axis=1)
     return rank
+
+
+def _centred(rank: IntArray, real: NDArray[np.bool_]) -> IntArray:
+    """Return ranks that change sign where the order of the values is reversed; 0 for padding."""
+    highest = rank.max(axis=1, keepdims=True, where=real, initial=0)
+    return np.where(real, 2 * rank - highest, 0)
 
 
 def _id_words(ids: NDArray[Any], seed: int) -> Words:

@@ -15,7 +15,7 @@ from innerloop._base.checks import FloatArray, IntArray, as_count, as_matrix, as
 from innerloop._base.ragged import ragged_ranges, row_starts
 from innerloop.data.episodes import Episodes
 from innerloop.data.ids import distinct_ids
-from innerloop.data.shuffle import shuffled_order
+from innerloop.data.shuffle import order_of_contents, shuffled_order
 
 if TYPE_CHECKING:
     from narwhals.typing import IntoDataFrame
@@ -260,7 +260,7 @@ class TaskSet:
         """Draw one episode per task: support rows to adapt on, and other rows to score.
 
         Which rows are drawn depends on the seed, the task's id and its rows only: not on the order of the
-        rows in the file, nor on the units of a column, nor on the other tasks.
+        rows in the file, nor on the units, signs and order of the features, nor on the other tasks.
 
         Parameters
         ----------
@@ -379,11 +379,21 @@ class TaskSet:
     def shuffled(self, seed: int) -> IntArray:
         """Return an order of all rows, task by task, that is shuffled within each; see `split`."""
         if seed not in self._orders:
-            columns = [*np.atleast_2d(self.y.T), *self.X.T]
-            order = shuffled_order(columns, self.task_of_row, self.ids, seed)
+            order = shuffled_order(*self._columns(), self.task_of_row, self.ids, seed)
             order.flags.writeable = False  # it serves again
             self._orders[seed] = order
         return self._orders[seed]
+
+    def nameless(self) -> TaskSet:
+        """Return the same tasks with numbers for ids that follow from the tasks' contents, whatever they are called.
+
+        What is drawn for these ids depends neither on names nor on the order of names; see
+        `innerloop.data.shuffle.order_of_contents`.
+        """
+        return replace(self, ids=order_of_contents(*self._columns(), self.starts))
+
+    def _columns(self) -> tuple[list[FloatArray], list[FloatArray]]:
+        return list(np.atleast_2d(self.y.T)), list(self.X.T)
 
 
 def as_episodes(

@@ -208,7 +208,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
             `columns_`.
         y : (n_rows,) or (n_rows, n_targets)
         groups : (n_rows,), default=None
-            Task id of each row. None, without `group`: all rows are one task.
+            Task id of each row. Neither `groups` nor `group`: all rows are one task. Where X has the column that
+            `group` names, that column holds the ids, and `groups` must agree with it or be None.
 
         Returns
         -------
@@ -248,7 +249,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         ----------
         X : (n_rows, n_features) array or data frame
         groups : (n_rows,), default=None
-            Task id of each row. None, without a `group` column in X: the meta-parameters for all rows.
+            Task id of each row; see `fit` for X with a `group` column. None, without that column: the meta-parameters
+            for all rows.
         return_std : bool, default=False
             Whether to return the standard deviation of targets around predictions too, due to the noise and to the
             uncertainty of the task's coefficients, calibrated on held-out tasks.

@@ -25,9 +25,14 @@ def save_model(
     model: MetaRegressor,
     folder: str | Path,
     details: Mapping[str, Any] | None = None,
-    attachments: Mapping[str, bytes] | None = None,
+    *,
+    forget_groups: bool = False,
 ) -> None:
     """Save a fitted model to a folder, which is made, or replaced if it holds a model.
+
+    The folder holds the ids of the known groups, their coefficients, and their rows reduced by QR: of p features and k
+    targets at most p + k rows. Of a group of many rows these say no more than moments; those of one or two rows can be
+    read from them.
 
     Parameters
     ----------
@@ -37,8 +42,8 @@ def save_model(
         Where to save.
     details
         Further facts to save, of types that JSON has; `load_details` returns them.
-    attachments
-        Further files, by name: a picture, a report. They are not checked on loading.
+    forget_groups
+        Save the model without any of these, as one that knows no groups, and keep no earlier save in the folder.
 
     Raises
     ------
@@ -50,7 +55,8 @@ def save_model(
     folder = Path(folder)
     check_writable(folder)
     check_is_fitted(model)
-    scalars, arrays = model._table.to_state()
+    table = model._table.forget_groups() if forget_groups else model._table
+    scalars, arrays = table.to_state()
     if hasattr(model, "feature_names_in_"):
         arrays["feature_names"] = np.asarray(model.feature_names_in_, dtype=np.str_)
     params = {name: _plain(value) for name, value in model.get_params().items()}
@@ -58,10 +64,10 @@ def save_model(
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     description = {"params": params, "table": scalars, "details": dict(details or {})}
     contents = {
-        "model": json.dumps(description, indent=1, ensure_ascii=False).encode(),
+        "model": json.dumps(description, indent=1, ensure_ascii=False).encode(errors="surrogatepass"),
         "arrays": buffer.getvalue(),
     }
-    _MODEL.write(folder, contents, attachments)
+    _MODEL.write(folder, contents, keep_previous=not forget_groups)
 
 
 def check_writable(folder: str | Path) -> None:

@@ -49,13 +49,15 @@ def evaluate(trained: TrainedTable, tasks: TaskSet, tick: Callable[[], None] = l
     training, methods, sizes = trained.training.with_gradient(tick), compared_methods(trained), _support_sizes(trained)
     with one_thread(tasks.n_features):
         settings = training.settings
-        fold = stream(settings.seed, Stream.NESTED_FOLDS).permutation(np.arange(len(tasks)) % min(N_FOLDS, len(tasks)))
+        names = training.tasks.ids  # numbers by contents: errors depend on what groups hold, not on how they are called
+        folds = stream(settings.seed, Stream.NESTED_FOLDS).permutation(np.arange(len(tasks)) % min(N_FOLDS, len(tasks)))
+        fold, nameless = folds[names], replace(tasks, ids=names)
         overall, held_out = _choose(training, methods, tick)
 
         def errors_of_fold(f: int) -> FloatArray:
             """Return the errors of the fold's tasks with all choices made on the others."""
-            rest = tasks.select(fold != f).fit_columns()
-            unseen = tasks.select(fold == f).encode(rest.column_map)
+            rest = nameless.select(fold != f).fit_columns()
+            unseen = nameless.select(fold == f).encode(rest.column_map)
             if len(rest) > 1:
                 fitted = MetaTraining.prepare(rest, settings, tick, training.n_support).with_gradient(tick)
                 chosen = _choose(fitted, methods, tick)[0]

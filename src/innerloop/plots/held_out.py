@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Literal, cast
 import numpy as np
 
 from innerloop._base.checks import FloatArray
-from innerloop.plots.style import BLUE, GREY, MAP_RANGE_PERCENT, ORANGE, axes_or_new, legend_below, rate_axis
+from innerloop.plots.style import (
+    BLUE,
+    GREY,
+    MAP_RANGE_PERCENT,
+    ORANGE,
+    axes_or_new,
+    legend_below,
+    rate_axis,
+    title_figure,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,7 +78,7 @@ def held_out_figure(model: MetaRegressor, title: str) -> Figure:
 
     shown = compared(model)
     figure = Figure(figsize=(1 + 4 * len(shown), 5.4), layout="constrained")
-    figure.suptitle(title)
+    title_figure(figure, title)
     for against, ax in zip(shown, figure.subplots(1, len(shown), squeeze=False)[0], strict=True):
         plot_held_out(model, ax, against)
     return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,9 +57,10 @@ def legend_below(ax: Axes) -> None:
     ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
 
 
-def as_png(figure: Figure) -> bytes:
-    """Return the figure as a PNG file."""
-    return _rendered(figure, ".png")
+def title_figure(figure: Figure, name: str) -> None:
+    """Write a name that a user chose above a figure, whatever signs it has: none of them is mathematics or TeX."""
+    shown = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in name)
+    figure.suptitle(shown, parse_math=False, usetex=False)
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -72,6 +74,7 @@ def _rendered(figure: Figure, ending: str) -> bytes:
 
     undated = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}[ending]
     buffer = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "innerloop"}):
+    with mpl.rc_context({"svg.hashsalt": "innerloop"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # a box stands for it
         figure.savefig(buffer, format=ending[1:], dpi=150, metadata=undated)
     return buffer.getvalue()

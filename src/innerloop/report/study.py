@@ -234,7 +234,7 @@ class TableStudy:
             If matplotlib or jinja2 is not installed.
         """
         check_file(Path(path), "path", (".html", ".htm"))
-        write_whole(Path(path), self.page(command, progress).encode())
+        write_whole(Path(path), self.page(command, progress).encode(errors="replace"))
 
     def page(self, command: str = "", progress: bool = False) -> str:
         """Return the page that `report` writes."""

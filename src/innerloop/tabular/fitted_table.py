@@ -139,6 +139,10 @@ class FittedTable:
         scaled = self.curves.tasks(self.scaling.tasks(tasks), self.scaling.intercept)
         return self.remember(scaled, reduced(scaled))
 
+    def forget_groups(self) -> FittedTable:
+        """Return the table without the groups that it knows."""
+        return replace(self, known=self.known.select(np.arange(0)), known_coef=self.known_coef[:0])
+
     def remember(self, tasks: TaskSet, rows: TaskSet) -> FittedTable:
         """Do what `adapt` does, given the tasks in scaled units, and reduced."""
         coef = self.predictor.adapt(tasks)

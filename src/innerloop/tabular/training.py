@@ -117,7 +117,10 @@ class MetaTraining:
     n_support
         Support rows per episode.
     tasks
-        In scaled units; where rows have an order, in that.
+        In scaled units; where rows have an order, in that. Their ids are numbers that follow from their contents, so
+        that no choice depends on names.
+    ids : (n_tasks,)
+        Their ids in the data.
     varying : (n_columns,)
         Whether each coefficient may vary between tasks.
     bendable
@@ -136,6 +139,7 @@ class MetaTraining:
     scaling: Scaling
     n_support: int
     tasks: TaskSet
+    ids: NDArray[Any]
     varying: NDArray[np.bool_]
     bendable: IntArray
     order: int | None
@@ -176,12 +180,12 @@ class MetaTraining:
                 order = int(_positions((settings.order,), tasks, "order")[0])
                 tasks = tasks.sorted_by(order)
             varying, bendable = _uses_of_columns(tasks, scaling, settings)
-            scaled = scaling.tasks(tasks)
+            scaled = scaling.tasks(tasks).nameless()
             if len(tasks) == 1:
                 settings = settings.of_one_task()
-            fold = folds_of_tasks(len(tasks), settings)
-            columns = tasks.column_map
-            training = cls(settings, scaling, n_support, scaled, varying, bendable, order, fold, None, columns)
+            fold = folds_of_tasks(len(tasks), settings)[scaled.ids]
+            columns, ids = tasks.column_map, tasks.ids
+            training = cls(settings, scaling, n_support, scaled, ids, varying, bendable, order, fold, None, columns)
             return training.with_gradient(tick) if settings.takes_gradient_steps() else training
 
     def with_gradient(self, tick: Callable[[], None] = _no_tick, is_free: bool = False) -> MetaTraining:
@@ -406,7 +410,7 @@ class TrainedTable:
             known_coef=np.empty((0, *predictor.unseen.shape)),
             columns=training.columns,
         )
-        return table.remember(self.tasks, self.rows) if remember else table
+        return table.remember(self.tasks, replace(self.rows, ids=training.ids)) if remember else table
 
     def _selection(self) -> Selection:
         training, settings = self.training, self.training.settings
