@@ -565,6 +565,19 @@ def test_early_stopping_ends_and_goes_back_to_the_best():
     assert torch.equal(weights(found), weights(again))
 
 
+@pytest.mark.parametrize("rate", [0.05, {"0": 0.05, "2": -0.02}, [0.05, {"": 0.1, "2.bias": torch.zeros(1)}]])
+def test_learned_rates_adapt_new_tasks(rate):
+    found = trainer(inner_lr=rate, learn_inner_lr=True, design=il.Design(4, 5, 3, n_steps=2))
+    before = [tensor.detach().clone() for tensor in found.rate_tensors.values()]
+    found.train(3)
+    assert not any(torch.equal(a, b) for a, b in zip(before, found.rate_tensors.values(), strict=True))
+    batch = SinusoidTasks(1).sample(4, 5, 3, (2, 0))
+    params = adapt(found.module, found.params, batch, found.inner_lr, n_steps=2)
+    outputs = predict(found.module, params, batch.X_query)
+    errors = (outputs - batch.y_query).square().mean(dim=(1, 2)) / 2
+    torch.testing.assert_close(errors, found.evaluate(4).values, rtol=1e-12, atol=0)
+
+
 def test_the_module_of_a_task_predicts_as_the_trainer_does():
     found, batch = trainer(), SinusoidTasks(1).sample(1, 5, 3, (2, 0))
     found.train(2)

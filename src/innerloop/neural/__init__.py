@@ -17,6 +17,7 @@ from innerloop.neural.sources import (
     TaskSetTasks,
     TaskSource,
 )
+from innerloop.neural.storage import TrainedNetwork, load_module, load_network
 from innerloop.neural.sweep import sweep
 from innerloop.neural.task_model import accuracy, half_mse
 from innerloop.neural.trainer import Callback, MetaTrainer
@@ -46,12 +47,15 @@ __all__ = [
     "TaskSetTasks",
     "TaskSource",
     "TensorBoardCallback",
+    "TrainedNetwork",
     "Training",
     "accuracy",
     "adapt",
     "features",
     "half_mse",
     "linearize",
+    "load_module",
+    "load_network",
     "predict",
     "sweep",
 ]

@@ -19,7 +19,7 @@ from innerloop._blocks.fingerprint import fingerprint
 from innerloop.distributions import Design
 from innerloop.neural.algorithms import Algorithm
 from innerloop.neural.batch import TaskBatch
-from innerloop.neural.checkpoint import load_checkpoint, save_checkpoint
+from innerloop.neural.checkpoint import CHECKPOINT, load_checkpoint
 from innerloop.neural.compiled import compiled
 from innerloop.neural.meta_gradient import GradientFunction, gradients_of, query_losses, query_predictions
 from innerloop.neural.meta_gradient import by_task as by_task_of
@@ -129,8 +129,13 @@ class MetaTrainer:
 
     @property
     def inner_lr(self) -> Rate:
-        """The rate of training, as given; of a learned one the tensors are in `rate_tensors`."""
-        return self._inner_lr
+        """The rate of training, in the form in which it was given; of a learned one the present values.
+
+        `adapt` takes it too.
+        """
+        if not self.learn_inner_lr:
+            return self._inner_lr
+        return rebuild(self._inner_lr, {name: tensor.detach().clone() for name, tensor in self.rate_tensors.items()})
 
     @inner_lr.setter
     def inner_lr(self, inner_lr: Rate) -> None:
@@ -342,7 +347,7 @@ class MetaTrainer:
         """Save a checkpoint from which training resumes exactly; in a process group all processes call this."""
         state = self._state()
         if self._rank == 0:
-            save_checkpoint(Path(folder), state)
+            CHECKPOINT.write(Path(folder), state)
 
     def load(self, folder: str | Path) -> None:
         """Resume from a checkpoint of the same training.
@@ -424,7 +429,7 @@ class MetaTrainer:
         return query_losses(self.training.algorithm, self.model, params, rates, batch)
 
     def _rates(self, tensors: Tensors) -> list[Tensors]:
-        return self._resolved(self.inner_lr, tensors)
+        return self._resolved(self._inner_lr, tensors)
 
     def _resolved(self, inner_lr: Rate, tensors: Tensors) -> list[Tensors]:
         return resolve(rebuild(inner_lr, tensors), self._stepping(), int(self.design.n_steps))
