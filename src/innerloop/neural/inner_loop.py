@@ -77,10 +77,17 @@ def adapt(
     check_finite_rates(rates)
     model = TaskModel(module, loss, by_task)
     model.refuse_changes(params, batch)
-    start = {
-        name: value.expand(len(batch), *value.shape) if name in chosen else value for name, value in params.items()
-    }
-    return inner_loop(model.losses, start, list(chosen), rates, batch, first_order)
+
+    def of_equal_sizes(part: TaskBatch) -> Tensors:
+        start = {n: value.expand(len(part), *value.shape) if n in chosen else value for n, value in params.items()}
+        return inner_loop(model.losses, start, list(chosen), rates, part, first_order)
+
+    places, parts = zip(*batch.by_size(), strict=True)
+    if len(parts) == 1:
+        return of_equal_sizes(parts[0])
+    results, order = [of_equal_sizes(part) for part in parts], torch.argsort(torch.cat(places))
+    joined = {n: torch.cat([result[n] for result in results])[order.to(params[n].device)] for n in chosen}
+    return {**params, **joined}
 
 
 def predict(module: nn.Module, params: Mapping[str, Tensor], X: Any, by_task: bool | None = None) -> Any:

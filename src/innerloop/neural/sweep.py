@@ -292,6 +292,11 @@ def sweep(
     check_finite(adapt, "adapt_lrs")
     if adapt.size == 0:
         raise ValueError("`adapt_lrs` must hold at least one rate, got none.")
+    if len(design.groups) > 1:
+        raise ValueError(
+            "`n_support` and `n_query` of a sweep's design must be one number each, as all rates are computed "
+            f"together, got {len(design.groups)} different sizes."
+        )
     settings = Sweep(
         make_module=make_module,
         sampler=EpisodeSampler(as_source(tasks, training.seed), design),

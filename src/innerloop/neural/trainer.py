@@ -21,11 +21,18 @@ from innerloop.neural.algorithms import Algorithm
 from innerloop.neural.batch import TaskBatch
 from innerloop.neural.checkpoint import CHECKPOINT, load_checkpoint
 from innerloop.neural.compiled import compiled
-from innerloop.neural.meta_gradient import GradientFunction, gradients_of, query_losses, query_predictions
+from innerloop.neural.meta_gradient import (
+    GradientFunction,
+    by_size,
+    gradients_of,
+    in_order,
+    query_losses,
+    query_predictions,
+)
 from innerloop.neural.meta_gradient import by_task as by_task_of
 from innerloop.neural.rates import Rate, Tensors, check_finite_rates, check_rate, leaves, rebuild, resolve
 from innerloop.neural.scores import Scores
-from innerloop.neural.sources import TEST, TRAINING, EpisodeSampler, Stage, Tasks, as_source
+from innerloop.neural.sources import TEST, EpisodeSampler, Stage, Tasks, as_source
 from innerloop.neural.task_model import Loss, TaskModel, learnable
 from innerloop.neural.training import Training
 from innerloop.neural.twice import undifferentiable
@@ -158,7 +165,7 @@ class MetaTrainer:
 
     def _make_gradients(self) -> GradientFunction:
         gradients = compiled(gradients_of(self._losses)) if self.training.compile else gradients_of(self._losses)
-        return by_task_of(gradients) if self.model.is_by_task(self.device) else gradients
+        return by_size(by_task_of(gradients) if self.model.is_by_task(self.device) else gradients)
 
     @property
     def learned(self) -> list[Tensor]:
@@ -289,10 +296,14 @@ class MetaTrainer:
         for drawn in self.sampler.batches(stage, n_tasks, TASKS_AT_ONCE):
             for first in range(0, len(drawn), each):
                 batch = drawn[first : first + each].to(self.device, self.dtype)
-                with torch.no_grad(), self.model.testing():
-                    prediction = query_predictions(self.training.algorithm, self.model, self.params, rates, batch)
-                    scores.append(self.model.score(prediction, batch.y_query, metric))
+                places, parts = zip(*batch.by_size(), strict=True)
+                scores.append(in_order([self._scores(part, rates, metric) for part in parts], places))
         return Scores(torch.cat(scores))
+
+    def _scores(self, batch: TaskBatch, rates: list[Tensors], metric: Loss | None) -> Tensor:
+        with torch.no_grad(), self.model.testing():
+            prediction = query_predictions(self.training.algorithm, self.model, self.params, rates, batch)
+            return self.model.score(prediction, batch.y_query, metric)
 
     def update_module(self) -> nn.Module:
         """Copy the learned parameters into the module, and return it.
@@ -334,7 +345,8 @@ class MetaTrainer:
             raise ValueError(f"{type(algorithm).__name__} does not adapt the module's parameters.")
         start = {name: value.unsqueeze(0) for name, value in self.params.items()}
         with torch.no_grad(), self.model.testing():
-            adapted = steps(self.model, start, rates, batch.to(self.device, self.dtype))
+            ((_, task),) = batch.to(self.device, self.dtype).by_size()
+            adapted = steps(self.model, start, rates, task)
         module = deepcopy(self.module).to(self.device, self.dtype)
         with torch.no_grad():
             for name, parameter in learnable(module).items():
@@ -419,7 +431,7 @@ class MetaTrainer:
         return identity
 
     def _batch(self) -> TaskBatch:
-        return self.sampler.draw(TRAINING, self.design.n_tasks, self.iteration).to(self.device, self.dtype)
+        return self.sampler.iteration(self.iteration).to(self.device, self.dtype)
 
     def _losses(self, learned: Sequence[Tensor], batch: TaskBatch) -> Tensor:
         params = dict(zip(self.params, learned, strict=False))
