@@ -5,6 +5,7 @@ from innerloop.neural.batch import TaskBatch
 from innerloop.neural.callbacks import EarlyStopping, TensorBoardCallback
 from innerloop.neural.classes import ClassTasks
 from innerloop.neural.inner_loop import adapt, predict
+from innerloop.neural.layers import StepBatchNorm
 from innerloop.neural.linear import FrozenFeatures, LinearizedModule, features, linearize
 from innerloop.neural.scores import Scores
 from innerloop.neural.sources import (
@@ -43,6 +44,7 @@ __all__ = [
     "Scores",
     "SinusoidTasks",
     "Stage",
+    "StepBatchNorm",
     "TaskBatch",
     "TaskSetTasks",
     "TaskSource",

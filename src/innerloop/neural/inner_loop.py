@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from innerloop._base.checks import as_count
 from innerloop.neural.batch import TaskBatch
-from innerloop.neural.module_call import differentiable_twice
+from innerloop.neural.module_call import at_step, differentiable_twice
 from innerloop.neural.rates import Rate, Tensors, check_finite_rates, resolve
 from innerloop.neural.task_model import Loss, TaskModel, half_mse
 
@@ -145,8 +145,8 @@ def inner_loop(
     """
     differentiable = torch.is_grad_enabled() and not first_order
     params = dict(start)
-    for rate in rates:
-        with torch.enable_grad(), differentiable_twice() if differentiable else nullcontext():
+    for step, rate in enumerate(rates):
+        with at_step(step), torch.enable_grad(), differentiable_twice() if differentiable else nullcontext():
             points = {
                 name: params[name]
                 if differentiable and params[name].requires_grad

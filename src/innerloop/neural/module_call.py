@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, final
 
 import torch
@@ -149,3 +150,25 @@ def no_fast_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(was_on)
+
+
+# Number of the inner step that is computed; None outside of inner loops.
+_STEP: ContextVar[int | None] = ContextVar("inner step", default=None)
+
+
+def inner_step() -> int | None:
+    """Return the number of the inner step whose loss is computed, from 0, or after the last their number.
+
+    None outside of adaptation. For layers that differ from step to step.
+    """
+    return _STEP.get()
+
+
+@contextmanager
+def at_step(step: int) -> Iterator[None]:
+    """Let `inner_step` return a number."""
+    token = _STEP.set(step)
+    try:
+        yield
+    finally:
+        _STEP.reset(token)

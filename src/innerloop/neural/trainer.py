@@ -18,7 +18,7 @@ from innerloop._base.progress import progress as progress_bar
 from innerloop._blocks.fingerprint import fingerprint
 from innerloop.distributions import Design
 from innerloop.neural.algorithms import Algorithm
-from innerloop.neural.batch import TaskBatch
+from innerloop.neural.batch import TaskBatch, task_of
 from innerloop.neural.checkpoint import CHECKPOINT, load_checkpoint
 from innerloop.neural.compiled import compiled
 from innerloop.neural.meta_gradient import (
@@ -30,6 +30,7 @@ from innerloop.neural.meta_gradient import (
     query_predictions,
 )
 from innerloop.neural.meta_gradient import by_task as by_task_of
+from innerloop.neural.module_call import ModuleCall, no_fast_attention
 from innerloop.neural.rates import Rate, Tensors, check_finite_rates, check_rate, leaves, rebuild, resolve
 from innerloop.neural.scores import Scores
 from innerloop.neural.sources import TEST, EpisodeSampler, Stage, Tasks, as_source
@@ -320,14 +321,18 @@ class MetaTrainer:
         if self.model.has_running_statistics:
             warnings.warn(
                 "the module was trained with the statistics of the rows at hand, and its running statistics are those "
-                "of before; leave its normalisation layers in training mode, or make them with "
-                "track_running_stats=False, which .eval() does not change.",
+                "of before: in evaluation mode it does not adapt as it was trained to. Leave its normalisation layers "
+                "in training mode, or make them with track_running_stats=False, which .eval() does not change; "
+                "`module_of` gives an adapted module for evaluation mode.",
                 stacklevel=2,
             )
         return self.module
 
     def module_of(self, batch: TaskBatch, *, adapt_lr: Rate | None = None, n_steps: int | None = None) -> nn.Module:
-        """Return a copy of the module that is adapted to one task, in evaluation mode but for normalisation layers.
+        """Return a copy of the module that is adapted to one task, in evaluation mode.
+
+        Batch normalisation that was in training mode gets the statistics of the support rows, so that the prediction of
+        a row does not depend on which others are predicted with it; `evaluate` uses the statistics of the query rows.
 
         Parameters
         ----------
@@ -344,16 +349,15 @@ class MetaTrainer:
         if steps is None:
             raise ValueError(f"{type(algorithm).__name__} does not adapt the module's parameters.")
         start = {name: value.unsqueeze(0) for name, value in self.params.items()}
+        ((_, task),) = batch.to(self.device, self.dtype).by_size()
         with torch.no_grad(), self.model.testing():
-            ((_, task),) = batch.to(self.device, self.dtype).by_size()
             adapted = steps(self.model, start, rates, task)
         module = deepcopy(self.module).to(self.device, self.dtype)
         with torch.no_grad():
             for name, parameter in learnable(module).items():
                 parameter.copy_(adapted[name].squeeze(0))
-        for part in module.modules():
-            part.training = part.training and isinstance(part, _NormBase)
-        return module
+        _take_statistics(module, task_of(task.X_support, 0))
+        return module.eval()
 
     def save(self, folder: str | Path) -> None:
         """Save a checkpoint from which training resumes exactly; in a process group all processes call this."""
@@ -459,6 +463,20 @@ class MetaTrainer:
 
     def _stepping(self) -> Tensors:
         return {name: self.params[name] for name in self.training.algorithm.adapted(self.params)}
+
+
+def _take_statistics(module: nn.Module, X: Any) -> None:
+    """Set the running statistics of normalisation layers in training mode to those of some rows."""
+    layers = {part: part.momentum for part in module.modules() if isinstance(part, _NormBase) and part.training}
+    if not layers:
+        return
+    module.eval()
+    for part in layers:
+        part.training, part.momentum = True, 1.0
+    with torch.no_grad(), no_fast_attention():
+        ModuleCall(module)({}, X)
+    for part, momentum in layers.items():
+        part.momentum = momentum
 
 
 def _check_rates_can_be_learned(algorithm: Algorithm) -> None:
