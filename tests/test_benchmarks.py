@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -62,3 +64,13 @@ def test_every_simulated_table_can_be_drawn(monkeypatch):
         assert set(splits.train.groups) == set(range(8))
         assert {len(y) for _, y in splits.unseen} == {40}
         assert all(np.isfinite(y).all() and len(X) == len(y) for X, y in splits.unseen)
+
+
+@pytest.mark.slow
+def test_evaluation_needs_no_more_memory_than_training():
+    pytest.importorskip("torch", reason="networks need the extra `neural`")
+    command = [sys.executable, FOLDER / "neural_memory.py", "dense"]
+    ran = subprocess.run(command, check=True, capture_output=True, text=True)
+    found = json.loads(ran.stdout)
+    assert found["training"] > 20
+    assert found["more in evaluation"] < found["training"] / 5

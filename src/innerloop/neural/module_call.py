@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, final
 
@@ -139,6 +139,13 @@ def differentiable_twice() -> Iterator[None]:
     """Let attention use the kernel that can be differentiated twice."""
     with sdpa_kernel(SDPBackend.MATH):
         yield
+
+
+def recurrent_kernels(module: nn.Module) -> AbstractContextManager[None]:
+    """Return a context in which cuDNN, which has no second derivative of recurrent layers, is off if there are any."""
+    if any(isinstance(part, nn.RNNBase) for part in module.modules()):
+        return torch.backends.cudnn.flags(enabled=False)
+    return nullcontext()
 
 
 @contextmanager

@@ -33,6 +33,8 @@ class Stage(IntEnum):
 
 
 TRAINING, VALIDATION, TEST = Stage
+# Validation and test tasks that share an index, and so are drawn together whatever their number.
+TASKS_AT_ONCE = 25
 
 
 class TaskSource(Protocol):

@@ -33,12 +33,10 @@ from innerloop.neural.meta_gradient import by_task as by_task_of
 from innerloop.neural.module_call import ModuleCall, no_fast_attention
 from innerloop.neural.rates import Rate, Tensors, check_finite_rates, check_rate, leaves, rebuild, resolve
 from innerloop.neural.scores import Scores
-from innerloop.neural.sources import TEST, EpisodeSampler, Stage, Tasks, as_source
+from innerloop.neural.sources import TASKS_AT_ONCE, TEST, EpisodeSampler, Stage, Tasks, as_source
 from innerloop.neural.task_model import Loss, TaskModel, learnable
 from innerloop.neural.training import Training
 from innerloop.neural.twice import undifferentiable
-
-TASKS_AT_ONCE = 100
 
 
 class Callback:

@@ -22,6 +22,7 @@ from innerloop.neural.meta_gradient import query_predictions
 from innerloop.neural.rates import Rate
 from innerloop.neural.scores import Scores
 from innerloop.neural.sources import (
+    TASKS_AT_ONCE,
     TEST,
     TRAINING,
     VALIDATION,
@@ -34,7 +35,7 @@ from innerloop.neural.sources import (
 from innerloop.neural.storage import Standardization, TrainedNetwork
 from innerloop.neural.sweep import sweep
 from innerloop.neural.task_model import Loss, TaskModel, accuracy, half_mse
-from innerloop.neural.trainer import TASKS_AT_ONCE, MetaTrainer
+from innerloop.neural.trainer import MetaTrainer
 from innerloop.neural.training import Training
 
 if TYPE_CHECKING:
