@@ -16,7 +16,7 @@ from innerloop.data.episodes import Episodes
 
 
 def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
-    """Return a tree of the function's values for the tensors of one tree or of several alike."""
+    """Return a tree of the function's values for the tensors of a tree, or of several of the same structure."""
     return _pytree.tree_map(function, tree, *others)
 
 
@@ -61,7 +61,7 @@ class TaskBatch:
         Inputs to adapt on. Of a tree, a tuple is passed to the module as positional arguments, a dict as keyword
         arguments, anything else as one argument.
     y_support : (n_tasks, n_support, ...)
-        Their targets: numbers, or whole numbers that name classes.
+        Their targets: numbers, or class numbers from 0.
     X_query : (n_tasks, n_query, ...)
         Inputs to score.
     y_query : (n_tasks, n_query, ...)
@@ -188,7 +188,7 @@ class TaskBatch:
         return TaskBatch(*(tree_map(function, part) for part in self.tensors), *masks)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> TaskBatch:
-        """Move to a device, and floating-point tensors to a dtype; class names keep theirs."""
+        """Move to a device, and floating-point tensors to a dtype; class numbers keep theirs."""
         return self.map(
             lambda tensor: tensor.to(
                 device=device, dtype=dtype if tensor.is_floating_point() else None, non_blocking=True

@@ -91,7 +91,7 @@ CHECKPOINT = TreeFolder("checkpoint", 2, "`MetaTrainer.save`")
 
 
 def load_checkpoint(folder: Path, like: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """Load a tree that `save_checkpoint` wrote, and compare its learned tensors with those of `like`.
+    """Load the state that `MetaTrainer.save` wrote, and compare its learned tensors with those of `like`.
 
     Raises
     ------

@@ -298,12 +298,12 @@ def _listed(path: Path, folder: Path) -> dict[str, list[Path]]:
 
 def _images(folder: Path) -> dict[str, list[Path]]:
     """Return the images of each class, in the order of their names."""
-    found = {
+    images = {
         part.name: sorted(path for path in part.iterdir() if path.suffix.lower() in _SUFFIXES)
         for part in sorted(folder.iterdir())
         if part.is_dir()
     }
-    return {name: paths for name, paths in found.items() if paths}
+    return {name: paths for name, paths in images.items() if paths}
 
 
 @final

@@ -91,7 +91,7 @@ def adapt(
 
 
 def predict(module: nn.Module, params: Mapping[str, Tensor], X: Any, by_task: bool | None = None) -> Any:
-    """Return the outputs of each task with its own parameters, as `adapt` returns them: (n_tasks, n_rows, ...)."""
+    """Return the outputs of each task with its adapted parameters, of `adapt`: (n_tasks, n_rows, ...)."""
     return TaskModel(module, by_task=by_task).predict(params, X)
 
 

@@ -129,9 +129,9 @@ def gradients_of(losses: LossFunction, n_lanes: int = 1) -> GradientFunction:
         points = [tensor.detach().requires_grad_() for tensor in learned]
         values = losses(points, batch)
         means = values.sum() * (n_lanes / len(values))
-        found = torch.autograd.grad(means, points, allow_unused=True, materialize_grads=True)
+        slopes = torch.autograd.grad(means, points, allow_unused=True, materialize_grads=True)
         # Torch's fused Adam takes the numbers of a transposed gradient in the order of memory (2.13, on the CPU).
-        return values.detach(), [gradient.contiguous() for gradient in found]
+        return values.detach(), [gradient.contiguous() for gradient in slopes]
 
     return gradients
 

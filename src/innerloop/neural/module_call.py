@@ -1,4 +1,4 @@
-"""Calls of a module with other tensors than its own, which leave the module as it was."""
+"""Calls of a module with other parameters and buffers, which leave the module as it was."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None, *a
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     norm: Tensor
-    if dim == -1:  # torch's way to write one norm for the whole tensor
+    if dim == -1:  # one norm for the whole tensor
         norm = torch.linalg.vector_norm(v)
     else:
         others = [axis for axis in range(v.ndim) if axis != dim]

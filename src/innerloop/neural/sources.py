@@ -233,7 +233,7 @@ def check_design(design: Design) -> None:
 
 
 def as_share(value: float, name: str) -> float:
-    """Return a fraction between 0 and 1, both left out."""
+    """Return a fraction strictly between 0 and 1."""
     share = as_rate(value, name)
     if not 0 < share < 1:
         raise ValueError(f"`{name}` must be a fraction between 0 and 1, tasks, or None, got {share:g}.")

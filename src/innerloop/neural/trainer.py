@@ -486,7 +486,7 @@ def _check_rates_can_be_learned(algorithm: Algorithm) -> None:
 
 
 def _without_decay(optimiser: torch.optim.Optimizer, rates: Sequence[Tensor]) -> None:
-    """Put learned rates into a group without weight decay, which would pull them towards zero."""
+    """Put learned rates into a group without weight decay, which would shrink them towards zero."""
     of_rates = {id(rate) for rate in rates}
     for group in list(optimiser.param_groups):
         decayed = [tensor for tensor in group["params"] if id(tensor) in of_rates]

@@ -44,7 +44,7 @@ class Conv4(nn.Sequential):
     width
         Channels of each convolution.
     norm
-        batch: over the rows at hand, in training and in testing alike (query rows see each other);
+        batch: over the rows at hand, in training and in testing (query rows see each other);
         group: over four groups of channels of each row alone.
     """
 
