@@ -1,6 +1,6 @@
-"""Meta-steps a second of innerloop.neural and of a per-task loop, side by side in one run.
+"""Meta-steps a second of innerloop.neural, of a per-task loop and of torch.func, side by side in one run.
 
-    python benchmarks/neural_speed.py --out benchmarks/results/neural_speed.json [--learn2learn FOLDER]
+    python benchmarks/neural_speed.py --out benchmarks/results/neural_speed.json [--learn2learn FOLDER] [--part PART]
 
 FOLDER is an unpacked source of learn2learn (`pip download --no-deps --no-binary :all: learn2learn`), of which only
 `algorithms/maml.py` is loaded; without it the peer is the same loop of clone, adapt and backward written here. A round
@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from solve_path import environment
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import innerloop as il
@@ -39,15 +40,15 @@ BURST = 10
 N_CORES = os.cpu_count() or 1
 
 
-def mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(1, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 1))
+def mlp(width: int = 40) -> nn.Module:
+    return nn.Sequential(nn.Linear(1, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))
 
 
-def conv4(channels: int = 64, n_classes: int = 5) -> nn.Module:
+def conv4(channels: int = 64, n_classes: int = 5, track: bool = True) -> nn.Module:
     blocks = [
         nn.Sequential(
             nn.Conv2d(1 if i == 0 else channels, channels, 3, padding=1),
-            nn.BatchNorm2d(channels),
+            nn.BatchNorm2d(channels, track_running_stats=track),
             nn.ReLU(),
             nn.MaxPool2d(2),
         )
@@ -107,6 +108,53 @@ def peer_step(peer: Any, module: nn.Module, batch: TaskBatch, loss: Any) -> Call
     return step
 
 
+def func_step(module: nn.Module, batch: TaskBatch, loss: Any, n_steps: int, vectorised: bool) -> Callable[[], object]:
+    """What a few lines of torch.func do: one task as a function, mapped over the tasks."""
+    params = {name: p.detach().clone().requires_grad_() for name, p in module.named_parameters()}
+    optimiser = torch.optim.Adam(params.values(), 1e-3, fused=True)
+
+    def loss_of(theta: dict[str, torch.Tensor], X: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        value: torch.Tensor = loss(torch.func.functional_call(module, theta, (X,)), y)
+        return value
+
+    def of_task(theta: dict[str, torch.Tensor], *task: torch.Tensor) -> torch.Tensor:
+        X, y, X_query, y_query = task
+        for _ in range(n_steps):
+            slopes = torch.func.grad(loss_of)(theta, X, y)
+            theta = {name: p - 0.01 * slopes[name] for name, p in theta.items()}
+        return loss_of(theta, X_query, y_query)
+
+    def step() -> None:
+        optimiser.zero_grad()
+        if vectorised:
+            losses = torch.func.vmap(of_task, (None, 0, 0, 0, 0))(params, *batch.tensors)
+        else:
+            losses = torch.stack([of_task(params, *task) for task in zip(*batch.tensors, strict=True)])
+        losses.mean().backward()
+        optimiser.step()
+
+    def with_kernel() -> None:
+        with sdpa_kernel(SDPBackend.MATH):  # the others have no second derivative
+            step()
+
+    return with_kernel
+
+
+class Attention(nn.Module):
+    """Words, attention between them, and a score."""
+
+    def __init__(self, n_words: int = 50, width: int = 32) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(n_words, width), nn.Linear(width, 1)
+        self.attention = nn.MultiheadAttention(width, 4, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        words = self.words(x)
+        attended = self.attention(words, words, words, need_weights=False)[0]
+        score: torch.Tensor = self.head(attended.mean(dim=1))
+        return score
+
+
 class Fixed:
     """A source of one batch, so that drawing tasks is not timed."""
 
@@ -117,8 +165,8 @@ class Fixed:
         return self.batch[:n_tasks]
 
 
-def our_step(module: nn.Module, batch: TaskBatch, loss: Any, compile: bool) -> Callable[[], object]:
-    design = il.Design(len(batch), batch.X_support.shape[1], batch.X_query.shape[1])
+def our_step(module: nn.Module, batch: TaskBatch, loss: Any, compile: bool, n_steps: int = 1) -> Callable[[], object]:
+    design = il.Design(len(batch), batch.X_support.shape[1], batch.X_query.shape[1], n_steps=n_steps)
     trainer = MetaTrainer(module, Fixed(batch), design, 0.01, training=Training(loss=loss, compile=compile))
     return lambda: trainer.step(batch)
 
@@ -232,11 +280,46 @@ def images(peer: tuple[str, Any], n_rounds: int) -> dict[str, Any]:
     return result
 
 
+def functions(_: tuple[str, Any], n_rounds: int) -> dict[str, Any]:
+    """Five problems beside torch.func: vectorised over tasks and in a loop, of which the faster counts."""
+    sines = SinusoidTasks(0).sample(25, 10, 10, index=(0,)).to(dtype=torch.float32)
+    rng = torch.Generator().manual_seed(0)
+    X = [torch.randn(4, 5, 1, 28, 28, generator=rng) for _ in range(2)]
+    y = torch.arange(5).expand(4, 5)
+    words = [torch.randint(0, 50, (25, 10, 6), generator=rng) for _ in range(2)]
+    scores = [part.float().mean(dim=-1, keepdim=True) / 25 for part in words]
+    mse, entropy = nn.functional.mse_loss, nn.functional.cross_entropy
+    problems: dict[str, tuple[Callable[[], nn.Module], TaskBatch, Any, int]] = {
+        "sinusoid, 1 step": (mlp, sines, mse, 1),
+        "sinusoid, 5 steps": (mlp, sines, mse, 5),
+        "sinusoid, width 256": (lambda: mlp(256), sines, mse, 1),
+        "Conv4-16": (lambda: conv4(16, track=False), TaskBatch(X[0], y, X[1], y), entropy, 1),
+        "embedding and attention": (Attention, TaskBatch(words[0], scores[0], words[1], scores[1]), mse, 1),
+    }
+    result: dict[str, Any] = {}
+    for name, (make, batch, loss, n_steps) in problems.items():
+        steps = {
+            "torch.func, vmap": func_step(make(), batch, loss, n_steps, True),
+            "torch.func, loop": func_step(make(), batch, loss, n_steps, False),
+            "default": our_step(make(), batch, loss, False, n_steps),
+        }
+        threads = {key: best_threads(step, max(3, n_rounds // 10)) for key, step in steps.items()}
+        seconds = rounds({key: (step, threads[key]) for key, step in steps.items()}, n_rounds)
+        peer = min(("torch.func, vmap", "torch.func, loop"), key=lambda key: seconds[key]["median"])
+        ratio = {kind: seconds[peer][kind] / seconds["default"][kind] for kind in ("median", "best")}
+        result[name] = {"threads": threads, "seconds": seconds, "faster peer": peer, "speed_over_peer": ratio}
+    return result
+
+
+PARTS = {"sinusoid": (sinusoid, 1), "conv4": (images, 10), "torch.func": (functions, 4)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--learn2learn", type=Path)
     parser.add_argument("--n-rounds", type=int, default=200)
+    parser.add_argument("--part", choices=PARTS, nargs="+", default=list(PARTS))
     arguments = parser.parse_args()
     peer = load_peer(arguments.learn2learn)
     result: dict[str, Any] = {
@@ -244,7 +327,8 @@ def main() -> None:
         "load_average": os.getloadavg()[0],
         "environment": environment() | {"torch": torch.__version__, "cores": N_CORES},
     }
-    for part, work, n_rounds in (("sinusoid", sinusoid, 1), ("conv4", images, 10)):
+    for part in arguments.part:
+        work, n_rounds = PARTS[part]
         result[part] = work(peer, max(5, arguments.n_rounds // n_rounds))
         arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps({key: value for key, value in result.items() if key != "environment"}, indent=1))

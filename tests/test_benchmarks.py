@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -90,3 +92,13 @@ def test_every_change_names_a_text_that_is_there_once_and_tests_that_are_there()
     for mutant in bench.MUTANTS:
         assert (bench.ROOT / "src" / "innerloop" / mutant.file).read_text().count(mutant.old) == 1, mutant
         assert (bench.ROOT / "tests" / mutant.tests.split()[0]).exists(), mutant
+
+
+@pytest.mark.slow
+def test_evaluation_needs_no_more_memory_than_training():
+    pytest.importorskip("torch", reason="networks need the extra `neural`")
+    command = [sys.executable, FOLDER / "neural_memory.py", "dense"]
+    ran = subprocess.run(command, check=True, capture_output=True, text=True)
+    found = json.loads(ran.stdout)
+    assert found["training"] > 20
+    assert found["more in evaluation"] < found["training"] / 5

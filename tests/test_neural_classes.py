@@ -1,6 +1,9 @@
 """Few-shot tasks from one's own labelled rows."""
 
+import sys
+
 import numpy as np
+import pandas as pd
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -63,6 +66,70 @@ def test_a_folder_of_images_and_one_that_is_divided(tmp_path):
     divided = ClassTasks.from_folder(tmp_path / "divided", side=4, channels=1, n_ways=2)
     assert {stage: list(classes) for stage, classes in divided.by_stage.items()}[TEST] == NAMES[10:]
     assert divided.sample(1, 2, 4, (VALIDATION, 0)).X_query.shape == (1, 4, 1, 4, 4)
+
+
+def test_the_lists_of_miniimagenet_divide_classes(tmp_path):
+    (tmp_path / "images").mkdir()
+    for part, names in (("train", NAMES[:4]), ("val", NAMES[4:6]), ("test", NAMES[6:9])):
+        lines = ["filename,label"]
+        for name in names:
+            for k in range(2):
+                lines.append(f"{name} {k}.jpg,{name}")
+                Image.new("RGB", (8, 6), (10, 0, k)).save(tmp_path / "images" / f"{name} {k}.jpg")
+        (tmp_path / f"{part}.csv").write_text("\n".join(lines) + "\n")
+    source = ClassTasks.from_folder(tmp_path, side=4, n_ways=2)
+    assert [sorted(classes) for classes in source.by_stage.values()] == [NAMES[:4], NAMES[4:6], NAMES[6:9]]
+    (tmp_path / "val.csv").write_text(f"filename,label\n{NAMES[0]} 0.jpg,{NAMES[0]}\n")
+    with pytest.raises(ValueError, match="has class 'class 0' in two of its parts"):
+        ClassTasks.from_folder(tmp_path, side=4, n_ways=2)
+
+
+@pytest.mark.slow
+def test_workers_load_the_same_images(tmp_path):
+    folder_of(tmp_path, NAMES)
+    alone, shared = (ClassTasks.from_folder(tmp_path, side=4, n_ways=2, workers=n) for n in (0, 2))
+    assert torch.equal(alone.X, shared.X)
+    assert repr(alone) == repr(shared)
+
+
+@pytest.mark.parametrize("kind", ["file", "frame"])
+def test_a_table_of_classes(tmp_path, kind):
+    (numbered, labels), X = rows(), np.random.default_rng(0).standard_normal((72, 2)).round(3)
+    table = pd.DataFrame({"a": X[:, 0], "kind": labels, "b": X[:, 1], "c": np.where(X[:, 1] > 0, "odd", "even")})
+    table.insert(0, "number", numbered[:, 1].astype(int))
+    table.to_csv(tmp_path / "t.csv", index=False)
+    with pytest.warns(UserWarning, match="'number' .* left out"):
+        source = ClassTasks.from_table(table if kind == "frame" else tmp_path / "t.csv", "kind", n_ways=2)
+    np.testing.assert_array_equal(source.X[:, :2].numpy(), X)
+    assert {*source.by_stage[TRAINING], *source.by_stage[VALIDATION], *source.by_stage[TEST]} == set(NAMES)
+    assert source.sample(2, 2, 4, (TEST, 0)).X_support.shape == (2, 2, source.X.shape[1])
+
+
+def test_a_table_of_images(tmp_path):
+    folder_of(tmp_path, NAMES)
+    files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png"))
+    table = pd.DataFrame({"file": files, "class": [name.split("/")[0] for name in files]})
+    table.to_csv(tmp_path / "t.csv", index=False)
+    source = ClassTasks.from_table(tmp_path / "t.csv", "class", "file", tmp_path, side=4, n_ways=2)
+    whole = ClassTasks.from_folder(tmp_path, side=4, n_ways=2)
+    batch, expected = (of.sample(2, 2, 4, (TEST, 0)) for of in (source, whole))
+    assert torch.equal(batch.X_query, expected.X_query)
+    with pytest.raises(ValueError, match="has no column 'kind'"):
+        ClassTasks.from_table(table, "kind")
+
+
+def test_images_without_pillow_are_refused_in_words(tmp_path, monkeypatch):
+    folder_of(tmp_path, NAMES)
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ValueError, match="reading images needs Pillow"):
+        ClassTasks.from_folder(tmp_path)
+
+
+def test_images_of_a_dataset_have_their_channels_first():
+    images = [(Image.new("RGB", (4, 6), (i, 0, 0)), i % 12) for i in range(36)]
+    assert ClassTasks.from_dataset(images, n_ways=2).X.shape == (36, 3, 6, 4)
+    with pytest.raises(ValueError, match=r"all rows of `dataset` must have one shape, got \(3, 6, 4\) and, of row 36"):
+        ClassTasks.from_dataset([*images, (Image.new("RGB", (5, 6)), 0)])
 
 
 def test_a_dataset_of_torch_trains():

@@ -3,7 +3,7 @@
 import pytest
 
 import innerloop as il
-from cases import draw, table
+from cases import table
 
 torch = pytest.importorskip("torch")
 
@@ -186,8 +186,6 @@ def test_batches_must_fit():
         TaskBatch(X, y[:, :2], X, y)
     with pytest.raises(ValueError, match="`X_support` and `X_query` must have as many tasks"):
         TaskBatch(X, y, X[:1], y[:1])
-    with pytest.raises(ValueError, match="must all have the same numbers of rows, got 2 different sizes"):
-        TaskBatch.from_episodes(il.Episodes(draw([(3, 2), (4, 2)], 2)))
 
 
 def test_a_small_task_is_named():

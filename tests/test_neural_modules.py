@@ -463,3 +463,20 @@ def test_an_embedding_that_renormalises_is_refused():
     with pytest.raises(ValueError, match="`module` has an embedding with `max_norm`, which changes its weights"):
         adapt(module, dict(module.named_parameters()), batch, 0.1, loss=mean_of_sines)
     assert_unchanged(module, before)
+
+
+def test_recurrent_layers_do_without_cudnn():
+    """On a CUDA device cuDNN has no second derivative of them."""
+    seen = []
+
+    class Watched(OutputOf):
+        def forward(self, x):
+            seen.append(torch.backends.cudnn.enabled)
+            return super().forward(x)
+
+    module, batch = Watched(nn.LSTM(3, 3)).double(), batch_of(numbers(3))
+    before = torch.backends.cudnn.enabled
+    adapt(module, dict(module.named_parameters()), batch, 0.1, loss=mean_of_sines)
+    assert seen
+    assert not seen[-1]
+    assert torch.backends.cudnn.enabled == before

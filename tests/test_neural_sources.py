@@ -221,7 +221,6 @@ def test_what_cannot_be_drawn_is_refused(make, error, words):
     ("design", "error", "words"),
     [
         (0.1, TypeError, r"`design` must be innerloop.Design, such as Design\(n_tasks=25, .* got float"),
-        (il.Design(2, [3, 4], 3, 3), ValueError, "`n_support` and `n_query` of a network's design must be one number"),
         (il.Design(2, 3, 3, l2=0.1), ValueError, "`l2` of a network's design must be 0, got 0.1; add the penalty"),
         (il.Design(2, 3, 3, inner_rule="implicit"), ValueError, "'gradient', got 'implicit'; for implicit MAML"),
     ],

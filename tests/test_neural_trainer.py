@@ -565,6 +565,19 @@ def test_early_stopping_ends_and_goes_back_to_the_best():
     assert torch.equal(weights(found), weights(again))
 
 
+@pytest.mark.parametrize("rate", [0.05, {"0": 0.05, "2": -0.02}, [0.05, {"": 0.1, "2.bias": torch.zeros(1)}]])
+def test_learned_rates_adapt_new_tasks(rate):
+    found = trainer(inner_lr=rate, learn_inner_lr=True, design=il.Design(4, 5, 3, n_steps=2))
+    before = [tensor.detach().clone() for tensor in found.rate_tensors.values()]
+    found.train(3)
+    assert not any(torch.equal(a, b) for a, b in zip(before, found.rate_tensors.values(), strict=True))
+    batch = SinusoidTasks(1).sample(4, 5, 3, (2, 0))
+    params = adapt(found.module, found.params, batch, found.inner_lr, n_steps=2)
+    outputs = predict(found.module, params, batch.X_query)
+    errors = (outputs - batch.y_query).square().mean(dim=(1, 2)) / 2
+    torch.testing.assert_close(errors, found.evaluate(4).values, rtol=1e-12, atol=0)
+
+
 def test_the_module_of_a_task_predicts_as_the_trainer_does():
     found, batch = trainer(), SinusoidTasks(1).sample(1, 5, 3, (2, 0))
     found.train(2)
@@ -578,16 +591,13 @@ def test_the_module_of_a_task_predicts_as_the_trainer_does():
     torch.testing.assert_close(exported.module()(batch.X_query[0]), module(batch.X_query[0]))
 
 
-def test_running_statistics_that_were_never_learned_are_warned_of():
-    module = nn.Sequential(nn.Linear(1, 3), nn.BatchNorm1d(3), nn.Linear(3, 1)).double()
-    with pytest.warns(UserWarning, match="its running statistics are those of before; leave its normalisation layers"):
-        trainer(module).update_module()
-    module[1] = nn.BatchNorm1d(3, track_running_stats=False).double()
+def test_statistics_that_are_not_tracked_are_those_of_the_rows_at_hand_in_evaluation_mode():
+    module = nn.Sequential(nn.Linear(1, 3), nn.BatchNorm1d(3, track_running_stats=False), nn.Linear(3, 1)).double()
     found = trainer(module)
     scores = found.evaluate(4).values
+    found.update_module()
     found.module.eval()
     torch.testing.assert_close(found.evaluate(4).values, scores, rtol=0, atol=0)
-    trainer(module).update_module()
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, final
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Files = Annotated[list[Path] | None, Parameter(consume_multiple=True, negative="")]
 Names = Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")]
+
+# What `innerloop train --out` writes first: the settings of the training.
+SETTINGS = "settings.json"
 
 
 @Parameter(name="*")
@@ -259,8 +262,11 @@ class _Table(TaskKind):
 
         if not options.data or len(options.data) > 1 or options.group is None or options.target is None:
             raise ValueError("`--task table` needs `--data` with one file, `--group` and `--target`.")
-        tasks = read_tasks(options.data[0], options.group, options.target, None, None, None, None).tasks
-        return regression(tasks, sizes["shots"], sizes["queries"], sizes["width"], **settings)
+        read = read_tasks(options.data[0], options.group, options.target, None, None, None, None)
+        assert read.tasks.column_map is not None
+        details = {**read.details(options.group), "columns": read.tasks.column_map.to_state()}
+        problem = regression(read.tasks, sizes["shots"], sizes["queries"], sizes["width"], **settings)
+        return replace(problem, details=details)
 
     def title(self, options: FewShotOptions) -> str:
         return f"{options.target} by {options.group}, {options.value('shots')} shots"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import re
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import pandas as pd
@@ -14,12 +16,13 @@ from numpy.typing import NDArray
 
 from innerloop._base.checks import FloatArray, IntArray
 from innerloop._base.files import check_file, write_whole
+from innerloop.cli._fewshot import SETTINGS
 from innerloop.cli._output import messages
+from innerloop.data.columns import ColumnMap, Columns
 from innerloop.data.frames import as_frame
 from innerloop.data.ids import places
 from innerloop.data.table_files import read_table
 from innerloop.data.task_table import TargetCode, read_ids
-from innerloop.estimators import MetaRegressor
 from innerloop.estimators.storage import load_details, load_model
 from innerloop.tabular.intervals import as_level
 
@@ -40,7 +43,8 @@ def predict(
     """Predict the rows of a table that have no target.
 
     A group with labelled rows in the table adapts on these alone, also if it was seen in training. Groups seen in
-    training need no labelled rows; other groups are predicted with the meta-parameters. Writes CSV: the group, the row
+    training need no labelled rows (a network keeps nothing of them); other groups are predicted with the
+    meta-parameters. Writes CSV: the group, the row
     of the table (counted from 1), the prediction, its basis ("adapted", "seen" or "meta"); with `level` an interval.
     A group whose id a spreadsheet would run as a formula (it begins with =, +, - or @ and is no number) is written with
     a ' before it.
@@ -48,7 +52,7 @@ def predict(
     Parameters
     ----------
     model
-        Folder made by `innerloop fit --out`.
+        Folder made by `innerloop fit --out`, or by `innerloop train --out` of a table.
     table
         CSV or Parquet file with the group and feature columns; its target column may be absent or partly empty.
     out
@@ -62,18 +66,14 @@ def predict(
         as_level(level)
     if out is not None:
         check_file(out, "--out")
-    regressor, names = load_model(model), load_details(model)
-    columns = regressor.columns_
-    if columns is None or not {"group", "target"} <= set(names):
-        raise ValueError(f"{model} was not made by `innerloop fit`; it does not say which columns to read.")
+    predictor = _network(model, level) if (model / SETTINGS).exists() else _regressor(model, level)
     if out is not None and out.exists() and out.samefile(table):
         raise ValueError(f"--out names the table itself, {table}; name another file.")
-    file = read_table(table, names["group"], delimiter)
-    columns.read(file.frame, file.name, file.place)  # whose messages name lines
-    target = TargetCode.from_state(names["target"])
-    X = file.frame[list(columns.inputs)]
-    distinct, task = read_ids(as_frame(file.frame, file.name), names["group"], file.name, file.place)
-    seen = places(distinct, regressor.groups_)[task] >= 0
+    group = predictor.names["group"]
+    file = read_table(table, group, delimiter)
+    read = predictor.columns.read(file.frame, file.name, file.place)  # whose messages name lines
+    target = TargetCode.from_state(predictor.names["target"])
+    distinct, task = read_ids(as_frame(file.frame, file.name), group, file.name, file.place)
     y = target.read(file.frame, file.name, file.place)
     labelled = ~np.isnan(y)
     if labelled.all():
@@ -81,16 +81,26 @@ def predict(
             f"every row of {table} has a value of {target.name!r}, so there is no row to predict; empty those "
             "cells, or leave the column out."
         )
-    if len(regressor.groups_) and not labelled.any() and not seen.any():
+    seen = places(distinct, predictor.groups)[task] >= 0
+    if len(predictor.groups) and not labelled.any() and not seen.any():
         messages.print(
             f"No group of {table} was seen in training and none has labelled rows: all rows are predicted with the "
             "meta-parameters.",
             markup=False,
         )
-    predictions = _predict_unlabelled(regressor, X, y, (distinct, task), labelled, level)
-    ids = file.frame[names["group"]][~labelled].to_numpy()
-    predictions.insert(0, "group", [_as_text(i) for i in ids] if ids.dtype.kind == "O" else ids)
-    content = predictions.to_csv(index=False)
+    rows = ~labelled
+    based_on = np.where(np.isin(task, task[labelled]), "adapted", np.where(seen, "seen", "meta"))
+    prediction, interval = predictor.predict(_Rows(file.frame, read, y, distinct, task))
+    ids = file.frame[group][rows].to_numpy()
+    columns = {
+        "group": [_as_text(i) for i in ids] if ids.dtype.kind == "O" else ids,
+        "row": np.flatnonzero(rows) + 1,
+        "prediction": prediction,
+        "based_on": based_on[rows],
+    }
+    if interval is not None:
+        columns["lower"], columns["upper"] = interval
+    content = pd.DataFrame(columns).to_csv(index=False)
     if out is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")  # ids are written as they were read, whatever the terminal
@@ -109,30 +119,73 @@ def _as_text(group: Any) -> Any:
     return f"'{group}" if is_formula else group
 
 
-def _predict_unlabelled(
-    regressor: MetaRegressor,
-    X: pd.DataFrame,
-    y: FloatArray,
-    ids: tuple[NDArray[Any], IntArray],
-    labelled: NDArray[np.bool_],
-    level: float | None,
-) -> pd.DataFrame:
-    """Return row, prediction and its basis for the rows without targets.
+@final
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """The rows of a table: features, targets (NaN where there are none), distinct ids and each row's among them."""
 
-    `y` is NaN for the unlabelled, `ids` holds distinct ids and the position of each row's among them.
-    """
-    distinct, task = ids
-    groups, seen = distinct[task], places(distinct, regressor.groups_)[task] >= 0
-    if labelled.any():
-        regressor = regressor.adapt(X[labelled], y[labelled], groups=groups[labelled])
-    rows = ~labelled
-    based_on = np.where(seen[rows], "seen", "meta")
-    based_on = np.where(np.isin(task[rows], task[labelled]), "adapted", based_on)
-    columns = {
-        "row": np.flatnonzero(rows) + 1,
-        "prediction": regressor.predict(X[rows], groups=groups[rows]),
-        "based_on": based_on,
-    }
+    frame: pd.DataFrame
+    columns: Columns
+    y: FloatArray
+    ids: NDArray[Any]
+    task: IntArray
+
+
+Predictions = tuple[FloatArray, tuple[FloatArray, FloatArray] | None]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Predictor:
+    """What the folder of a model holds: columns, groups of training, and how rows without targets are predicted."""
+
+    names: dict[str, Any]
+    columns: ColumnMap
+    groups: NDArray[Any]
+    predict: Callable[[_Rows], Predictions]
+
+
+def _regressor(model: Path, level: float | None) -> _Predictor:
+    """Return the predictor of `innerloop fit --out`."""
+    regressor, names = load_model(model), load_details(model)
+    columns = regressor.columns_
+    if columns is None or not {"group", "target"} <= set(names):
+        raise ValueError(f"{model} was not made by `innerloop fit`; it does not say which columns to read.")
+
+    def predict(rows: _Rows) -> Predictions:
+        X, groups, labelled = rows.frame[list(columns.inputs)], rows.ids[rows.task], ~np.isnan(rows.y)
+        fitted = regressor
+        if labelled.any():
+            fitted = fitted.adapt(X[labelled], rows.y[labelled], groups=groups[labelled])
+        X, groups = X[~labelled], groups[~labelled]
+        interval = None if level is None else fitted.predict_interval(X, groups=groups, level=level)
+        return np.asarray(fitted.predict(X, groups=groups)), interval
+
+    return _Predictor(names, columns, regressor.groups_, predict)
+
+
+def _network(folder: Path, level: float | None) -> _Predictor:
+    """Return the predictor of `innerloop train --out`."""
     if level is not None:
-        columns["lower"], columns["upper"] = regressor.predict_interval(X[rows], groups=groups[rows], level=level)
-    return pd.DataFrame(columns)
+        raise ValueError(f"`--level` needs a model of `innerloop fit`; {folder} is a network, which has no intervals.")
+    try:
+        from innerloop.neural.storage import load_network
+    except ImportError:
+        raise ValueError("the prediction of a network needs PyTorch: pip install 'innerloop[neural]'.") from None
+    network = load_network(folder)
+    if "columns" not in network.details:
+        raise ValueError(
+            f"{folder} was not trained on a table; take `innerloop.neural.load_network` to adapt and call its module."
+        )
+    columns = ColumnMap.from_state(network.details["columns"])
+
+    def predict(rows: _Rows) -> Predictions:
+        X, labelled = columns.transform(rows.columns), ~np.isnan(rows.y)
+        prediction = np.full(len(X), np.nan)
+        for members in np.split(np.argsort(rows.task, kind="stable"), np.cumsum(np.bincount(rows.task))[:-1]):
+            known, asked = members[labelled[members]], members[~labelled[members]]
+            if len(asked):
+                prediction[asked] = network.predict(X[asked], (X[known], rows.y[known]) if len(known) else None)
+        return prediction[~labelled], None
+
+    return _Predictor(network.details, columns, np.empty(0, dtype=object), predict)

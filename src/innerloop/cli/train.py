@@ -13,7 +13,7 @@ from rich.table import Table
 
 from innerloop._base.checks import as_count, as_rate
 from innerloop._base.files import write_whole
-from innerloop.cli._fewshot import FewShotOptions
+from innerloop.cli._fewshot import SETTINGS, FewShotOptions
 from innerloop.cli._output import console, need_matplotlib, print_table
 from innerloop.plots.style import save_figure
 from innerloop.plots.sweep import FEWEST_SEEDS
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from innerloop.neural.trainer import MetaTrainer
 
 RateList = Annotated[list[float] | None, Parameter(consume_multiple=True, negative="")]
-_SETTINGS, _RESULT = "settings.json", "result.json"
+_RESULT = "result.json"
 
 
 def train(
@@ -66,7 +66,8 @@ def train(
     seeds
         Repetitions of a sweep; standard errors take at least three.
     out
-        Folder for checkpoints and results: an interrupted training resumes from there.
+        Folder for checkpoints, results and the network: an interrupted training resumes from there. `innerloop predict`
+        takes it, and `innerloop.neural.load_module`.
     checkpoint_every
         Iterations between checkpoints.
     tensorboard
@@ -100,6 +101,10 @@ def train(
     _train(trainer, length, checkpoint_every, out, "checkpoint")
     scores: dict[str, Any] = {"settings": options.settings(problem), "iterations": trainer.iteration, "n_test": n_test}
     scores |= _scores(problem, trainer, rate, n_test)
+    if out is not None:
+        from innerloop.neural.storage import NETWORK, save_network
+
+        save_network(problem.network(trainer, scores["adapt_lr"]), out / NETWORK)
     if baselines and problem.n_classes is not None:
         from innerloop.neural.prototypes import Prototypes
 
@@ -156,7 +161,7 @@ def _check_sweep(
 
 def _open(out: Path, settings: dict[str, Any]) -> None:
     """Make the folder of a training, or check that the one there is of the same training."""
-    path, wanted = out / _SETTINGS, json.loads(json.dumps(settings))
+    path, wanted = out / SETTINGS, json.loads(json.dumps(settings))
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"{out} is a file; results go to a folder, so name another place.")
     if path.exists():

@@ -5,6 +5,7 @@ from innerloop.neural.batch import TaskBatch
 from innerloop.neural.callbacks import EarlyStopping, TensorBoardCallback
 from innerloop.neural.classes import ClassTasks
 from innerloop.neural.inner_loop import adapt, predict
+from innerloop.neural.layers import StepBatchNorm
 from innerloop.neural.linear import FrozenFeatures, LinearizedModule, features, linearize
 from innerloop.neural.scores import Scores
 from innerloop.neural.sources import (
@@ -17,6 +18,7 @@ from innerloop.neural.sources import (
     TaskSetTasks,
     TaskSource,
 )
+from innerloop.neural.storage import TrainedNetwork, load_module, load_network
 from innerloop.neural.sweep import sweep
 from innerloop.neural.task_model import accuracy, half_mse
 from innerloop.neural.trainer import Callback, MetaTrainer
@@ -42,16 +44,20 @@ __all__ = [
     "Scores",
     "SinusoidTasks",
     "Stage",
+    "StepBatchNorm",
     "TaskBatch",
     "TaskSetTasks",
     "TaskSource",
     "TensorBoardCallback",
+    "TrainedNetwork",
     "Training",
     "accuracy",
     "adapt",
     "features",
     "half_mse",
     "linearize",
+    "load_module",
+    "load_network",
     "predict",
     "sweep",
 ]

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from innerloop.neural.batch import TaskBatch
 from innerloop.neural.inner_loop import Subset, inner_loop, select
-from innerloop.neural.module_call import differentiable_twice
+from innerloop.neural.module_call import at_step, differentiable_twice
 from innerloop.neural.task_model import TaskModel
 
 Params = Mapping[str, Tensor]
@@ -79,11 +79,15 @@ class MAML:
 
     def predict(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Any:
         """Return the outputs for the query rows after the steps."""
-        return model.predict(self.steps(model, start, rates, batch), batch.X_query)
+        params = self.steps(model, start, rates, batch)
+        with at_step(len(rates)):
+            return model.predict(params, batch.X_query)
 
     def losses(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Tensor:
         """Return the query losses after the steps."""
-        return model.losses(self.steps(model, start, rates, batch), batch.X_query, batch.y_query)
+        params = self.steps(model, start, rates, batch)
+        with at_step(len(rates)):
+            return model.losses(params, batch.X_query, batch.y_query)
 
     def steps(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Params:
         """Return each task's parameters after the steps."""
@@ -117,7 +121,8 @@ class Reptile:
         """Return the query losses, with the gradient of half the squared distance from the adapted parameters."""
         with torch.no_grad():
             end = inner_loop(model.losses, start, list(start), rates, batch)
-            values = model.losses(end, batch.X_query, batch.y_query)
+            with at_step(len(rates)):
+                values = model.losses(end, batch.X_query, batch.y_query)
         distance = _squared_distance(start, end) / 2
         return values + (distance - distance.detach())
 
@@ -154,11 +159,15 @@ class ImplicitMAML:
 
     def predict(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Any:
         """Return the outputs for the query rows after the steps."""
-        return model.predict(self.steps(model, start, rates, batch), batch.X_query)
+        params = self.steps(model, start, rates, batch)
+        with at_step(len(rates)):
+            return model.predict(params, batch.X_query)
 
     def losses(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Tensor:
         """Return the query losses after the steps."""
-        return model.losses(self.steps(model, start, rates, batch), batch.X_query, batch.y_query)
+        params = self.steps(model, start, rates, batch)
+        with at_step(len(rates)):
+            return model.losses(params, batch.X_query, batch.y_query)
 
     def steps(self, model: TaskModel, start: Params, rates: Rates, batch: TaskBatch) -> Params:
         """Return each task's parameters after the steps."""
@@ -173,7 +182,7 @@ class ImplicitMAML:
             return end
 
         def pullback(vectors: Sequence[Tensor]) -> list[Tensor]:
-            with torch.enable_grad(), differentiable_twice():
+            with at_step(len(rates)), torch.enable_grad(), differentiable_twice():
                 points = [end[name].detach().requires_grad_() for name in names]
                 loss = model.losses(dict(zip(names, points, strict=True)), batch.X_support, batch.y_support).sum()
                 slopes = torch.autograd.grad(loss, points, create_graph=True)

@@ -1,8 +1,8 @@
-"""Tasks as tensors with a leading task axis."""
+"""Tasks as tensors with a leading task axis, padded where they differ in size."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -16,7 +16,7 @@ from innerloop.data.episodes import Episodes
 
 
 def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
-    """Return a tree of the function's values for the tensors of one tree or of several alike."""
+    """Return a tree of the function's values for the tensors of a tree, or of several of the same structure."""
     return _pytree.tree_map(function, tree, *others)
 
 
@@ -40,12 +40,20 @@ def task_of(tree: Any, task: int) -> Any:
     return tree[task] if isinstance(tree, Tensor) else tree_map(lambda tensor: tensor[task], tree)
 
 
+def _extended(tensor: Tensor, n_rows: int) -> Tensor:
+    """Return tasks with zeros after their rows."""
+    zeros = tensor.new_zeros((len(tensor), n_rows - tensor.shape[1], *tensor.shape[2:]))
+    return torch.cat([tensor, zeros], dim=1)
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class TaskBatch:
-    """Tasks of equal sizes: rows to adapt on, and rows to score.
+    """Tasks: rows to adapt on, and rows to score.
 
-    Each of the four is a tensor, or a tree of tensors: a dict, tuple or list of these, nested at will.
+    Each of the four is a tensor, or a tree of tensors: a dict, tuple or list of these, nested at will. Tasks of unequal
+    sizes are padded, and masks say which rows count. Padding never reaches a module or a loss: tasks of equal sizes are
+    computed together, without it.
 
     Parameters
     ----------
@@ -53,17 +61,23 @@ class TaskBatch:
         Inputs to adapt on. Of a tree, a tuple is passed to the module as positional arguments, a dict as keyword
         arguments, anything else as one argument.
     y_support : (n_tasks, n_support, ...)
-        Their targets: numbers, or whole numbers that name classes.
+        Their targets: numbers, or class numbers from 0.
     X_query : (n_tasks, n_query, ...)
         Inputs to score.
     y_query : (n_tasks, n_query, ...)
         Their targets.
+    support_mask : (n_tasks, n_support) of bool
+        Which support rows count; None: all.
+    query_mask : (n_tasks, n_query) of bool
+        Which query rows count; None: all.
     """
 
     X_support: Any
     y_support: Any
     X_query: Any
     y_query: Any
+    support_mask: Tensor | None = None
+    query_mask: Tensor | None = None
 
     def __post_init__(self) -> None:
         for X, y in (("X_support", "y_support"), ("X_query", "y_query")):
@@ -80,17 +94,37 @@ class TaskBatch:
         n_support, n_query = len(first_tensor(self.X_support)), len(first_tensor(self.X_query))
         if n_support != n_query:
             raise ValueError(f"`X_support` and `X_query` must have as many tasks, got {n_support} and {n_query}.")
+        for name, X in (("support_mask", self.X_support), ("query_mask", self.X_query)):
+            mask, wanted = getattr(self, name), first_tensor(X).shape[:2]
+            if mask is not None and (mask.dtype != torch.bool or mask.shape != wanted):
+                raise ValueError(
+                    f"`{name}` must be of bool and of shape {tuple(wanted)}, got {mask.dtype} and {tuple(mask.shape)}."
+                )
+        if self.query_mask is not None and not self.query_mask.any(dim=1).all():
+            raise ValueError("`query_mask` must leave each task a row to score; leave such tasks out.")
 
     @classmethod
     def from_episodes(cls, episodes: Episodes) -> TaskBatch:
-        """Stack episodes of equal sizes: float64, targets of shape (n_tasks, n_rows, n_targets)."""
+        """Stack episodes: float64, targets of shape (n_tasks, n_rows, n_targets)."""
         blocks = list(episodes.blocks(max_rows=int(episodes.n_query.sum())))
-        if len(blocks) != 1:
-            raise ValueError(f"`episodes` must all have the same numbers of rows, got {len(blocks)} different sizes.")
-        order = np.argsort(blocks[0].members)
-        return cls.from_arrays(
-            *(getattr(blocks[0], name)[order] for name in ("X_support", "y_support", "X_query", "y_query"))
-        )
+        parts = [cls.from_arrays(block.X_support, block.y_support, block.X_query, block.y_query) for block in blocks]
+        order = torch.from_numpy(np.argsort(np.concatenate([block.members for block in blocks])))
+        return cls.padded(parts).map(lambda tensor: tensor[order])
+
+    @classmethod
+    def padded(cls, batches: Sequence[TaskBatch]) -> TaskBatch:
+        """Join batches, padded with zeros to the largest sizes if these differ."""
+        n_rows = [tuple(first_tensor(part).shape[1] for part in (b.X_support, b.X_query)) for b in batches]
+        if len(set(n_rows)) == 1 and not any(batch.is_padded for batch in batches):
+            return cls(*tree_map(lambda *parts: torch.cat(parts), *(batch.tensors for batch in batches)))
+        n_support, n_query = (max(sizes) for sizes in zip(*n_rows, strict=True))
+
+        def joined(n: int, parts: Sequence[Any]) -> Any:
+            return tree_map(lambda *tensors: torch.cat([_extended(tensor, n) for tensor in tensors]), *parts)
+
+        columns = zip(*((*batch.tensors, *batch.masks) for batch in batches), strict=True)
+        sizes = (n_support, n_support, n_query, n_query, n_support, n_query)
+        return cls(*(joined(n, parts) for n, parts in zip(sizes, columns, strict=True)))
 
     @classmethod
     def from_arrays(
@@ -112,12 +146,49 @@ class TaskBatch:
         """The four tensors, or trees of tensors, in the order of the parameters."""
         return self.X_support, self.y_support, self.X_query, self.y_query
 
+    @property
+    def is_padded(self) -> bool:
+        """Whether there is a mask."""
+        return self.support_mask is not None or self.query_mask is not None
+
+    @property
+    def masks(self) -> tuple[Tensor, Tensor]:
+        """The masks of support and query rows, all true where none is given."""
+        pairs = ((self.support_mask, self.X_support), (self.query_mask, self.X_query))
+        support, query = (
+            torch.ones(first_tensor(X).shape[:2], dtype=torch.bool, device=device_of(X)) if mask is None else mask
+            for mask, X in pairs
+        )
+        return support, query
+
+    def by_size(self) -> list[tuple[Tensor, TaskBatch]]:
+        """Return the tasks of each pair of sizes: their positions, and a batch of them without padding."""
+        if not self.is_padded:
+            return [(torch.arange(len(self)), self)]
+        sizes = np.stack([mask.sum(dim=1).cpu().numpy() for mask in self.masks], axis=1)
+        distinct, which = np.unique(sizes, axis=0, return_inverse=True)
+        return [self._of_size(torch.from_numpy(np.flatnonzero(which == i))) for i in range(len(distinct))]
+
+    def _of_size(self, tasks: Tensor) -> tuple[Tensor, TaskBatch]:
+        """Return tasks of equal sizes without padding."""
+
+        def without_padding(mask: Tensor, tree: Any) -> Any:
+            of_tasks = tasks.to(mask.device)
+            rows = torch.nonzero(mask[of_tasks])[:, 1].view(len(tasks), -1)
+            return tree_map(lambda tensor: tensor[of_tasks.unsqueeze(1), rows], tree)
+
+        support, query = self.masks
+        masks = (support, support, query, query)
+        parts = (without_padding(mask, tree) for mask, tree in zip(masks, self.tensors, strict=True))
+        return tasks, TaskBatch(*parts)
+
     def map(self, function: Callable[[Tensor], Tensor]) -> TaskBatch:
-        """Return a batch of the function's values for all tensors."""
-        return TaskBatch(*(tree_map(function, part) for part in self.tensors))
+        """Return a batch of the function's values for all tensors, masks included."""
+        masks = (None if mask is None else function(mask) for mask in (self.support_mask, self.query_mask))
+        return TaskBatch(*(tree_map(function, part) for part in self.tensors), *masks)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> TaskBatch:
-        """Move to a device, and floating-point tensors to a dtype; class names keep theirs."""
+        """Move to a device, and floating-point tensors to a dtype; class numbers keep theirs."""
         return self.map(
             lambda tensor: tensor.to(
                 device=device, dtype=dtype if tensor.is_floating_point() else None, non_blocking=True

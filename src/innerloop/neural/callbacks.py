@@ -15,14 +15,14 @@ from innerloop.neural.trainer import Callback, MetaTrainer
 
 @final
 class EarlyStopping(Callback):
-    """End training when the loss on validation tasks no longer falls, and go back to the best parameters.
+    """End training when the loss on validation tasks no longer falls, and restore the best parameters.
 
     Parameters
     ----------
     every
-        Iterations between two looks at the validation tasks.
+        Iterations between two evaluations of the validation tasks.
     patience
-        Looks without a lower loss after which training ends.
+        Evaluations without a lower loss after which training ends.
     n_tasks
         Validation tasks, the same each time.
 
@@ -40,7 +40,7 @@ class EarlyStopping(Callback):
         self._n_worse = 0
 
     def on_step(self, trainer: MetaTrainer, losses: Tensor) -> None:  # noqa: ARG002
-        """Look every `every` steps."""
+        """Evaluate validation tasks every `every` steps."""
         if trainer.iteration % self.every:
             return
         loss = trainer.evaluate(self.n_tasks, stage=VALIDATION).mean()
@@ -53,7 +53,7 @@ class EarlyStopping(Callback):
             trainer.stop()
 
     def on_end(self, trainer: MetaTrainer) -> None:
-        """Go back to the best parameters and rates."""
+        """Restore the best parameters and rates."""
         with torch.no_grad():
             for tensor, best in zip(trainer.learned, self._best, strict=False):
                 tensor.copy_(best)

@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors and JSON with checksums, no pickle.
+"""Trees of tensors and plain values on disk, and checkpoints: safetensors and JSON with checksums, no pickle.
 
 In ``state-*.json`` a tensor is written as ``{"tensor": its name}``; the tensors are in ``tensors-*.safetensors``.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
 from safetensors import SafetensorError
@@ -19,20 +20,78 @@ from torch import Tensor
 from innerloop._base.sealed_folder import MANIFEST, SealedFolder
 from innerloop._blocks.fingerprint import difference
 
-_CHECKPOINT = SealedFolder("innerloop-checkpoint", 2, {"tensors": ".safetensors", "state": ".json"})
+_PARTS = {"tensors": ".safetensors", "state": ".json"}
 
 
-def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:
-    """Save a tree of dicts, lists, tuples, numbers, text and tensors to a folder."""
-    if _CHECKPOINT.holds_others(folder):
-        raise FileExistsError(f"{folder} holds files that are no innerloop checkpoint; name a new or empty folder.")
-    tensors: dict[str, Tensor] = {}
-    tree = json.dumps(_encode(state, "", tensors), indent=1).encode()
-    _CHECKPOINT.write(folder, {"tensors": save_tensors(tensors), "state": tree})
+@final
+@dataclass(frozen=True)
+class TreeFolder:
+    """Format of a folder that holds a tree of dicts, lists, tuples, numbers, text and tensors.
+
+    Parameters
+    ----------
+    name
+        What such a folder is called in messages.
+    version
+        Of the format.
+    made_by
+        What makes one.
+    """
+
+    name: str
+    version: int
+    made_by: str
+
+    @property
+    def _sealed(self) -> SealedFolder:
+        return SealedFolder(f"innerloop-{self.name}", self.version, _PARTS)
+
+    def write(self, folder: Path, tree: Mapping[str, Any]) -> None:
+        """Write a tree; a folder of something else is refused."""
+        if self._sealed.holds_others(folder):
+            raise FileExistsError(
+                f"{folder} holds files that are no innerloop {self.name}; name a new or empty folder."
+            )
+        tensors: dict[str, Tensor] = {}
+        state = json.dumps(_encode(tree, "", tensors), indent=1).encode()
+        self._sealed.write(folder, {"tensors": save_tensors(tensors), "state": state})
+
+    def is_in(self, folder: Path) -> bool:
+        """Return whether a folder is of this format."""
+        return (folder / MANIFEST).exists() and self._sealed.manifest(folder) is not None
+
+    def read(self, folder: Path, device: torch.device | str | None = None) -> dict[str, Any]:
+        """Read a tree, its tensors on a device.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is none.
+        ValueError
+            If it is damaged.
+        """
+        if not (folder / MANIFEST).exists():
+            raise FileNotFoundError(f"there is no {self.name} in {folder}; {self.made_by} makes one.")
+        try:
+            manifest = self._sealed.manifest(folder)
+            if manifest is None or manifest["version"] != self.version:
+                raise ValueError(f"its {MANIFEST} is not of innerloop-{self.name} {self.version}")
+            parts = self._sealed.read(folder, manifest)
+            tensors = {name: tensor.to(device) for name, tensor in load_tensors(parts["tensors"]).items()}
+            state = _decode(json.loads(parts["state"]), tensors)
+        except (KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
+            raise ValueError(
+                f"the {self.name} in {folder} cannot be read ({error}); restore it or start anew."
+            ) from error
+        assert isinstance(state, dict)
+        return state
+
+
+CHECKPOINT = TreeFolder("checkpoint", 2, "`MetaTrainer.save`")
 
 
 def load_checkpoint(folder: Path, like: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """Load a tree that `save_checkpoint` wrote, and compare its learned tensors with those of `like`.
+    """Load the state that `MetaTrainer.save` wrote, and compare its learned tensors with those of `like`.
 
     Raises
     ------
@@ -41,9 +100,9 @@ def load_checkpoint(folder: Path, like: Mapping[str, Any], device: torch.device)
     ValueError
         If it is damaged, or is one of another module, inner rate, optimiser, scheduler or training.
     """
-    state = _read(folder, device)
+    state = CHECKPOINT.read(folder, device)
     for kind, what in (("params", "parameter"), ("rate_tensors", "inner rate")):
-        _compare({n: tuple(t.shape) for n, t in state[kind].items()}, like[kind], what, folder)
+        compare({n: tuple(t.shape) for n, t in state[kind].items()}, like[kind], what, folder)
     for kind in ("optimiser", "scheduler"):
         saved, given = state[f"{kind}_kind"], like[f"{kind}_kind"]
         if saved != given:
@@ -57,7 +116,8 @@ def load_checkpoint(folder: Path, like: Mapping[str, Any], device: torch.device)
     return state
 
 
-def _compare(saved: dict[str, tuple[int, ...]], expected: Mapping[str, Tensor], what: str, folder: Path) -> None:
+def compare(saved: dict[str, tuple[int, ...]], expected: Mapping[str, Tensor], what: str, folder: Path) -> None:
+    """Refuse saved tensors of other names or shapes than those expected."""
     wanted = {name: tuple(tensor.shape) for name, tensor in expected.items()}
     for name in sorted(saved.keys() | wanted.keys()):
         if saved.get(name) != wanted.get(name):
@@ -66,21 +126,6 @@ def _compare(saved: dict[str, tuple[int, ...]], expected: Mapping[str, Tensor], 
                 f"{folder} is a checkpoint of another module: its {what} {name!r} has {shapes[0]}, this one has "
                 f"{shapes[1]}; build the module and its rates as they were."
             )
-
-
-def _read(folder: Path, device: torch.device) -> dict[str, Any]:
-    if not (folder / MANIFEST).exists():
-        raise FileNotFoundError(f"there is no checkpoint in {folder}; `MetaTrainer.save` makes one.")
-    try:
-        if (manifest := _CHECKPOINT.manifest(folder)) is None or manifest["version"] != _CHECKPOINT.version:
-            raise ValueError(f"its {MANIFEST} is not of {_CHECKPOINT.kind} {_CHECKPOINT.version}")
-        parts = _CHECKPOINT.read(folder, manifest)
-        tensors = {name: tensor.to(device) for name, tensor in load_tensors(parts["tensors"]).items()}
-        state = _decode(json.loads(parts["state"]), tensors)
-    except (KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
-        raise ValueError(f"the checkpoint in {folder} cannot be read ({error}); restore it or start anew.") from error
-    assert isinstance(state, dict)
-    return state
 
 
 def _encode(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
@@ -94,7 +139,7 @@ def _encode(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         return {type(tree).__name__: [_encode(value, f"{name}/{i}", tensors) for i, value in enumerate(tree)]}
     if tree is None or isinstance(tree, bool | int | float | str):
         return tree
-    raise TypeError(f"`{name}` of the training's state is a {type(tree).__name__}, which a checkpoint cannot hold.")
+    raise TypeError(f"`{name}` is a {type(tree).__name__}, which cannot be saved without pickle.")
 
 
 def _decode(tree: Any, tensors: Mapping[str, Tensor]) -> Any:

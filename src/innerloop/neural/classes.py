@@ -1,9 +1,12 @@
-"""N-way K-shot tasks from any labelled rows: arrays, a folder of images, a dataset of torch."""
+"""N-way K-shot tasks from any labelled rows: arrays, a table, a folder of images, a dataset of torch."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -11,9 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from innerloop._base.checks import as_count
 from innerloop._base.seeds import stream
+from innerloop.data.columns import ColumnMap, Columns
+from innerloop.data.frames import as_frame, column_names, row_name
+from innerloop.data.table_files import read_table
+from innerloop.data.task_table import read_ids
 from innerloop.neural.batch import TaskBatch
 from innerloop.neural.sources import TEST, TRAINING, VALIDATION, Stage, as_share
 
@@ -79,15 +87,88 @@ class ClassTasks:
                 )
 
     @classmethod
-    def from_dataset(cls, dataset: Any, **options: Any) -> ClassTasks:
-        """Read a dataset of torch, whose items are pairs of a tensor and a label, all of one shape."""
-        rows, labels = zip(*(dataset[i] for i in range(len(dataset))), strict=True)
-        X = torch.stack([torch.as_tensor(np.asarray(row)) for row in rows])
-        return cls(X, [label.item() if isinstance(label, Tensor) else label for label in labels], **options)
+    def from_dataset(cls, dataset: Any, workers: int = 0, **options: Any) -> ClassTasks:
+        """Read a dataset of torch, whose items are pairs of a row and a label.
+
+        Rows are tensors, arrays or images, all of one shape; they are kept in memory.
+
+        Parameters
+        ----------
+        dataset
+            Any object with a length and items.
+        workers
+            Processes that load the items; 0: this one.
+        options
+            As of the class.
+        """
+        loader = DataLoader(dataset, batch_size=64, num_workers=as_count(workers, "workers", 0), collate_fn=list)
+        rows, labels = [], []
+        for row, label in (item for items in loader for item in items):
+            rows.append(_as_row(row))
+            labels.append(label.item() if isinstance(label, Tensor) else label)
+            if rows[-1].shape != rows[0].shape:
+                shapes = [tuple(rows[i].shape) for i in (0, -1)]
+                raise ValueError(
+                    f"all rows of `dataset` must have one shape, got {shapes[0]} and, of row {len(rows) - 1}, "
+                    f"{shapes[1]}; scale images to one size."
+                )
+        if not rows:
+            raise ValueError("`dataset` must have items, got none.")
+        return cls(torch.stack(rows), labels, **options)
 
     @classmethod
-    def from_folder(cls, root: str | Path, side: int = 84, channels: int = 3, **options: Any) -> ClassTasks:
+    def from_table(
+        cls,
+        table: Any,
+        label: str,
+        images: str | None = None,
+        root: str | Path = ".",
+        side: int = 84,
+        channels: int = 3,
+        workers: int = 0,
+        **options: Any,
+    ) -> ClassTasks:
+        """Read a table with a column of classes, and features or names of image files in the others.
+
+        Parameters
+        ----------
+        table
+            A CSV, Excel or Parquet file, or a data frame.
+        label
+            The column of classes.
+        images
+            The column of names of image files; None: all other columns are features, encoded as in
+            `TaskSet.from_table`.
+        root
+            The folder in which images lie.
+        side, channels, workers
+            As in `from_folder`.
+        options
+            As of the class.
+        """
+        if isinstance(table, str | Path):
+            file = read_table(Path(table), label)
+            frame, name, place = as_frame(file.frame, file.name), file.name, file.place
+        else:
+            frame, name, place = as_frame(table, "`table`"), "`table`", row_name
+        column_names(frame, [label] if images is None else [label, images], name)
+        ids, codes = read_ids(frame, label, name, place)
+        if images is not None:
+            files = [Path(root) / str(file) for file in frame.get_column(images).to_list()]
+            return cls.from_dataset(_ImageFiles(files, ids[codes].tolist(), side, channels), workers, **options)
+        columns = Columns.read(frame.drop(label), codes, None, (), name, place)
+        if columns.notes:
+            warnings.warn(f"{'; '.join(columns.notes)}.", UserWarning, stacklevel=2)
+        return cls(ColumnMap.fit(columns, codes).transform(columns), ids[codes], **options)
+
+    @classmethod
+    def from_folder(
+        cls, root: str | Path, side: int = 84, channels: int = 3, workers: int = 0, **options: Any
+    ) -> ClassTasks:
         """Read images from ``root/class/*.png``, or from ``root/train``, ``root/val`` and ``root/test`` of classes.
+
+        A folder of ``images`` beside ``train.csv``, ``val.csv`` and ``test.csv``, whose columns are the name of a file
+        and its class, is read too: miniImageNet as its authors divided it.
 
         Parameters
         ----------
@@ -97,6 +178,8 @@ class ClassTasks:
             Height and width to which images are scaled.
         channels
             3 for colours, 1 for grey.
+        workers
+            Processes that read images; 0: this one.
         options
             As of the class.
 
@@ -110,22 +193,21 @@ class ClassTasks:
         root = Path(root)
         if not root.is_dir():
             raise FileNotFoundError(f"there is no folder {root}.")
-        parts = {
-            stage: next((root / n for n in names if (root / n).is_dir()), None) for stage, names in _STAGES.items()
-        }
-        if all(parts.values()):
-            divided = {stage: _images(part) for stage, part in parts.items() if part is not None}
-            options |= {str(stage): list(divided[stage]) for stage in (VALIDATION, TEST)}
-            twice = [name for name in divided[TRAINING] if name in divided[VALIDATION] or name in divided[TEST]]
+        parts = _parts(root)
+        if parts is None:
+            files = _images(root)
+        else:
+            options |= {str(stage): list(parts[stage]) for stage in (VALIDATION, TEST)}
+            names = [name for classes in parts.values() for name in classes]
+            twice = [name for name in names if names.count(name) > 1]
             if twice:
                 raise ValueError(f"{root} has class {twice[0]!r} in two of its parts; a class belongs to one.")
-            files: dict[str, list[Path]] = {name: f for part in divided.values() for name, f in part.items()}
-        else:
-            files = _images(root)
+            files = {name: paths for classes in parts.values() for name, paths in classes.items()}
         if not files:
             raise ValueError(f"{root} must hold a folder of images for each class, such as {root}/cat/1.png.")
-        images = [(_image(path, side, channels), name) for name, paths in files.items() for path in paths]
-        return cls(torch.stack([image for image, _ in images]), [name for _, name in images], **options)
+        labels = [name for name, paths in files.items() for _ in paths]
+        paths = [path for paths in files.values() for path in paths]
+        return cls.from_dataset(_ImageFiles(paths, labels, side, channels), workers, **options)
 
     def __repr__(self) -> str:
         """Return a text that identifies this source, its rows included."""
@@ -167,6 +249,9 @@ class ClassTasks:
 def _split(names: list[Any], validation: Classes, test: Classes, seed: int) -> Mapping[Stage, list[Any]]:
     """Return the classes of each stage."""
     given = {VALIDATION: validation, TEST: test}
+    for stage, value in given.items():
+        if isinstance(value, str | int):
+            raise TypeError(f"`{stage}` must be a fraction between 0 and 1 or a list of classes, got {value!r}.")
     named = [name for value in given.values() if not isinstance(value, float) for name in value]
     unknown = [name for name in named if name not in names]
     if unknown:
@@ -186,19 +271,74 @@ def _split(names: list[Any], validation: Classes, test: Classes, seed: int) -> M
     return {TRAINING: order, **chosen}
 
 
+def _parts(root: Path) -> dict[Stage, dict[str, list[Path]]] | None:
+    """Return the images of each class of a folder that is divided into stages; None for one that is not."""
+    folders = {stage: next((root / n for n in names if (root / n).is_dir()), None) for stage, names in _STAGES.items()}
+    if all(folders.values()):
+        return {stage: _images(folder) for stage, folder in folders.items() if folder is not None}
+    lists = {
+        stage: next((f for n in names if (f := root / f"{n}.csv").is_file()), None) for stage, names in _STAGES.items()
+    }
+    if (root / "images").is_dir() and all(lists.values()):
+        return {stage: _listed(path, root / "images") for stage, path in lists.items() if path is not None}
+    return None
+
+
+def _listed(path: Path, folder: Path) -> dict[str, list[Path]]:
+    """Return the images of each class of a list of file names and classes."""
+    with path.open(encoding="utf-8", newline="") as file:
+        header, *rows = [row for row in csv.reader(file) if row]
+    if len(header) != 2 or any(len(row) != 2 for row in rows):
+        raise ValueError(f"{path} must have two columns, the name of a file and its class.")
+    files: dict[str, list[Path]] = {}
+    for name, label in rows:
+        files.setdefault(label, []).append(folder / name)
+    return files
+
+
 def _images(folder: Path) -> dict[str, list[Path]]:
     """Return the images of each class, in the order of their names."""
-    found = {
+    images = {
         part.name: sorted(path for path in part.iterdir() if path.suffix.lower() in _SUFFIXES)
         for part in sorted(folder.iterdir())
         if part.is_dir()
     }
-    return {name: paths for name, paths in found.items() if paths}
+    return {name: paths for name, paths in images.items() if paths}
+
+
+@final
+@dataclass(frozen=True)
+class _ImageFiles:
+    """Images and their classes, as a dataset of torch."""
+
+    paths: Sequence[Path]
+    labels: Sequence[Any]
+    side: int
+    channels: int
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Any]:
+        return _image(self.paths[i], self.side, self.channels), self.labels[i]
+
+
+def _as_row(row: Any) -> Tensor:
+    """Return a row as a tensor, an image of PIL with its channels first."""
+    if isinstance(row, Tensor):
+        return row
+    array = torch.from_numpy(np.array(row))
+    if hasattr(row, "getbands"):
+        return array.view(*array.shape[:2], -1).permute(2, 0, 1).contiguous()
+    return array
 
 
 def _image(path: Path, side: int, channels: int) -> Tensor:
     """Return an image as bytes: (channels, side, side)."""
-    from PIL import Image
+    try:
+        from PIL import Image
+    except ImportError:
+        raise ValueError("reading images needs Pillow: pip install 'innerloop[neural]'.") from None
 
     try:
         with Image.open(path) as image:

@@ -47,13 +47,18 @@ class _Thin(NamedTuple):
 
 @final
 class _Formed(NamedTuple):
-    """Update of a layer's weights (n_tasks, n_out, n_in) and biases (n_tasks, n_out) by one step."""
+    """Update of a layer's weights (n_tasks, n_out, n_in) and biases (n_tasks, n_out) by all steps so far."""
 
     weight: Tensor
     bias: Tensor | None
 
     def added_to(self, z: Tensor, x: Tensor) -> Tensor:
         return torch.baddbmm(z if self.bias is None else z + self.bias.unsqueeze(1), x, self.weight.mT)
+
+    def after(self, before: _Formed) -> _Formed:
+        """Return the sum of this update and an earlier one."""
+        biases = [bias for bias in (before.bias, self.bias) if bias is not None]
+        return _Formed(before.weight + self.weight, sum(biases[1:], biases[0]) if biases else None)
 
 
 class _Gram(torch.autograd.Function):
@@ -171,8 +176,12 @@ def predict_after_steps(
             inputs = x if differentiable else x.detach()
             of_bias = rate.get(f"{name.removesuffix('weight')}bias")
             step = _step(inputs, slope, rate.get(name), of_bias, len(rates) * x.shape[1])
-            if step is not None:
-                steps[id(weight)].append(step)
+            of_layer = steps[id(weight)]
+            before = of_layer[-1] if of_layer else None
+            if isinstance(step, _Formed) and isinstance(before, _Formed):
+                of_layer[-1] = step.after(before)  # one product of all steps, not one of each
+            elif step is not None:
+                of_layer.append(step)
     with _Layers(steps):
         outputs_query: Tensor = module(params, X_query)
     return outputs_query

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from innerloop._base.checks import as_count
 from innerloop.neural.batch import TaskBatch
-from innerloop.neural.module_call import differentiable_twice
+from innerloop.neural.module_call import at_step, differentiable_twice
 from innerloop.neural.rates import Rate, Tensors, check_finite_rates, resolve
 from innerloop.neural.task_model import Loss, TaskModel, half_mse
 
@@ -77,14 +77,21 @@ def adapt(
     check_finite_rates(rates)
     model = TaskModel(module, loss, by_task)
     model.refuse_changes(params, batch)
-    start = {
-        name: value.expand(len(batch), *value.shape) if name in chosen else value for name, value in params.items()
-    }
-    return inner_loop(model.losses, start, list(chosen), rates, batch, first_order)
+
+    def of_equal_sizes(part: TaskBatch) -> Tensors:
+        start = {n: value.expand(len(part), *value.shape) if n in chosen else value for n, value in params.items()}
+        return inner_loop(model.losses, start, list(chosen), rates, part, first_order)
+
+    places, parts = zip(*batch.by_size(), strict=True)
+    if len(parts) == 1:
+        return of_equal_sizes(parts[0])
+    results, order = [of_equal_sizes(part) for part in parts], torch.argsort(torch.cat(places))
+    joined = {n: torch.cat([result[n] for result in results])[order.to(params[n].device)] for n in chosen}
+    return {**params, **joined}
 
 
 def predict(module: nn.Module, params: Mapping[str, Tensor], X: Any, by_task: bool | None = None) -> Any:
-    """Return the outputs of each task with its own parameters, as `adapt` returns them: (n_tasks, n_rows, ...)."""
+    """Return the outputs of each task with its adapted parameters, of `adapt`: (n_tasks, n_rows, ...)."""
     return TaskModel(module, by_task=by_task).predict(params, X)
 
 
@@ -138,8 +145,8 @@ def inner_loop(
     """
     differentiable = torch.is_grad_enabled() and not first_order
     params = dict(start)
-    for rate in rates:
-        with torch.enable_grad(), differentiable_twice() if differentiable else nullcontext():
+    for step, rate in enumerate(rates):
+        with at_step(step), torch.enable_grad(), differentiable_twice() if differentiable else nullcontext():
             points = {
                 name: params[name]
                 if differentiable and params[name].requires_grad

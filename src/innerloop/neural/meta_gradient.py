@@ -129,9 +129,9 @@ def gradients_of(losses: LossFunction, n_lanes: int = 1) -> GradientFunction:
         points = [tensor.detach().requires_grad_() for tensor in learned]
         values = losses(points, batch)
         means = values.sum() * (n_lanes / len(values))
-        found = torch.autograd.grad(means, points, allow_unused=True, materialize_grads=True)
+        slopes = torch.autograd.grad(means, points, allow_unused=True, materialize_grads=True)
         # Torch's fused Adam takes the numbers of a transposed gradient in the order of memory (2.13, on the CPU).
-        return values.detach(), [gradient.contiguous() for gradient in found]
+        return values.detach(), [gradient.contiguous() for gradient in slopes]
 
     return gradients
 
@@ -144,3 +144,26 @@ def by_task(gradients: GradientFunction) -> GradientFunction:
         return torch.cat(values), [torch.stack(parts).mean(dim=0) for parts in zip(*total, strict=True)]
 
     return one_by_one
+
+
+def by_size(gradients: GradientFunction) -> GradientFunction:
+    """Return the same function of padded tasks too, computed for each size in turn."""
+
+    def size_by_size(learned: Sequence[Tensor], batch: TaskBatch) -> tuple[Tensor, list[Tensor]]:
+        if not batch.is_padded:
+            return gradients(learned, batch)
+        places, parts = zip(*batch.by_size(), strict=True)
+        values, slopes = zip(*(gradients(learned, part) for part in parts), strict=True)
+        shares = [len(part) / len(batch) for part in parts]
+        means = [
+            torch.stack([share * slope for share, slope in zip(shares, of_one, strict=True)]).sum(dim=0)
+            for of_one in zip(*slopes, strict=True)
+        ]
+        return in_order(values, places), means
+
+    return size_by_size
+
+
+def in_order(values: Sequence[Tensor], places: Sequence[Tensor]) -> Tensor:
+    """Return values of tasks, given in parts, in the order of their places."""
+    return torch.cat([*values])[torch.argsort(torch.cat([*places])).to(values[0].device)]

@@ -1,9 +1,10 @@
-"""Calls of a module with other tensors than its own, which leave the module as it was."""
+"""Calls of a module with other parameters and buffers, which leave the module as it was."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any, final
 
 import torch
@@ -119,7 +120,7 @@ def _embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None, *a
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     norm: Tensor
-    if dim == -1:  # torch's way to write one norm for the whole tensor
+    if dim == -1:  # one norm for the whole tensor
         norm = torch.linalg.vector_norm(v)
     else:
         others = [axis for axis in range(v.ndim) if axis != dim]
@@ -140,6 +141,13 @@ def differentiable_twice() -> Iterator[None]:
         yield
 
 
+def recurrent_kernels(module: nn.Module) -> AbstractContextManager[None]:
+    """Return a context in which cuDNN, which has no second derivative of recurrent layers, is off if there are any."""
+    if any(isinstance(part, nn.RNNBase) for part in module.modules()):
+        return torch.backends.cudnn.flags(enabled=False)
+    return nullcontext()
+
+
 @contextmanager
 def no_fast_attention() -> Iterator[None]:
     """Switch off the fast path of attention in evaluation mode, which is neither differentiable nor vectorisable."""
@@ -149,3 +157,25 @@ def no_fast_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(was_on)
+
+
+# Number of the inner step that is computed; None outside of inner loops.
+_STEP: ContextVar[int | None] = ContextVar("inner step", default=None)
+
+
+def inner_step() -> int | None:
+    """Return the number of the inner step whose loss is computed, from 0, or after the last their number.
+
+    None outside of adaptation. For layers that differ from step to step.
+    """
+    return _STEP.get()
+
+
+@contextmanager
+def at_step(step: int) -> Iterator[None]:
+    """Let `inner_step` return a number."""
+    token = _STEP.set(step)
+    try:
+        yield
+    finally:
+        _STEP.reset(token)

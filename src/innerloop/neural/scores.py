@@ -1,4 +1,4 @@
-"""Scores of tasks, and what their number allows to say."""
+"""Scores of tasks, with mean, standard error and confidence interval."""
 
 from __future__ import annotations
 

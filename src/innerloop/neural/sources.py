@@ -15,7 +15,7 @@ from innerloop._base.checks import as_count, as_rate
 from innerloop._base.seeds import stream
 from innerloop.data.ids import places
 from innerloop.data.tasks import TaskSet
-from innerloop.distributions import Design, Group, ResampledTasks, Sinusoid, TaskDistribution
+from innerloop.distributions import Design, ResampledTasks, Sinusoid, TaskDistribution
 from innerloop.distributions.resampled import as_distribution
 from innerloop.neural.batch import TaskBatch
 
@@ -33,6 +33,8 @@ class Stage(IntEnum):
 
 
 TRAINING, VALIDATION, TEST = Stage
+# Validation and test tasks that share an index, and so are drawn together whatever their number.
+TASKS_AT_ONCE = 25
 
 
 class TaskSource(Protocol):
@@ -168,7 +170,8 @@ class EpisodeSampler:
     source
         Where tasks come from.
     design
-        The sizes; all tasks have the same.
+        The sizes. Training tasks of different sizes are padded; tasks to be scored have the largest number of query
+        rows.
     """
 
     source: TaskSource
@@ -177,15 +180,22 @@ class EpisodeSampler:
     def __post_init__(self) -> None:
         check_design(self.design)
 
-    @cached_property
-    def sizes(self) -> Group:
-        """The sizes of training tasks, and how many there are."""
-        return self.design.groups[0]
+    def iteration(self, number: int) -> TaskBatch:
+        """Draw the training tasks of an iteration."""
+        if len(self.design.groups) == 1:
+            return self.draw(TRAINING, self.design.n_tasks, number)
+        return TaskBatch.padded(
+            [
+                self.source.sample(group.n_tasks, group.n_support, group.n_query, (TRAINING, number, i))
+                for i, group in enumerate(self.design.groups)
+            ]
+        )
 
     def draw(self, stage: Stage, n_tasks: int, *number: int) -> TaskBatch:
-        """Draw the tasks of a stage with index ``(stage, *number)``."""
-        n_support = self.sizes.n_support if stage == TRAINING else self.design.n_adapt
-        return self.source.sample(n_tasks, n_support, self.sizes.n_query, (stage, *number))
+        """Draw tasks of equal sizes of a stage with index ``(stage, *number)``."""
+        n_support = self.design.groups[-1].n_support if stage == TRAINING else self.design.n_adapt
+        n_query = max(group.n_query for group in self.design.groups)
+        return self.source.sample(n_tasks, n_support, n_query, (stage, *number))
 
     def batches(self, stage: Stage, n_tasks: int, at_once: int) -> Iterator[TaskBatch]:
         """Yield `n_tasks` tasks of a stage, at most so many at once."""
@@ -201,18 +211,13 @@ def check_design(design: Design) -> None:
     TypeError
         If it is no design.
     ValueError
-        If tasks differ in size, or if it asks for a penalty, an inner rule other than gradient steps, infinitely many
+        If it asks for a penalty, an inner rule other than gradient steps, infinitely many
         of these, or a protocol other than support and query rows apart.
     """
     if not isinstance(design, Design):
         raise TypeError(
             "`design` must be innerloop.Design, such as Design(n_tasks=25, n_support=10, n_query=10), got "
             f"{type(design).__name__}."
-        )
-    if len(design.groups) > 1:
-        raise ValueError(
-            "`n_support` and `n_query` of a network's design must be one number each: tasks are stacked, got "
-            f"{len(design.groups)} different sizes."
         )
     if design.l2 != 0:
         raise ValueError(f"`l2` of a network's design must be 0, got {design.l2:g}; add the penalty to the `loss`.")
@@ -228,7 +233,7 @@ def check_design(design: Design) -> None:
 
 
 def as_share(value: float, name: str) -> float:
-    """Return a fraction between 0 and 1, both left out."""
+    """Return a fraction strictly between 0 and 1."""
     share = as_rate(value, name)
     if not 0 < share < 1:
         raise ValueError(f"`{name}` must be a fraction between 0 and 1, tasks, or None, got {share:g}.")

@@ -25,14 +25,12 @@ from innerloop.distributions import Design
 from innerloop.neural.batch import TaskBatch, task_of, tree_map
 from innerloop.neural.compiled import compiled
 from innerloop.neural.meta_gradient import GradientFunction, by_task, gradients_of, query_losses, query_predictions
-from innerloop.neural.sources import TEST, TRAINING, VALIDATION, EpisodeSampler, Stage, Tasks, as_source
+from innerloop.neural.sources import TASKS_AT_ONCE, TEST, TRAINING, VALIDATION, EpisodeSampler, Stage, Tasks, as_source
 from innerloop.neural.task_model import Loss, TaskModel, learnable, module_identity
 from innerloop.neural.training import Training
 
 if TYPE_CHECKING:
     import xarray as xr
-
-_TASKS_AT_ONCE = 25
 
 
 @final
@@ -209,8 +207,8 @@ class Lanes:
         stages = {"validation": (VALIDATION, sweep.n_validation), "test": (TEST, sweep.n_test)}
         scores: dict[str, list[FloatArray]] = {}
         for kind, (stage, n_tasks) in stages.items():
-            for number, first in enumerate(range(0, n_tasks, _TASKS_AT_ONCE)):
-                batch = self.tasks(stage, number, min(_TASKS_AT_ONCE, n_tasks - first))
+            for number, first in enumerate(range(0, n_tasks, TASKS_AT_ONCE)):
+                batch = self.tasks(stage, number, min(TASKS_AT_ONCE, n_tasks - first))
                 with torch.no_grad(), self.model.testing():
                     prediction = query_predictions(algorithm, self.model, self.params, rates, batch, self.n_lanes)
                     values = {kind: self.model.score(prediction, batch.y_query)}
@@ -292,6 +290,11 @@ def sweep(
     check_finite(adapt, "adapt_lrs")
     if adapt.size == 0:
         raise ValueError("`adapt_lrs` must hold at least one rate, got none.")
+    if len(design.groups) > 1:
+        raise ValueError(
+            "`n_support` and `n_query` of a sweep's design must be one number each, as all rates are computed "
+            f"together, got {len(design.groups)} different sizes."
+        )
     settings = Sweep(
         make_module=make_module,
         sampler=EpisodeSampler(as_source(tasks, training.seed), design),

@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvNd
 from innerloop._blocks.fingerprint import fingerprint
 from innerloop.neural.batch import TaskBatch, device_of, first_tensor, task_of, tree_map
 from innerloop.neural.dense import is_dense
-from innerloop.neural.module_call import ExactDerivatives, ModuleCall, no_fast_attention
+from innerloop.neural.module_call import ExactDerivatives, ModuleCall, no_fast_attention, recurrent_kernels
 
 Loss = Callable[[Any, Any], Tensor]
 Tensors = dict[str, Tensor]
@@ -186,7 +186,7 @@ class TaskModel:
         everything = {**self._copies(params, n_tasks), **params}
         per_task = {name for name, value in everything.items() if value.ndim > self._ndim.get(name, value.ndim)}
         per_task |= self._statistics.keys()
-        with no_fast_attention():
+        with no_fast_attention(), recurrent_kernels(self.module):
             if not self.is_by_task(device):
                 axes = {name: 0 if name in per_task else None for name in everything}
                 try:

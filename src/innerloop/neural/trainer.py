@@ -18,19 +18,25 @@ from innerloop._base.progress import progress as progress_bar
 from innerloop._blocks.fingerprint import fingerprint
 from innerloop.distributions import Design
 from innerloop.neural.algorithms import Algorithm
-from innerloop.neural.batch import TaskBatch
-from innerloop.neural.checkpoint import load_checkpoint, save_checkpoint
+from innerloop.neural.batch import TaskBatch, task_of
+from innerloop.neural.checkpoint import CHECKPOINT, load_checkpoint
 from innerloop.neural.compiled import compiled
-from innerloop.neural.meta_gradient import GradientFunction, gradients_of, query_losses, query_predictions
+from innerloop.neural.meta_gradient import (
+    GradientFunction,
+    by_size,
+    gradients_of,
+    in_order,
+    query_losses,
+    query_predictions,
+)
 from innerloop.neural.meta_gradient import by_task as by_task_of
+from innerloop.neural.module_call import ModuleCall, no_fast_attention
 from innerloop.neural.rates import Rate, Tensors, check_finite_rates, check_rate, leaves, rebuild, resolve
 from innerloop.neural.scores import Scores
-from innerloop.neural.sources import TEST, TRAINING, EpisodeSampler, Stage, Tasks, as_source
+from innerloop.neural.sources import TASKS_AT_ONCE, TEST, EpisodeSampler, Stage, Tasks, as_source
 from innerloop.neural.task_model import Loss, TaskModel, learnable
 from innerloop.neural.training import Training
 from innerloop.neural.twice import undifferentiable
-
-TASKS_AT_ONCE = 100
 
 
 class Callback:
@@ -129,8 +135,13 @@ class MetaTrainer:
 
     @property
     def inner_lr(self) -> Rate:
-        """The rate of training, as given; of a learned one the tensors are in `rate_tensors`."""
-        return self._inner_lr
+        """The rate of training, in the form in which it was given; of a learned one the present values.
+
+        `adapt` takes it too.
+        """
+        if not self.learn_inner_lr:
+            return self._inner_lr
+        return rebuild(self._inner_lr, {name: tensor.detach().clone() for name, tensor in self.rate_tensors.items()})
 
     @inner_lr.setter
     def inner_lr(self, inner_lr: Rate) -> None:
@@ -153,7 +164,7 @@ class MetaTrainer:
 
     def _make_gradients(self) -> GradientFunction:
         gradients = compiled(gradients_of(self._losses)) if self.training.compile else gradients_of(self._losses)
-        return by_task_of(gradients) if self.model.is_by_task(self.device) else gradients
+        return by_size(by_task_of(gradients) if self.model.is_by_task(self.device) else gradients)
 
     @property
     def learned(self) -> list[Tensor]:
@@ -284,10 +295,14 @@ class MetaTrainer:
         for drawn in self.sampler.batches(stage, n_tasks, TASKS_AT_ONCE):
             for first in range(0, len(drawn), each):
                 batch = drawn[first : first + each].to(self.device, self.dtype)
-                with torch.no_grad(), self.model.testing():
-                    prediction = query_predictions(self.training.algorithm, self.model, self.params, rates, batch)
-                    scores.append(self.model.score(prediction, batch.y_query, metric))
+                places, parts = zip(*batch.by_size(), strict=True)
+                scores.append(in_order([self._scores(part, rates, metric) for part in parts], places))
         return Scores(torch.cat(scores))
+
+    def _scores(self, batch: TaskBatch, rates: list[Tensors], metric: Loss | None) -> Tensor:
+        with torch.no_grad(), self.model.testing():
+            prediction = query_predictions(self.training.algorithm, self.model, self.params, rates, batch)
+            return self.model.score(prediction, batch.y_query, metric)
 
     def update_module(self) -> nn.Module:
         """Copy the learned parameters into the module, and return it.
@@ -304,14 +319,18 @@ class MetaTrainer:
         if self.model.has_running_statistics:
             warnings.warn(
                 "the module was trained with the statistics of the rows at hand, and its running statistics are those "
-                "of before; leave its normalisation layers in training mode, or make them with "
-                "track_running_stats=False, which .eval() does not change.",
+                "of before: in evaluation mode it does not adapt as it was trained to. Leave its normalisation layers "
+                "in training mode, or make them with track_running_stats=False, which .eval() does not change; "
+                "`module_of` gives an adapted module for evaluation mode.",
                 stacklevel=2,
             )
         return self.module
 
     def module_of(self, batch: TaskBatch, *, adapt_lr: Rate | None = None, n_steps: int | None = None) -> nn.Module:
-        """Return a copy of the module that is adapted to one task, in evaluation mode but for normalisation layers.
+        """Return a copy of the module that is adapted to one task, in evaluation mode.
+
+        Batch normalisation that was in training mode gets the statistics of the support rows, so that the prediction of
+        a row does not depend on which others are predicted with it; `evaluate` uses the statistics of the query rows.
 
         Parameters
         ----------
@@ -328,21 +347,21 @@ class MetaTrainer:
         if steps is None:
             raise ValueError(f"{type(algorithm).__name__} does not adapt the module's parameters.")
         start = {name: value.unsqueeze(0) for name, value in self.params.items()}
+        ((_, task),) = batch.to(self.device, self.dtype).by_size()
         with torch.no_grad(), self.model.testing():
-            adapted = steps(self.model, start, rates, batch.to(self.device, self.dtype))
+            adapted = steps(self.model, start, rates, task)
         module = deepcopy(self.module).to(self.device, self.dtype)
         with torch.no_grad():
             for name, parameter in learnable(module).items():
                 parameter.copy_(adapted[name].squeeze(0))
-        for part in module.modules():
-            part.training = part.training and isinstance(part, _NormBase)
-        return module
+        _take_statistics(module, task_of(task.X_support, 0))
+        return module.eval()
 
     def save(self, folder: str | Path) -> None:
         """Save a checkpoint from which training resumes exactly; in a process group all processes call this."""
         state = self._state()
         if self._rank == 0:
-            save_checkpoint(Path(folder), state)
+            CHECKPOINT.write(Path(folder), state)
 
     def load(self, folder: str | Path) -> None:
         """Resume from a checkpoint of the same training.
@@ -414,7 +433,7 @@ class MetaTrainer:
         return identity
 
     def _batch(self) -> TaskBatch:
-        return self.sampler.draw(TRAINING, self.design.n_tasks, self.iteration).to(self.device, self.dtype)
+        return self.sampler.iteration(self.iteration).to(self.device, self.dtype)
 
     def _losses(self, learned: Sequence[Tensor], batch: TaskBatch) -> Tensor:
         params = dict(zip(self.params, learned, strict=False))
@@ -424,7 +443,7 @@ class MetaTrainer:
         return query_losses(self.training.algorithm, self.model, params, rates, batch)
 
     def _rates(self, tensors: Tensors) -> list[Tensors]:
-        return self._resolved(self.inner_lr, tensors)
+        return self._resolved(self._inner_lr, tensors)
 
     def _resolved(self, inner_lr: Rate, tensors: Tensors) -> list[Tensors]:
         return resolve(rebuild(inner_lr, tensors), self._stepping(), int(self.design.n_steps))
@@ -444,6 +463,20 @@ class MetaTrainer:
         return {name: self.params[name] for name in self.training.algorithm.adapted(self.params)}
 
 
+def _take_statistics(module: nn.Module, X: Any) -> None:
+    """Set the running statistics of normalisation layers in training mode to those of some rows."""
+    layers = {part: part.momentum for part in module.modules() if isinstance(part, _NormBase) and part.training}
+    if not layers:
+        return
+    module.eval()
+    for part in layers:
+        part.training, part.momentum = True, 1.0
+    with torch.no_grad(), no_fast_attention():
+        ModuleCall(module)({}, X)
+    for part, momentum in layers.items():
+        part.momentum = momentum
+
+
 def _check_rates_can_be_learned(algorithm: Algorithm) -> None:
     if not getattr(algorithm, "differentiates_rates", True):
         raise ValueError(
@@ -453,7 +486,7 @@ def _check_rates_can_be_learned(algorithm: Algorithm) -> None:
 
 
 def _without_decay(optimiser: torch.optim.Optimizer, rates: Sequence[Tensor]) -> None:
-    """Put learned rates into a group without weight decay, which would pull them towards zero."""
+    """Put learned rates into a group without weight decay, which would shrink them towards zero."""
     of_rates = {id(rate) for rate in rates}
     for group in list(optimiser.param_groups):
         decayed = [tensor for tensor in group["params"] if id(tensor) in of_rates]

@@ -1,4 +1,4 @@
-"""Which layer of a module torch cannot differentiate twice."""
+"""Diagnosis of layers that torch cannot differentiate twice."""
 
 from __future__ import annotations
 

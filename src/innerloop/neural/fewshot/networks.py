@@ -29,6 +29,7 @@ class MLP(nn.Sequential):
         layers = [(nn.Linear(n_in, n_out), nn.ReLU()) for n_in, n_out in pairwise((n_inputs, *widths))]
         body = nn.Sequential(*(part for layer in layers for part in layer))
         super().__init__(OrderedDict(body=body, head=nn.Linear((n_inputs, *widths)[-1], n_outputs)))
+        self.settings = {"n_inputs": n_inputs, "n_outputs": n_outputs, "widths": list(widths)}
 
 
 class Conv4(nn.Sequential):
@@ -43,7 +44,7 @@ class Conv4(nn.Sequential):
     width
         Channels of each convolution.
     norm
-        batch: over the rows at hand, in training and in testing alike (query rows see each other);
+        batch: over the rows at hand, in training and in testing (query rows see each other);
         group: over four groups of channels of each row alone.
     """
 
@@ -52,6 +53,7 @@ class Conv4(nn.Sequential):
             raise ValueError(f"`width` must be a multiple of {_GROUPS} with norm='group', got {width}.")
         body = nn.Sequential(*(_block(n_in, width, norm) for n_in in (1, width, width, width)), nn.Flatten())
         super().__init__(OrderedDict(body=body, head=nn.Linear(width, n_outputs)))
+        self.settings = {"n_outputs": n_outputs, "width": width, "norm": norm}
 
 
 def _block(n_in: int, width: int, norm: str) -> nn.Sequential:

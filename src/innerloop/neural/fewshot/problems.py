@@ -1,18 +1,17 @@
-"""Two few-shot problems, ready to train on: sine waves, and handwritten characters."""
+"""Few-shot problems, ready to train on: sine waves, tables, and images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast, final
+from typing import TYPE_CHECKING, Any, Literal, cast, final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from innerloop._base.checks import FloatArray
 from innerloop.data.tasks import TaskSet
 from innerloop.distributions import Design, ResampledTasks
 from innerloop.neural.algorithms import MAML, Algorithm, Reptile
@@ -23,6 +22,7 @@ from innerloop.neural.meta_gradient import query_predictions
 from innerloop.neural.rates import Rate
 from innerloop.neural.scores import Scores
 from innerloop.neural.sources import (
+    TASKS_AT_ONCE,
     TEST,
     TRAINING,
     VALIDATION,
@@ -32,9 +32,10 @@ from innerloop.neural.sources import (
     Stage,
     TaskSource,
 )
+from innerloop.neural.storage import Standardization, TrainedNetwork
 from innerloop.neural.sweep import sweep
 from innerloop.neural.task_model import Loss, TaskModel, accuracy, half_mse
-from innerloop.neural.trainer import TASKS_AT_ONCE, MetaTrainer
+from innerloop.neural.trainer import MetaTrainer
 from innerloop.neural.training import Training
 
 if TYPE_CHECKING:
@@ -135,6 +136,10 @@ class FewShot:
         Learn a rate for each weight together with the weights (Meta-SGD).
     n_validation
         Tasks that choose the rate of adaptation.
+    units
+        Units of features and targets, where these were standardised.
+    details
+        Plain values that a saved network keeps, such as the columns of a table.
     """
 
     source: TaskSource
@@ -147,6 +152,8 @@ class FewShot:
     training: Training = Training()  # noqa: RUF009
     learns_rates: bool = False
     n_validation: int = 100
+    units: Standardization | None = None
+    details: dict[str, Any] = field(default_factory=dict)
 
     def module(self) -> nn.Module:
         """Return the network that training starts from."""
@@ -162,6 +169,18 @@ class FewShot:
             rate = {name: torch.full_like(value, inner_lr) for name, value in module.named_parameters()}
         return MetaTrainer(
             module, self.source, self.design, rate, training=self.training, learn_inner_lr=self.learns_rates
+        )
+
+    def network(self, trainer: MetaTrainer, adapt_lr: Rate | None) -> TrainedNetwork:
+        """Return the trained network with a rate of adaptation; None: as learned."""
+        return TrainedNetwork(
+            module=trainer.update_module(),
+            adapt_lr=trainer.inner_lr if adapt_lr is None else adapt_lr,
+            n_steps=int(self.design.adapt_steps),
+            adapted=self.training.algorithm.adapted(trainer.params),
+            loss=self.training.loss,
+            units=self.units,
+            details=self.details,
         )
 
     def comparison(self, algorithm: Algorithm) -> MetaTrainer:
@@ -296,11 +315,8 @@ def regression(
         As in `FewShot`; the loss is half the mean squared error, and the seed also splits the tasks.
     """
     seen = cast(ResampledTasks, DistributionTasks(tasks, training.seed).by_stage[TRAINING]).tasks
-    X, y = (
-        (values - known.mean(axis=0)) / _positive(known.std(axis=0))
-        for values, known in ((tasks.X, seen.X), (tasks.y, seen.y))
-    )
-    scaled = TaskSet.from_arrays(X, y, np.repeat(tasks.ids, tasks.sizes))
+    units = Standardization.fit(seen.X, seen.y)
+    scaled = TaskSet.from_arrays(units.features(tasks.X), units.targets(tasks.y), np.repeat(tasks.ids, tasks.sizes))
     problem = FewShot(
         source=DistributionTasks(scaled, training.seed),
         design=Design(n_tasks, n_shots, n_query, n_steps=n_steps),
@@ -311,14 +327,10 @@ def regression(
         training=replace(training, loss=half_mse),
         learns_rates=learns_rates,
         n_validation=n_validation,
+        units=units,
     )
     problem.check_tasks()
     return problem
-
-
-def _positive(scale: FloatArray) -> FloatArray:
-    """Return a scale to divide by: 1 for a constant."""
-    return np.where(scale > 0, scale, 1.0)
 
 
 def characters(

@@ -1,0 +1,71 @@
+"""Peak memory of training and of evaluation above that of the program, in MiB: python benchmarks/neural_memory.py."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+
+import torch
+from torch import nn
+
+import innerloop as il
+from innerloop.neural import MAML, ClassTasks, MetaTrainer, Reptile, Training
+
+
+def conv4(width: int = 16) -> nn.Module:
+    blocks: list[nn.Module] = []
+    for n_in in (1, width, width, width):
+        norm = nn.BatchNorm2d(width, track_running_stats=False)
+        blocks += [nn.Conv2d(n_in, width, 3, padding=1), norm, nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(width, 5))
+
+
+def encoder() -> nn.Module:
+    layer = nn.TransformerEncoderLayer(28, 4, 256, batch_first=True)
+    return nn.Sequential(nn.Flatten(1, 2), nn.TransformerEncoder(layer, 2), nn.Flatten(), nn.Linear(784, 5))
+
+
+def dense() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 512), nn.LayerNorm(512), nn.ReLU(), nn.Linear(512, 5))
+
+
+CASES = {
+    **{"conv4": (conv4, MAML(), 3), "encoder": (encoder, MAML(), 3), "dense": (dense, MAML(), 3)},
+    "dense, first order": (dense, MAML(first_order=True), 3),
+    "dense, Reptile": (dense, Reptile(), 3),
+}
+
+
+def peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measure(name: str) -> dict[str, float]:
+    """Train, then evaluate many more tasks and steps; later peaks include earlier ones."""
+    torch.set_num_threads(1)
+    make, algorithm, n_steps = CASES[name]
+    X = torch.randint(0, 256, (400, 1, 28, 28), dtype=torch.uint8)
+    source = ClassTasks(X, torch.arange(20).repeat_interleave(20).numpy(), n_ways=5, validation=0.25, test=0.25)
+    training = Training(loss=nn.functional.cross_entropy, algorithm=algorithm)
+    design = il.Design(4, 10, 10, n_steps=n_steps)
+    trainer = MetaTrainer(make(), source, design, 0.01, training=training)
+    before = peak()
+    trainer.train(2)
+    trained = peak()
+    trainer.evaluate(30, n_steps=2 * n_steps)
+    return {"training": trained - before, "more in evaluation": peak() - trained}
+
+
+def main() -> None:
+    if sys.argv[1:]:
+        print(json.dumps(measure(sys.argv[1])))
+        return
+    for name in CASES:
+        ran = subprocess.run([sys.executable, __file__, name], check=True, capture_output=True, text=True)
+        print(f"{name:20s}", {key: round(value, 1) for key, value in json.loads(ran.stdout).items()})
+
+
+if __name__ == "__main__":
+    main()
