@@ -55,7 +55,7 @@ MUTANTS = [
         "kept = {MANIFEST}",
         "test_storage.py -k details",
     ),
-    Mutant("_base/sealed_folder.py", '!= entry["sha256"]:', "== name:", "test_storage.py -k truncated"),
+    Mutant("_base/sealed_folder.py", '!= entry["sha256"]:', "== name:", "test_storage.py -k flipped"),
     Mutant("_base/files.py", "file.flush()", "pass", "test_storage.py -k synchronised"),
     Mutant("_base/files.py", "os.chmod(temporary, stat", "oct(stat", "test_storage.py -k permissions"),
     Mutant("cli/predict.py", "and not _NUMBER.fullmatch(group)", "", "test_cli_predict.py -k formula"),
