@@ -48,14 +48,14 @@ MUTANTS = [
         "known_coef=self.known_coef)",
         "test_storage.py -k forgets",
     ),
-    Mutant("_base/sealed_folder.py", "if keep_previous and before", "if before", "test_storage.py -k forgets"),
+    Mutant("_base/sealed_folder.py", "if keep_previous:\n", "if True:\n", "test_storage.py -k forgets"),
     Mutant(
         "_base/sealed_folder.py",
         "kept = {MANIFEST, *_names(manifest)}",
         "kept = {MANIFEST}",
         "test_storage.py -k details",
     ),
-    Mutant("_base/sealed_folder.py", 'entry["sha256"]:', 'entry["sha256"][:0]:', "test_storage.py -k truncated"),
+    Mutant("_base/sealed_folder.py", '!= entry["sha256"]:', "== name:", "test_storage.py -k flipped"),
     Mutant("_base/files.py", "file.flush()", "pass", "test_storage.py -k synchronised"),
     Mutant("_base/files.py", "os.chmod(temporary, stat", "oct(stat", "test_storage.py -k permissions"),
     Mutant("cli/predict.py", "and not _NUMBER.fullmatch(group)", "", "test_cli_predict.py -k formula"),
@@ -96,6 +96,42 @@ MUTANTS = [
     ),
     Mutant(
         "data/tasks.py", "n_folds = np.maximum(np.rint(sizes", "n_folds = np.maximum(np.floor(sizes", "test_tasks.py"
+    ),
+    Mutant(
+        "_blocks/pool.py",
+        "if (arrays := store.read(block)) is None:\n            return True",
+        "if True:\n            return True",
+        "test_simulation_store.py -k between_the_looks",
+    ),
+    Mutant(
+        "_blocks/pool.py",
+        "sorted(done, key=_has_failed)",
+        "sorted(done, key=_has_failed, reverse=True)",
+        "test_simulation_store.py -k died_is_kept",
+    ),
+    Mutant(
+        "_blocks/store.py",
+        "lock = self._locks.pop(block)\n",
+        "lock = self._locks.pop(block)\n            lock.release()\n",
+        "test_simulation_store.py -k given_up",
+    ),
+    Mutant(
+        "_blocks/store.py",
+        'with FileLock(self._folder / _LOCKS / "plan.lock"):',
+        "if FileLock:",
+        "test_simulation_store.py -k lock_is_held",
+    ),
+    Mutant(
+        "simulation/sampled.py",
+        "int(self.design.adapt_steps))",
+        "int(self.design.n_steps))",
+        "test_simulation.py -k of_its_stream",
+    ),
+    Mutant(
+        "simulation/run.py",
+        "_QUANTILES = (0.05, 0.95)",
+        "_QUANTILES = (0.025, 0.975)",
+        "test_simulation.py -k of_its_stream",
     ),
 ]
 

@@ -85,7 +85,7 @@ def test_workers_are_ended_at_once():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_a_signal_ends_a_parallel_simulation_within_seconds_and_leaves_no_worker(tmp_path, number, code):
     options = ["--store", str(tmp_path / "runs"), "--jobs", "2", "--n-runs", "1000000"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -107,6 +107,6 @@ def test_a_signal_ends_a_parallel_simulation_within_seconds_and_leaves_no_worker
         finally:
             process.kill()
         assert process.returncode == code
-    assert "stopped. To go on: innerloop simulate --store" in shown
+    assert ("stopped. To go on: innerloop simulate --store" in shown) == (number != signal.SIGKILL)
     psutil.wait_procs(workers, timeout=5)
     assert not [worker for worker in workers if worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE]

@@ -157,18 +157,23 @@ def test_adapted_losses_are_those_of_plain_gradient_steps(n_steps, n_targets):
     np.testing.assert_allclose(adapted_losses(il.Episodes(episodes), coef, rates, n_steps), expected, rtol=1e-10)
 
 
-def test_a_sampled_run_trains_and_scores_on_the_tasks_of_its_stream():
-    dist, design = il.QuadraticRegression(4, features=il.RandomFeatures(4, 9)), il.Design(3, 4, 5, 6, l2=0.1)
-    runs = il.estimate_loss(dist, design, [0.3], [0.2], n_runs=2, seed=8, n_test_tasks=4, n_test_rows=3)
+@pytest.mark.parametrize("n_adapt_steps", [None, 3])
+def test_a_sampled_run_trains_and_scores_on_the_tasks_of_its_stream(n_adapt_steps):
+    dist = il.QuadraticRegression(4, features=il.RandomFeatures(4, 9))
+    design = il.Design(3, 4, 5, 6, l2=0.1, n_adapt_steps=n_adapt_steps)
+    runs = il.estimate_loss(dist, design, [0.3], [0.2], n_runs=5, seed=8, n_test_tasks=4, n_test_rows=3)
     losses = []
-    for run in range(2):
+    for run in range(5):
         rows = dist.draw_tasks([9] * 3 + [9] * 4, stream(8, run))
         train = [(X[:4], y[:4], X[4:], y[4:]) for X, y in rows[:3]]
         coef = meta_coef(train, 0.3, l2=0.1)
         test = [(X[:6], y[:6], X[6:], y[6:]) for X, y in rows[3:]]
-        losses.append(np.mean([(yv - Xv @ adapted(coef, X, y, 0.2, 1)) ** 2 for X, y, Xv, yv in test]) / 2)
+        residuals = [yv - Xv @ adapted(coef, X, y, 0.2, n_adapt_steps or 1) for X, y, Xv, yv in test]
+        losses.append(np.mean(np.square(residuals)) / 2)
     np.testing.assert_allclose(runs.loss.item(), np.mean(losses), rtol=1e-9)
-    np.testing.assert_allclose(runs.stderr.item(), np.std(losses, ddof=1) / np.sqrt(2), rtol=1e-9)
+    np.testing.assert_allclose(runs.stderr.item(), np.std(losses, ddof=1) / np.sqrt(5), rtol=1e-9)
+    quantiles = [runs[name].item() for name in ("low", "median", "high")]
+    np.testing.assert_allclose(quantiles, np.quantile(losses, [0.05, 0.5, 0.95]), rtol=1e-9)
 
 
 SAMPLED = {

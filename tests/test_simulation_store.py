@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -459,3 +459,78 @@ os.kill(os.getpid(), signal.SIGKILL)
         assert BlockStore(tmp_path, {}, 1).claim(0)
     finally:
         os.kill(orphan, signal.SIGKILL)
+
+
+PLAN = {"of": "a test"}
+
+
+def test_a_block_that_appears_between_the_looks_is_not_computed_again(tmp_path, monkeypatch):
+    mine, other = BlockStore(tmp_path, PLAN, 1), BlockStore(tmp_path, PLAN, 1)
+    plain = BlockStore.claim
+
+    def claim(store, block):
+        if store is mine and not other._locks:  # another process is faster, just before the claim
+            plain(other, block)
+            other.write(block, {"x": np.array([7])})
+        return plain(store, block)
+
+    monkeypatch.setattr(BlockStore, "claim", claim)
+    computed = []
+    found = gather(lambda block: computed.append(block) or {"x": np.array([block])}, range(1), mine)
+    assert (computed, found[0]["x"].tolist()) == ([], [7])
+
+
+def test_who_takes_a_block_while_it_is_given_up_keeps_others_out(tmp_path, monkeypatch):
+    first, second, third = (BlockStore(tmp_path, PLAN, 1) for _ in range(3))
+    taken = []
+    plain = Path.unlink
+
+    def unlink(path, *arguments, **options):
+        taken.append(second.claim(0))  # at the moment when the first gives the block up
+        plain(path, *arguments, **options)
+        taken.append(second.claim(0) if not taken[0] else True)
+        taken.append(third.claim(0))
+
+    assert first.claim(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", unlink)
+        first.release(0)
+    assert taken[-2:] == [True, False]
+    assert not third.claim(0)  # nor once the first has let go
+
+
+def test_what_was_finished_when_a_worker_died_is_kept(tmp_path):
+    class Broken(Executor):
+        """Finishes three blocks, and fails one with all that follow, in one look."""
+
+        def submit(self, compute, block):
+            future = Future()
+            if block == 0:
+                future.set_exception(BrokenExecutor())
+            else:
+                future.set_result(compute(block))
+            return future
+
+    computed = []
+    with pytest.warns(UserWarning, match="the executor lost a worker"):
+        gather(
+            lambda block: computed.append(block) or {"x": np.array([block])},
+            range(4),
+            BlockStore(tmp_path, PLAN, 1),
+            executor=Broken(),
+        )
+    assert sorted(computed) == [0, 1, 2, 3]  # none twice
+
+
+def test_a_plan_is_written_while_its_lock_is_held(tmp_path):
+    from filelock import FileLock
+
+    (tmp_path / "locks").mkdir()
+    lock = FileLock(tmp_path / "locks" / "plan.lock")
+    opened = threading.Thread(target=BlockStore, args=(tmp_path, PLAN, 1))
+    with lock:
+        opened.start()
+        opened.join(0.3)
+        assert not (tmp_path / "plan.json").exists()
+    opened.join()
+    assert (tmp_path / "plan.json").exists()

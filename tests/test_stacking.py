@@ -62,3 +62,16 @@ def test_equal_predictors_share_their_weight_and_few_tasks_hardly_move_it():
 
 def test_no_errors_at_all_are_no_trouble():
     np.testing.assert_allclose(stack(np.zeros((4, 3, 3))), 1 / 3, atol=1e-6)
+
+
+@pytest.mark.parametrize("n_tasks", [4, 12, 60])
+def test_weights_of_two_predictors_minimise_the_documented_sum(n_tasks):
+    rng = np.random.default_rng(n_tasks)
+    residuals = rng.standard_normal((n_tasks, 9, 2)) * [1.0, 1.3] + 0.5 * rng.standard_normal((n_tasks, 9, 1))
+    products = np.einsum("irp,irq->ipq", residuals, residuals) / 9
+    least = products.diagonal(axis1=1, axis2=2).min(axis=1)
+    A = (products / (least + least.mean())[:, None, None]).mean(axis=0)
+    weights = np.stack([np.linspace(0, 1, 20001), np.linspace(1, 0, 20001)], axis=-1)
+    prior = 3 / n_tasks * A.diagonal().min() * np.square(weights - 0.5).sum(axis=1)
+    best = weights[np.argmin(np.einsum("gp,pq,gq->g", weights, A, weights) + prior)]
+    np.testing.assert_allclose(stack(products), best, atol=1e-3)

@@ -349,3 +349,11 @@ def test_pooled_interpolation_of_split_tables_has_its_exact_expected_error():
     # Noise 12 / (30 - 12 - 1); each task's part is 2 / 30 (30 - 2 - 1) / (30 - 12 - 1) of nu^2.
     exact = 12 / 17 + 0.25 * 6 * 2 / 30 * 27 / 17
     assert abs(np.mean(errors) - exact) < 4 * np.std(errors) / np.sqrt(1000)
+
+
+def test_a_row_supports_about_once_however_tasks_are_dealt():
+    for size in range(4, 30):
+        rows = np.random.default_rng(size).standard_normal((size, 2))
+        for n_support in range(2, size // 2 + 1):
+            dealt = il.TaskSet.from_arrays(rows, rows[:, 0], np.zeros(size, dtype=int)).deal(n_support)
+            assert abs(dealt.n_support.sum() - size) <= n_support / 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import warnings
@@ -10,6 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future
 from contextlib import suppress
 from itertools import islice
 from threading import Thread
+from typing import Any
 
 from innerloop._blocks.store import Arrays, Store
 
@@ -119,10 +121,22 @@ def _workers(n_jobs: int) -> Executor:
     from joblib.externals.loky import get_reusable_executor
 
     size = cpu_count() if n_jobs == -1 else n_jobs
-    workers: Executor = get_reusable_executor(size, timeout=_SECONDS_IDLE)
+    options: dict[str, Any] = {"timeout": _SECONDS_IDLE, "initializer": _end_with, "initargs": (os.getpid(),)}
+    workers: Executor = get_reusable_executor(size, **options)
     if _has_ended(workers):  # joblib does not notice, and would return the same dead pool again
-        workers = get_reusable_executor(size, timeout=_SECONDS_IDLE, reuse=False)
+        workers = get_reusable_executor(size, **options, reuse=False)
     return workers
+
+
+def _end_with(parent: int) -> None:
+    """End this worker soon after its parent, which may be killed without a word."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def stop_workers() -> None:
