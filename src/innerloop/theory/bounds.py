@@ -74,7 +74,7 @@ def reference_losses(
     -----
     Equations 26.1 to 26.3 of docs/theory.md.
     """
-    if not dist.is_isotropic or dist.fourth_moment != 3:
+    if not dist.is_isotropic or not dist.is_gaussian:
         raise ValueError("`dist` must have isotropic tasks and isotropic Gaussian features: no other bound is derived.")
     best = best or optimal_rates(dist, design, init)
     own = design if not np.isfinite(best.l2) else replace(design, l2=best.l2)

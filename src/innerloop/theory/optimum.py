@@ -13,7 +13,6 @@ from scipy.optimize import minimize, minimize_scalar
 
 from innerloop._base.checks import FloatArray
 from innerloop.distributions import Design, MixedLinearRegression
-from innerloop.distributions.mixed_linear import GAUSSIAN_FOURTH_MOMENT
 from innerloop.theory.adapting import AdaptedLoss
 from innerloop.theory.anchors import mean_projection
 from innerloop.theory.expected import Method, TrainingError, choose_method
@@ -220,7 +219,7 @@ class _Search:
     ) -> tuple[float, float]:
         """Return the best inner rate and penalty: the lowest of a grid, refined."""
         few = self.choice.name == "leading-order" and self._design.n_query_rows < self._dist.n_features
-        if few and self._dist.fourth_moment == GAUSSIAN_FOURTH_MOMENT and criterion == self.free:
+        if few and self._dist.is_gaussian and criterion == self.free:
             return leading_optimum(self._dist.n_features, self._design.groups[0].n_support), float(penalties[0])
         n = 24 if self._dist.is_isotropic and len(penalties) == 1 else 8
         rates = self.rates(n) if fixed is None else np.array([fixed])
@@ -239,12 +238,7 @@ class _Search:
         """Return d loss / d inner_lr at zero: exactly where equation 17.1 or 17.2 holds, by differences otherwise."""
         dist, design = self._dist, self._design
         p, n_rows, rate = dist.n_features, design.n_query_rows, np.array(adapt_lr)
-        exact = (
-            dist.fourth_moment == GAUSSIAN_FOURTH_MOMENT
-            and design.protocol == "split"
-            and l2 == 0
-            and abs(p - n_rows) > 1
-        )
+        exact = dist.is_gaussian and design.protocol == "split" and l2 == 0 and abs(p - n_rows) > 1
         steps = design.rule.first_order
         if exact and n_rows > p:
             return steps * self._exact_slope(rate)
