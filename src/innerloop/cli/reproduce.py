@@ -99,7 +99,8 @@ def _networks(scale: float, store: Path, jobs: int) -> Figure:
         raise ValueError("`reproduce fig5` needs PyTorch: pip install 'innerloop[neural]'.")
     figure = Figure(figsize=(12, 5.4), layout="constrained")
     arrays = fig5.compute(scale, store, jobs, progress=True)
-    fig5.draw(arrays, figure.subplot_mosaic([list(fig5.SETTINGS)]))
+    expected = {letter: fig5.expected_gain(setting, fig5.RATES) for letter, setting in fig5.SETTINGS.items()}
+    fig5.draw(arrays, figure.subplot_mosaic([list(fig5.SETTINGS)]), expected)
     _caption(figure, fig5.CAPTION)
     print_table(_answers(arrays))
     return figure

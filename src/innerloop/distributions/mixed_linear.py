@@ -21,6 +21,8 @@ from innerloop._base.checks import (
 from innerloop.distributions.base import Rows, TaskDistribution
 
 GAUSSIAN_FOURTH_MOMENT = 3.0
+# Eigenvalues of a centred kernel below this part of the largest are rounding.
+_LEAST_EIGENVALUE = 1e-10
 
 
 @final
@@ -133,6 +135,57 @@ class MixedLinearRegression(TaskDistribution):
         """Variances tau^2 of the coefficients, of shape (n_features,)."""
         spread = np.asarray(self.task_std, dtype=np.float64)
         return spread**2 if spread.ndim else np.full(self.n_features, spread**2 / self.n_features)
+
+    @classmethod
+    def from_kernel(
+        cls,
+        kernel: FloatArray,
+        task_mean: FloatArray,
+        task_covariance: FloatArray,
+        start_covariance: FloatArray,
+        noise_std: float,
+    ) -> MixedLinearRegression:
+        """Return the linear model of a kernel, such as the tangent kernel of wide networks, on unlabelled inputs.
+
+        The eigenfunctions of the centred kernel become Gaussian features, its mean over pairs of inputs the square of
+        an intercept. Coefficients are relative to the start of meta-training: leave ``init`` at zero.
+
+        Parameters
+        ----------
+        kernel : (n_inputs, n_inputs)
+            Between unlabelled inputs, some times more than training tasks have query rows.
+        task_mean, task_covariance : (n_inputs,), (n_inputs, n_inputs)
+            Mean and covariance, over tasks, of a task's function at the inputs.
+        start_covariance : (n_inputs, n_inputs)
+            Covariance of the function at the start of meta-training; its mean is zero.
+        noise_std
+            Standard deviation of the label noise.
+
+        Notes
+        -----
+        docs/theory.md, section 28. A heuristic: eigenfunctions are not Gaussian.
+        """
+        n = len(kernel)
+        centring = np.eye(n) - 1 / n
+        s, vectors = np.linalg.eigh(centring @ kernel @ centring / n)
+        kept = s > _LEAST_EIGENVALUE * s[-1]
+        s, vectors = s[kept][::-1], vectors[:, kept][:, ::-1]
+        square = float(np.mean(kernel))
+
+        def along(matrix: FloatArray) -> FloatArray:
+            """Return variances of the coefficients of functions of this covariance."""
+            slopes = np.einsum("ij,ik,kj->j", vectors, matrix, vectors) / (n * s)
+            return np.asarray(np.maximum(np.append(slopes, np.mean(matrix) / square), 0.0))
+
+        start = along(np.outer(task_mean, task_mean)) + along(start_covariance)
+        return cls(
+            len(s) + 1,
+            noise_std,
+            np.sqrt(along(task_covariance)),
+            np.sqrt(start),
+            np.append(s, square),
+            intercept=True,
+        )
 
     def draw_task(self, n_rows: int, rng: np.random.Generator) -> Rows:
         """Return features (n_rows, n_features) and targets (n_rows,) of one task."""
