@@ -156,7 +156,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "within_3_stderr_or_1_percent": sum(
             abs(row["relative_error"]) <= max(3 * row["relative_stderr"], 0.01) for row in rows
         ),
-        "median_relative_error": float(np.median(errors)),
+        "median_relative_error": float(np.nanmedian(errors)),
         "misses": [row for row in rows if not row["passes"]],
     }
 
