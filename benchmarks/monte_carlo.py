@@ -26,8 +26,8 @@ def estimate(
     start, rng = time.perf_counter(), np.random.default_rng(seed)
     s, sw, d0 = (np.asarray(sizes[name], dtype=float) for name in ("s", "sw", "d0_squared"))
     sigma2 = sizes["sigma"] ** 2
-    isotropic = all(np.ptp(v) < 1e-12 * max(v.max(), 1) for v in (s, sw, d0))
-    weights, noise = test_side(rng, s, sizes["n_r"], sizes["K_r"], adapt_lr, N_TEST)
+    isotropic = sizes.get("rows") != "intercept" and all(np.ptp(v) < 1e-12 * max(v.max(), 1) for v in (s, sw, d0))
+    weights, noise = test_side(rng, s, sizes, adapt_lr, N_TEST)
     if isotropic:
         weights = np.repeat(weights.mean(axis=1, keepdims=True), len(s), axis=1)
     weight = weights.mean(axis=0)
@@ -40,7 +40,7 @@ def estimate(
         test = 0.5 * (sigma2 * noise + weights @ (sw + M.mean(axis=0)))
         se_train, se_test = 0.5 * per_run.std(ddof=1) / np.sqrt(len(M)), test.std(ddof=1) / np.sqrt(len(test))
         if len(M) >= 200 and se_test > 0.5 * target * loss and len(weights) < 100 * N_TEST:
-            more, extra = test_side(rng, s, sizes["n_r"], sizes["K_r"], adapt_lr, N_TEST)
+            more, extra = test_side(rng, s, sizes, adapt_lr, N_TEST)
             if isotropic:
                 more = np.repeat(more.mean(axis=1, keepdims=True), len(s), axis=1)
             weights, noise = np.concatenate([weights, more]), np.concatenate([noise, extra])
@@ -51,12 +51,22 @@ def estimate(
             return {"loss": float(loss), "stderr": se, "n_runs": len(M), "seconds": seconds}
 
 
-def test_side(rng: Any, s: Any, n: int, K: int, r: float, n_samples: int) -> tuple[Any, Any]:
+def draw_rows(rng: Any, shape: tuple[int, ...], s: Any, sizes: dict[str, Any]) -> Any:
+    """Draw rows (..., p): Gaussian, multivariate t, or Gaussian beside a constant."""
+    X = rng.standard_normal((*shape, len(s)))
+    if sizes.get("rows") == "t":
+        X *= np.sqrt((sizes["row_dof"] - 2) / rng.chisquare(sizes["row_dof"], shape))[..., None]
+    if sizes.get("rows") == "intercept":
+        X[..., -1] = 1.0
+    return X * np.sqrt(s)
+
+
+def test_side(rng: Any, s: Any, sizes: dict[str, Any], r: float, n_samples: int) -> tuple[Any, Any]:
     """Sample the diagonal of (A^K)' Sigma A^K and tr Sigma G G' of new tasks."""
-    p = len(s)
+    p, n, K = len(s), sizes["n_r"], sizes["K_r"]
     weights, noise = np.empty((n_samples, p)), np.empty(n_samples)
     for low in range(0, n_samples, 500):
-        X = rng.standard_normal((min(500, n_samples - low), n, p)) * np.sqrt(s)
+        X = draw_rows(rng, (min(500, n_samples - low), n), s, sizes)
         # Rows of A^K X-space: A = I - (r/n) X'X acts on the identity from the left.
         B = np.repeat(np.diag(np.sqrt(s))[None], len(X), axis=0)
         P = np.zeros((len(X), p, n))
@@ -88,9 +98,7 @@ def squared_error(rng: Any, sizes: dict[str, Any], s: Any, sw: Any, d0: Any, sig
     tasks = zip(np.broadcast_to(sizes["n_t"], sizes["m"]), np.broadcast_to(sizes["n_v"], sizes["m"]), strict=True)
     rows, noises = [], []
     for n_t, n_v in tasks:
-        X = rng.standard_normal((n_t + n_v, p)) * np.sqrt(s)
-        if sizes.get("row_dof"):
-            X *= np.sqrt((sizes["row_dof"] - 2) / rng.chisquare(sizes["row_dof"], n_t + n_v))[:, None]
+        X = draw_rows(rng, (n_t + n_v,), s, sizes)
         parts, passed = [], []
         for query, support in folds(protocol, n_t, n_v):
             B, P = X[query], np.zeros((len(query), n_t + n_v))

@@ -6,7 +6,8 @@
 A setting passes when |theory - Monte Carlo| <= max(3 standard errors, what `choose_method(...).accuracy` says).
 Settings: protocols split, train, leave-one-out and deal; p 20, 40, 60; N/p 0.05 to 15 but for N within 3 of p; n_t/p
 0.1 to 4; m 1 to 100; K 1 to 8; rates in [-2, 2], for several steps in natural units; the start away from the centre; l2
-zero or not; features isotropic, of two variances, or of variances j^-1/2 or j^-3/2.
+zero or not; features isotropic, of two variances, or of variances j^-1/2 or j^-3/2; Gaussian rows, t rows of 6 or 10
+degrees of freedom, or an intercept of square 1 or 4 (one step).
 """
 
 from __future__ import annotations
@@ -50,6 +51,9 @@ def draw_settings(n_settings: int, seed: int) -> list[dict[str, Any]]:
         K = int(rng.choice([1, 1, 1, 2, 3, 5, 8])) if protocol in ("split", "train") else 1
         if covariance != "isotropic":
             K = min(K, 3) if protocol == "split" else 1
+        rows = str(rng.choice(["Gaussian", "Gaussian", "t", "intercept"]))
+        if K > 1 or protocol == "leave-one-out":
+            rows = "Gaussian"
         if protocol == "deal":
             n_t = n_v = max(1, n_v // 2)
         if protocol != "split":
@@ -77,6 +81,9 @@ def draw_settings(n_settings: int, seed: int) -> list[dict[str, Any]]:
                 "d0": round(float(rng.uniform(0.2, 2)), 3),
                 "covariance": covariance,
                 "protocol": protocol,
+                "rows": rows,
+                "row_dof": int(rng.choice([6, 10])),
+                "square": float(rng.choice([1.0, 4.0])),
                 "inner_lr": a,
                 "adapt_lr": round(float(rng.uniform(-1, 1)), 3),
             }
@@ -94,6 +101,8 @@ def spectra(setting: dict[str, Any]) -> tuple[Any, Any, Any]:
         "steep": np.arange(1, p + 1) ** -1.5,
     }[setting["covariance"]]
     s = s / s.mean()
+    if setting["rows"] == "intercept":
+        s[-1] = setting["square"]
     sw = setting["nu"] ** 2 / p / (s if setting["m"] % 2 else 1) * np.ones(p)
     offset = setting["d0"] / np.sqrt(p) / (s if setting["K"] % 2 else 1) * np.ones(p)
     return s, sw, offset
@@ -108,9 +117,10 @@ def simulate(setting: dict[str, Any], budget_s: float, seed: int) -> dict[str, f
 def predict(setting: dict[str, Any]) -> dict[str, Any]:
     s, sw, offset = spectra(setting)
     p, sigma = setting["p"], setting["sigma"]
-    covariance = None if setting["covariance"] == "isotropic" else s
-    spread = setting["nu"] if covariance is None else np.sqrt(sw)
-    dist = il.MixedLinearRegression(p, sigma, spread, covariance=covariance)
+    isotropic = setting["covariance"] == "isotropic" and setting["rows"] != "intercept"
+    law = {"t": {"row_dof": setting["row_dof"]}, "intercept": {"intercept": True}}.get(setting["rows"], {})
+    covariance, spread = (None, setting["nu"]) if isotropic else (s, np.sqrt(sw))
+    dist = il.MixedLinearRegression(p, sigma, spread, covariance=covariance, **law)
     sizes = (setting[name] for name in ("m", "n_t", "n_v", "n_r", "K"))
     design = il.Design(*sizes, n_adapt_steps=1, l2=setting["l2"], protocol=setting["protocol"])
     start = time.perf_counter()
@@ -143,7 +153,10 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "pass_among_those": sum(row["passes"] for row in accurate),
         "trusted_to_1_percent": sum(row["accuracy"] <= 0.01 for row in rows),
         "pass_of_those": sum(row["passes"] for row in rows if row["accuracy"] <= 0.01),
-        "median_relative_error": float(np.median(errors)),
+        "within_3_stderr_or_1_percent": sum(
+            abs(row["relative_error"]) <= max(3 * row["relative_stderr"], 0.01) for row in rows
+        ),
+        "median_relative_error": float(np.nanmedian(errors)),
         "misses": [row for row in rows if not row["passes"]],
     }
 

@@ -62,3 +62,11 @@ def test_fewer_rows_than_features_know_no_centre():
 def test_what_is_not_derived_is_refused():
     with pytest.raises(ValueError, match="`dist` must have isotropic"):
         reference_losses(il.MixedLinearRegression(2, covariance=[1, 2]), il.Design(3, 2, 2, 2))
+
+
+def test_ragged_tasks_are_weighted_as_equal_ones_nearly():
+    dist = il.MixedLinearRegression(60, 1.0, 0.5)
+    ragged = il.reference_losses(dist, il.Design(3, [10, 20, 30], [2, 2, 5], 20))
+    equal = il.reference_losses(dist, il.Design(3, 20, 3, 20))
+    assert ragged.weighted == pytest.approx(equal.weighted, rel=0.05)
+    assert ragged.weighted <= 1.05 * ragged.pooled

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +14,8 @@ from innerloop._base.checks import FloatArray
 from innerloop.distributions import Design, MixedLinearRegression
 from innerloop.distributions.design import Protocol
 from innerloop.distributions.inner_rules import InnerRuleName
+
+SizeList = Annotated[list[int], Parameter(consume_multiple=True, negative="")]
 
 
 @Parameter(name="*")
@@ -28,9 +30,9 @@ class LinearModel:
     n_features
         Features.
     n_support
-        Support rows of a training task.
+        Support rows of a training task; for ragged tasks one number each.
     n_query
-        Query rows of a training task.
+        Query rows of a training task; for ragged tasks one number each.
     n_adapt
         Rows a new task adapts on.
     noise_std
@@ -53,14 +55,19 @@ class LinearModel:
     flow
         Gradient flow instead of steps: rates are times.
     covariance
-        Text file of feature variances, one a line, or of a covariance matrix. Tasks keep --task-std in the units of
-        the coefficients. Ragged sizes and other task covariances: innerloop.Design and MixedLinearRegression in Python.
+        Feature variances j^-D along p directions, of mean 1, for a number D; or a text file of variances, one a line,
+        or of a covariance matrix. Tasks keep --task-std in the units of the coefficients. Other task covariances:
+        innerloop.MixedLinearRegression(task_std=...) in Python.
+    row_dof
+        Degrees of freedom of features that are multivariate t; Gaussian unless given.
+    intercept
+        The last feature is the same in all rows.
     """
 
     n_tasks: int = 3
     n_features: int = 60
-    n_support: int = 30
-    n_query: int = 2
+    n_support: SizeList = field(default_factory=lambda: [30])
+    n_query: SizeList = field(default_factory=lambda: [2])
     n_adapt: int = 20
     noise_std: float = 1.0
     task_std: float = 0.5
@@ -71,20 +78,29 @@ class LinearModel:
     inner_rule: InnerRuleName = "gradient"
     n_adapt_steps: int | None = None
     flow: Annotated[bool, Parameter(negative="")] = False
-    covariance: Path | None = None
+    covariance: str | None = None
+    row_dof: float = math.inf
+    intercept: Annotated[bool, Parameter(negative="")] = False
 
     def parts(self) -> tuple[MixedLinearRegression, Design, FloatArray]:
         """Return the distribution, the design and the start of meta-training."""
-        variances = None if self.covariance is None else _variances(self.covariance)
+        variances = None if self.covariance is None else _variances(self.covariance, self.n_features)
         n_features = self.n_features if variances is None else len(variances)
-        dist = MixedLinearRegression(n_features, self.noise_std, self.task_std, covariance=variances)
+        dist = MixedLinearRegression(
+            n_features,
+            self.noise_std,
+            self.task_std,
+            covariance=variances,
+            row_dof=self.row_dof,
+            intercept=self.intercept,
+        )
         if not np.isfinite(self.init_distance):
             raise ValueError(f"`--init-distance` must be finite, got {self.init_distance}.")
         init = np.full(n_features, self.init_distance / np.sqrt(n_features))
         design = Design(
             self.n_tasks,
-            self.n_support,
-            self.n_query,
+            _sizes(self.n_support),
+            _sizes(self.n_query),
             self.n_adapt,
             math.inf if self.flow else self.n_steps,
             self.n_adapt_steps,
@@ -95,13 +111,40 @@ class LinearModel:
         return dist, design, init
 
 
-def _variances(path: Path) -> FloatArray:
-    """Read feature variances, or those along the eigenvectors of a covariance matrix."""
+def sizes_text(design: Design) -> str:
+    """Return the sizes of training tasks, support + query."""
+    return ", ".join(
+        f"{group.n_support} + {group.n_query}" + (f" ({group.n_tasks}x)" if len(design.groups) > 1 else "")
+        for group in design.groups
+    )
+
+
+def _sizes(sizes: list[int]) -> int | list[int]:
+    """Return one size for all tasks, or one for each."""
+    return sizes[0] if len(sizes) == 1 else sizes
+
+
+def _variances(text: str, n_features: int) -> FloatArray:
+    """Return variances that fall as a power, those of a file, or those along the eigenvectors of a matrix in a file."""
+    try:
+        values = np.arange(1, n_features + 1) ** -float(text)
+    except ValueError:
+        return _variances_of_file(Path(text))
+    if not np.isfinite(values).all():
+        raise ValueError(f"`--covariance` must be a finite number or a file, got {text}.")
+    return np.asarray(values / values.mean())
+
+
+def _variances_of_file(path: Path) -> FloatArray:
+    if not path.is_file():
+        raise ValueError(f"`--covariance` must be a number or a text file that exists, got {path}.")
     try:
         values = np.loadtxt(path, delimiter="," if "," in path.read_text() else None, ndmin=1)
     except ValueError as error:
         raise ValueError(f"`--covariance` must hold numbers, one a line or a square matrix: {path}: {error}.") from None
     if values.ndim == 2 and values.shape[0] == values.shape[1]:
+        if not np.allclose(values, values.T):
+            raise ValueError(f"`--covariance` must hold a symmetric matrix: {path}.")
         return np.asarray(np.linalg.eigvalsh(values)[::-1], dtype=np.float64)
     if values.ndim != 1:
         raise ValueError(f"`--covariance` must hold one number a line or a square matrix, got shape {values.shape}.")

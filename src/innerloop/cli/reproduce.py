@@ -12,15 +12,15 @@ from rich.table import Table
 
 from innerloop._base.files import check_new
 from innerloop.cli._output import console, need_matplotlib, print_table
-from innerloop.papers.bernacchia2021 import fig2, fig3, fig5, ratemap
+from innerloop.papers.bernacchia2021 import fig2, fig3, fig5, ratemap, signs
 from innerloop.papers.bernacchia2021.linear import LinearFigure, headline
 from innerloop.plots.style import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Name = Literal["fig2", "fig3", "fig5", "map"]
-_DRAWN: tuple[Name, ...] = ("fig2", "fig3", "map")
+Name = Literal["fig2", "fig3", "fig5", "map", "signs"]
+_DRAWN: tuple[Name, ...] = ("fig2", "fig3", "map", "signs")
 _LINEAR: dict[str, LinearFigure] = {"fig2": fig2.FIGURE, "fig3": fig3.FIGURE}
 
 
@@ -36,7 +36,8 @@ def reproduce(
 
     fig2 and fig3 have the paper's protocol (100 or 1000 runs, each scored on 100 new tasks of 50 rows), its
     leading-order theory and the deterministic equivalent. fig5 trains networks, 200 paired seeds at three choices of
-    sizes, beside their kernel prediction; it needs PyTorch. map is ours: the best inner_lr over both ratios.
+    sizes, beside their kernel prediction; it needs PyTorch. Ours are map, the best inner_lr over both ratios, and
+    signs, where its sign turns.
 
     Parameters
     ----------
@@ -45,7 +46,7 @@ def reproduce(
     out
         Folder for the figures. Finished runs are kept in its folder `runs`: what was killed goes on from there.
     scale
-        Part of the paper's runs.
+        Part of the runs, and of the points of map; signs is exact.
     jobs
         Processes; -1 takes all cores.
     ending
@@ -98,13 +99,23 @@ def _networks(scale: float, store: Path, jobs: int) -> Figure:
         raise ValueError("`reproduce fig5` needs PyTorch: pip install 'innerloop[neural]'.")
     figure = Figure(figsize=(12, 5.4), layout="constrained")
     arrays = fig5.compute(scale, store, jobs, progress=True)
-    fig5.draw(arrays, figure.subplot_mosaic([list(fig5.SETTINGS)]))
+    expected = {letter: fig5.expected_gain(setting, fig5.RATES) for letter, setting in fig5.SETTINGS.items()}
+    fig5.draw(arrays, figure.subplot_mosaic([list(fig5.SETTINGS)]), expected)
     _caption(figure, fig5.CAPTION)
     print_table(_answers(arrays))
     return figure
 
 
-_OTHERS = {"fig5": _networks, "map": _map}
+def _signs(scale: float, store: Path, jobs: int) -> Figure:  # noqa: ARG001
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    signs.draw(signs.compute(), figure.subplot_mosaic([["a", "b"]]))
+    _caption(figure, signs.CAPTION)
+    return figure
+
+
+_OTHERS = {"fig5": _networks, "map": _map, "signs": _signs}
 
 
 def _caption(figure: Figure, text: str) -> None:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from innerloop._base.checks import FloatArray
 from innerloop._base.files import check_file, check_new, write_whole
-from innerloop.cli._model import LinearModel
+from innerloop.cli._model import LinearModel, sizes_text
 from innerloop.cli._output import console, need_matplotlib, print_table
 from innerloop.distributions import Design, MixedLinearRegression
 from innerloop.plots.style import ENDINGS, save_figure
@@ -149,9 +149,8 @@ def _rates(
 
 def _show(estimate: xr.Dataset, dist: MixedLinearRegression, design: Design, init: FloatArray) -> None:
     """Print losses, differences, theory and the lowest loss."""
-    group = design.groups[0]
     console.print(
-        f"\n{design.n_tasks} tasks of {group.n_support} + {group.n_query} rows, {dist.n_features} features, "
+        f"\n{design.n_tasks} tasks of {sizes_text(design)} rows ({design.protocol}), {dist.n_features} features, "
         f"{design.n_adapt} rows to adapt on; {estimate.n_runs} runs, {estimate.scoring} scoring\n"
     )
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")

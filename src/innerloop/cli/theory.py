@@ -14,7 +14,7 @@ from rich.table import Table
 
 from innerloop._base.checks import FloatArray
 from innerloop._base.files import check_file
-from innerloop.cli._model import LinearModel
+from innerloop.cli._model import LinearModel, sizes_text
 from innerloop.cli._output import console, need_matplotlib, print_table
 from innerloop.distributions import Design, MixedLinearRegression
 from innerloop.plots.style import ENDINGS, save_figure
@@ -26,6 +26,7 @@ from innerloop.theory import (
     loss_interval,
     optimal_rates,
     reference_losses,
+    turning_noise,
 )
 from innerloop.theory.expected import TrainingError
 from innerloop.theory.planner import Plan, plan_design
@@ -36,7 +37,7 @@ _REFERENCES = {
     "ridge_adaptation": "the best, then a ridge on new tasks",
     "pooled": "least squares on all rows",
     "weighted": "weighted least squares on all rows",
-    "bayes": "Bayes-optimal",
+    "bayes": "Bayes-optimal, centre unknown",
     "bayes_known_centre": "Bayes-optimal, centre known",
     "floor": "noise of a new row",
 }
@@ -101,6 +102,7 @@ class _Answer:
     references: ReferenceLosses | None
     interval: LossInterval | None
     chance: float | None
+    turning_noise: float | None
 
     @classmethod
     def of(cls, dist: MixedLinearRegression, design: Design, best: RateOptimum, init: FloatArray) -> _Answer:
@@ -117,6 +119,7 @@ class _Answer:
             _derived(lambda: reference_losses(dist, design, init, best)),
             _derived(lambda: loss_interval(dist, design, *pair, level=_LEVEL, init=init)),
             _derived(chance),
+            _derived(lambda: turning_noise(dist, design, best.adapt_lr_no_inner)),
         )
 
 
@@ -130,10 +133,10 @@ def _derived(compute: Callable[[], _T]) -> _T | None:
 
 def _show(dist: MixedLinearRegression, design: Design, answer: _Answer) -> None:
     """Print the optima, what other estimators reach, the sign and how far to trust them."""
-    group, best = design.groups[0], answer.best
+    best = answer.best
     console.print(
-        f"\n{design.n_tasks} tasks of {group.n_support} + {group.n_query} rows ({design.protocol}), {dist.n_features} "
-        f"features, N/p = {design.n_query_rows / dist.n_features:.3g}, {design.n_adapt} rows to adapt on\n"
+        f"\n{design.n_tasks} tasks of {sizes_text(design)} rows ({design.protocol}), {dist.n_features} features, N/p = "
+        f"{design.n_query_rows / dist.n_features:.3g}, {design.n_adapt} rows to adapt on\n"
     )
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("best rates", no_wrap=True)
@@ -157,11 +160,15 @@ def _show(dist: MixedLinearRegression, design: Design, answer: _Answer) -> None:
 
 def _verdict(design: Design, answer: _Answer) -> str:
     best, sign = answer.best, {-1: "negative", 0: "zero", 1: "positive"}[answer.best.sign]
-    left = " from the left" if np.isinf(best.loss_plus_infinity) else ""
+    side = " from the left" if np.isinf(best.loss_plus_infinity) else ""
+    ends = ("negative", best.loss_minus_infinity), ("positive", best.loss_plus_infinity)
+    limits = [f"{loss:.5g} ({name})" for name, loss in ends if not np.isnan(loss)]
     lines = [
-        f"The best training rate is {sign}; slope at inner_lr = 0{left}: {best.slope_at_zero:+.4g}. "
-        f"Loss for inner_lr to -inf {best.loss_minus_infinity:.5g}, to +inf {best.loss_plus_infinity:.5g}."
+        f"The best training rate is {sign}; slope at inner_lr = 0{side}: {best.slope_at_zero:+.4g}."
+        + (f" Loss far from zero: {' and '.join(limits)}." if limits else "")
     ]
+    if answer.turning_noise:
+        lines.append(f"Near zero the sign turns at a label noise of {answer.turning_noise:.3g}: positive below.")
     if best.overshoots:
         lines.append("Steps at that rate overshoot in the steepest directions of a support (inner_lr s > 2).")
     if best.loss_untrained <= best.loss:
@@ -197,7 +204,7 @@ def _as_json(design: Design, answer: _Answer, plans: list[Plan]) -> dict[str, An
     result: dict[str, Any] = {"design": asdict(design), **_plain(asdict(answer.best)), "sign": answer.best.sign}
     result["references"] = None if answer.references is None else _plain(asdict(answer.references))
     result["interval"] = None if answer.interval is None else {"level": _LEVEL, **_plain(answer.interval._asdict())}
-    result["chance_of_improvement"] = answer.chance
+    result["chance_of_improvement"], result["turning_noise"] = answer.chance, answer.turning_noise
     if plans:
         result["plans"] = [{"design": asdict(plan.design), **_plain(asdict(plan.best))} for plan in plans]
     return result

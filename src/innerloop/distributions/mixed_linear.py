@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import final
 
@@ -13,12 +14,15 @@ from innerloop._base.checks import (
     as_count,
     as_floats,
     as_nonnegative,
+    as_number,
     check_finite,
     check_nonnegative_number,
 )
 from innerloop.distributions.base import Rows, TaskDistribution
 
 GAUSSIAN_FOURTH_MOMENT = 3.0
+# Eigenvalues of a centred kernel below this part of the largest are rounding.
+_LEAST_EIGENVALUE = 1e-10
 
 
 @final
@@ -49,6 +53,12 @@ class MixedLinearRegression(TaskDistribution):
     fourth_moment
         E x_j^4 / s_j^2, 3 for Gaussian features. Other values, from 1, are drawn as independent coordinates that are
         zero or plus or minus sqrt(fourth_moment s_j).
+    row_dof
+        Degrees of freedom, above 4, of rows that are multivariate t: a Gaussian row times sqrt((row_dof - 2) / chi^2),
+        so that E x x' stays diag(s). Infinity is Gaussian rows.
+    intercept
+        Whether the last feature is the same in all rows, with s its square: the others vary around zero, and its
+        coefficient is an intercept.
 
     Notes
     -----
@@ -61,6 +71,8 @@ class MixedLinearRegression(TaskDistribution):
     mean: ArrayLike | None = field(default=None, repr=False)
     covariance: ArrayLike | None = field(default=None, repr=False)
     fourth_moment: float = GAUSSIAN_FOURTH_MOMENT
+    row_dof: float = math.inf
+    intercept: bool = False
 
     def __post_init__(self) -> None:
         as_count(self.n_features, "n_features")
@@ -68,6 +80,20 @@ class MixedLinearRegression(TaskDistribution):
             check_nonnegative_number(getattr(self, name), name)
         if self.fourth_moment < 1:
             raise ValueError(f"`fourth_moment` must be at least 1 (3 is Gaussian), got {self.fourth_moment}.")
+        if not as_number(self.row_dof, "row_dof") > 4:
+            raise ValueError(
+                f"`row_dof` must be above 4 (fourth moments are infinite below; inf is Gaussian), got {self.row_dof}."
+            )
+        laws = {
+            "fourth_moment": self.fourth_moment != GAUSSIAN_FOURTH_MOMENT,
+            "row_dof": self.row_dof < math.inf,
+            "intercept": bool(self.intercept),
+        }
+        if sum(laws.values()) > 1:
+            chosen = " and ".join(f"`{name}`" for name, holds in laws.items() if holds)
+            raise ValueError(f"{chosen} cannot be combined: give one of them.")
+        if self.intercept and self.n_features < 2:
+            raise ValueError("`n_features` must be at least 2 with an intercept, which is the last of them.")
         if as_nonnegative(self.task_std, "task_std").ndim:
             self._check_shape("task_std")
         if self.mean is not None:
@@ -87,7 +113,12 @@ class MixedLinearRegression(TaskDistribution):
     def is_isotropic(self) -> bool:
         """Whether features and tasks are the same in every direction, with features of unit variance."""
         unit = self.covariance is None or bool((np.asarray(self.covariance) == 1).all())
-        return unit and np.unique(np.asarray(self.task_std)).size == 1
+        return not self.intercept and unit and np.unique(np.asarray(self.task_std)).size == 1
+
+    @property
+    def is_gaussian(self) -> bool:
+        """Whether all features are Gaussian."""
+        return self.fourth_moment == GAUSSIAN_FOURTH_MOMENT and self.row_dof == math.inf and not self.intercept
 
     @property
     def centre(self) -> FloatArray:
@@ -105,6 +136,57 @@ class MixedLinearRegression(TaskDistribution):
         spread = np.asarray(self.task_std, dtype=np.float64)
         return spread**2 if spread.ndim else np.full(self.n_features, spread**2 / self.n_features)
 
+    @classmethod
+    def from_kernel(
+        cls,
+        kernel: FloatArray,
+        task_mean: FloatArray,
+        task_covariance: FloatArray,
+        start_covariance: FloatArray,
+        noise_std: float,
+    ) -> MixedLinearRegression:
+        """Return the linear model of a kernel, such as the tangent kernel of wide networks, on unlabelled inputs.
+
+        The eigenfunctions of the centred kernel become Gaussian features, its mean over pairs of inputs the square of
+        an intercept. Coefficients are relative to the start of meta-training: leave ``init`` at zero.
+
+        Parameters
+        ----------
+        kernel : (n_inputs, n_inputs)
+            Between unlabelled inputs, some times more than training tasks have query rows.
+        task_mean, task_covariance : (n_inputs,), (n_inputs, n_inputs)
+            Mean and covariance, over tasks, of a task's function at the inputs.
+        start_covariance : (n_inputs, n_inputs)
+            Covariance of the function at the start of meta-training; its mean is zero.
+        noise_std
+            Standard deviation of the label noise.
+
+        Notes
+        -----
+        docs/theory.md, section 28. A heuristic: eigenfunctions are not Gaussian.
+        """
+        n = len(kernel)
+        centring = np.eye(n) - 1 / n
+        s, vectors = np.linalg.eigh(centring @ kernel @ centring / n)
+        kept = s > _LEAST_EIGENVALUE * s[-1]
+        s, vectors = s[kept][::-1], vectors[:, kept][:, ::-1]
+        square = float(np.mean(kernel))
+
+        def along(matrix: FloatArray) -> FloatArray:
+            """Return variances of the coefficients of functions of this covariance."""
+            slopes = np.einsum("ij,ik,kj->j", vectors, matrix, vectors) / (n * s)
+            return np.asarray(np.maximum(np.append(slopes, np.mean(matrix) / square), 0.0))
+
+        start = along(np.outer(task_mean, task_mean)) + along(start_covariance)
+        return cls(
+            len(s) + 1,
+            noise_std,
+            np.sqrt(along(task_covariance)),
+            np.sqrt(start),
+            np.append(s, square),
+            intercept=True,
+        )
+
     def draw_task(self, n_rows: int, rng: np.random.Generator) -> Rows:
         """Return features (n_rows, n_features) and targets (n_rows,) of one task."""
         w = self.centre + np.sqrt(self.task_variances) * rng.standard_normal(self.n_features)
@@ -118,6 +200,10 @@ class MixedLinearRegression(TaskDistribution):
         else:
             signs = np.where(rng.random(out.shape) < 0.5, -1.0, 1.0)
             out[...] = np.where(rng.random(out.shape) < 1 / self.fourth_moment, signs * self.fourth_moment**0.5, 0.0)
+        if self.row_dof < math.inf:
+            out *= np.sqrt((self.row_dof - 2) / rng.chisquare(self.row_dof, (*out.shape[:-1], 1)))
+        if self.intercept:
+            out[..., -1] = 1.0
         if self.covariance is not None:
             out *= np.sqrt(self.eigenvalues)
         return out

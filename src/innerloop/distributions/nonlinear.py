@@ -58,6 +58,11 @@ class QuadraticRegression(TaskDistribution):
         """Number of features the model sees."""
         return _n_features(self.features, self.n_inputs)
 
+    def moments(self, inputs: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return mean (n,) and covariance (n, n) over tasks of the targets without noise at inputs (n, n_inputs)."""
+        covariance = self.task_std**2 * inputs @ inputs.T / self.n_inputs + self.bias_std**2
+        return covariance.diagonal().copy(), 2 * covariance**2
+
     def draw_task(self, n_rows: int, rng: np.random.Generator) -> Rows:
         """Return features (n_rows, n_features) and targets (n_rows,) of one task."""
         w = self.task_std / np.sqrt(self.n_inputs) * rng.standard_normal(self.n_inputs)

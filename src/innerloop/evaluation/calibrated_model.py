@@ -10,6 +10,7 @@ from typing import final
 import numpy as np
 from joblib import cpu_count
 from numpy.typing import ArrayLike
+from scipy.linalg import block_diag
 
 from innerloop._base.checks import FloatArray, as_count
 from innerloop._base.seeds import Stream, stream
@@ -73,7 +74,7 @@ class CalibratedModel:
     mean : (n_columns,)
         The population's coefficients.
     spectrum : (n_directions,)
-        Eigenvalues of the features' second moments.
+        Eigenvalues of the features' second moments, and 1 for the intercept.
     task_spread
         Standard deviation of targets due to differences between tasks.
     columns
@@ -240,12 +241,18 @@ class _Estimates:
     effects: RandomEffects
     spectrum: FloatArray
     basis: FloatArray
+    intercept: bool
 
     @classmethod
     def of(cls, tasks: TaskSet, intercept: bool, seed: int, start: RandomEffects | None = None) -> _Estimates:
-        values, vectors = np.linalg.eigh(tasks.X.T @ tasks.X / tasks.n_rows)
+        # The intercept is a direction of its own, the last: features are centred.
+        X = tasks.X[:, :-1] if intercept else tasks.X
+        values, vectors = np.linalg.eigh(X.T @ X / tasks.n_rows)
+        spectrum, basis = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
+        if intercept:
+            spectrum, basis = np.append(spectrum, 1.0), block_diag(basis, np.ones((1, 1)))
         effects = estimate_effects(tasks, "diagonal", intercept=intercept, seed=seed, start=start, shrink_slopes=False)
-        return cls(effects, np.maximum(values[::-1], 0.0), vectors[:, ::-1])
+        return cls(effects, spectrum, basis, intercept)
 
     @property
     def noise_std(self) -> float:
@@ -273,11 +280,12 @@ class _Estimates:
         return float(np.sqrt(self.spectrum @ self._variances))
 
     def dist(self) -> MixedLinearRegression:
-        kept = self.spectrum > _LEAST_EIGENVALUE * self.spectrum[0]
+        kept = self.spectrum > _LEAST_EIGENVALUE * self.spectrum.max()
         return MixedLinearRegression(
             int(kept.sum()),
             self.noise_std,
             np.sqrt(self._variances[kept]),
             (self.basis.T @ self.mean)[kept],
             self.spectrum[kept],
+            intercept=self.intercept and int(kept.sum()) > 1,
         )

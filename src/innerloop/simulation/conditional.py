@@ -65,10 +65,11 @@ class ConditionalRuns:
         self._dist, self._design = dist, design
         self._inner, self._adapt = inner_lrs, adapt_lrs
         self._offset2 = (init - dist.centre) ** 2
-        gaussian = dist.fourth_moment == GAUSSIAN_FOURTH_MOMENT
-        self._scalar = dist.is_isotropic and gaussian
+        few_values = dist.fourth_moment != GAUSSIAN_FOURTH_MOMENT
+        # t rows are as invariant under rotations as Gaussian ones.
+        self._scalar = dist.is_isotropic and not few_values
         # Features that take few values: rows may coincide.
-        self._may_be_singular = not gaussian and design.l2 == 0
+        self._may_be_singular = few_values and design.l2 == 0
         self._over = design.n_query_rows <= dist.n_features
         self._penalty = design.n_query_rows * design.l2
         self._own = float(design.protocol == "split")  # query rows have noise that is not in the support

@@ -60,9 +60,9 @@ class AdaptedLoss:
     def build(cls, dist: MixedLinearRegression, design: Design) -> AdaptedLoss:
         """Return the loss of a distribution and a design, or refuse by name what is not derived."""
         noise = dist.noise_std**2
-        if dist.fourth_moment != GAUSSIAN_FOURTH_MOMENT and design.adapt_rule.degree != 1:
+        if not dist.is_gaussian and design.adapt_rule.degree != 1:
             raise ValueError(
-                "`fourth_moment` must be 3 (Gaussian) unless a new task adapts by one gradient step: no other "
+                "`dist` must have Gaussian features unless a new task adapts by one gradient step: no other "
                 "expectation is derived; use estimate_loss."
             )
         if not dist.is_isotropic:
@@ -124,7 +124,7 @@ def _isotropic(dist: MixedLinearRegression, design: Design) -> tuple[FloatArray,
     """Return E tr A^2K / p and E tr F / n_r (equations 7.2 and 7.3)."""
     p, n, K = dist.n_features, design.n_adapt, int(design.adapt_steps)
     moments = [wishart_trace_moment([k], n, p) / n**k for k in range(2 * K + 1)]
-    moments[2] += (dist.fourth_moment - GAUSSIAN_FOURTH_MOMENT) * p / n
+    moments[2] += _beyond_gaussian(dist).sum() / n
     kept = np.array([comb(2 * K, j) * (-1) ** j * moments[j] / p for j in range(2 * K + 1)])
     return kept[:, None], _noise_coefficients(moments, n, K)
 
@@ -144,9 +144,20 @@ def _general(dist: MixedLinearRegression, design: Design) -> tuple[FloatArray, F
         for j in range(K + 1):
             sign = (-1) ** (i + j) * comb(K, i) * comb(K, j)
             weights[i + j] += sign * wishart_diagonal(i, 1, j, n, s) / float(n) ** (i + j)
-    weights[2] += (dist.fourth_moment - GAUSSIAN_FOURTH_MOMENT) * s**3 / n
+    weights[2] += _beyond_gaussian(dist) / n
     words = [wishart_word_moment([[0] * (k - 1) + [1]], n, s) / float(n) ** k if k else 0.0 for k in range(2 * K)]
     return weights, _noise_coefficients(words, n, K)
+
+
+def _beyond_gaussian(dist: MixedLinearRegression) -> FloatArray:
+    """Return the diagonal of E (x'Sigma x) x x' minus that of Gaussian rows (equation 28.3)."""
+    s = dist.eigenvalues
+    beyond = (dist.fourth_moment - GAUSSIAN_FOURTH_MOMENT) * s**3
+    if dist.row_dof < np.inf:
+        beyond = 2 / (dist.row_dof - 4) * (s * (s @ s) + 2 * s**3)
+    if dist.intercept:
+        beyond[-1] = (1 - GAUSSIAN_FOURTH_MOMENT) * s[-1] ** 3
+    return beyond
 
 
 def _noise_coefficients(moments: list[float], n: int, K: int) -> FloatArray:

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 
+from innerloop._base.checks import FloatArray
 from innerloop.distributions import Design, MixedLinearRegression
 from innerloop.theory.adapting import AdaptedLoss
 from innerloop.theory.expected import TrainingError
-from innerloop.theory.free_sum import FreeTask, free_resolvent
+from innerloop.theory.free_sum import FreeTask, free_resolvent, sum_of_free
 from innerloop.theory.optimum import RateOptimum, optimal_rates
 from innerloop.theory.spectrum import wishart_spectrum
 
@@ -74,7 +75,7 @@ def reference_losses(
     -----
     Equations 26.1 to 26.3 of docs/theory.md.
     """
-    if not dist.is_isotropic or dist.fourth_moment != 3:
+    if not dist.is_isotropic or not dist.is_gaussian:
         raise ValueError("`dist` must have isotropic tasks and isotropic Gaussian features: no other bound is derived.")
     best = best or optimal_rates(dist, design, init)
     own = design if not np.isfinite(best.l2) else replace(design, l2=best.l2)
@@ -82,10 +83,11 @@ def reference_losses(
     trained = errors.at_start() if np.isinf(best.l2) else errors(np.array(np.clip(best.inner_lr, -1e4, 1e4)))
     problem = _Problem.of(dist, design)
     pooled = TrainingError(dist, replace(design, protocol="train", n_steps=1, n_adapt_steps=1, l2=0.0), init)
+    pooled_error = float(pooled(np.array(0.0))[0])
     return ReferenceLosses(
         ridge_adaptation=problem.ridge(float(trained[0])),
-        pooled=_adapted(dist, design, pooled(np.array(0.0))[0]),
-        weighted=_adapted(dist, design, problem.weighted),
+        pooled=_adapted(dist, design, pooled_error),
+        weighted=_adapted(dist, design, problem.weighted(pooled_error)),
         bayes=problem.bayes,
         bayes_known_centre=problem.ridge(0.0),
         floor=0.5 * dist.noise_std**2,
@@ -105,6 +107,7 @@ class _Problem:
     """All rows of the tasks, a new task's, and the variance ratio."""
 
     tasks: tuple[FreeTask, ...]
+    plain: tuple[FloatArray, ...]  # n s, without weights
     n_rows: int
     n_adapt: int
     n_features: int
@@ -115,24 +118,25 @@ class _Problem:
     def of(cls, dist: MixedLinearRegression, design: Design) -> _Problem:
         p, spread = dist.n_features, float(dist.task_variances.sum())
         noise = max(dist.noise_std**2, _LEAST_NOISE * spread, np.finfo(float).tiny)
-        ratio, tasks, n_rows = spread / (p * noise), [], 0
+        ratio, tasks, plain, n_rows = spread / (p * noise), [], [], 0
         for group in design.groups:
             n = group.n_support + group.n_query
             spectrum = wishart_spectrum(n, p)
-            h = n * spectrum.nodes / (1 + ratio * n * spectrum.nodes)
+            plain.append(n * spectrum.nodes)
+            h = plain[-1] / (1 + ratio * plain[-1])
             tasks.append(FreeTask(group.n_tasks, h, 0 * h, 0 * h, spectrum.weights / p, 0.0))
             n_rows += n * group.n_tasks
-        return cls(tuple(tasks), n_rows, design.n_adapt, p, noise, spread)
+        return cls(tuple(tasks), tuple(plain), n_rows, design.n_adapt, p, noise, spread)
 
-    @property
-    def weighted(self) -> float:
-        """E|omega - w0|^2 of generalised least squares (26.1)."""
+    def weighted(self, pooled: float) -> float:
+        """E|omega - w0|^2 of generalised least squares (26.1), from that of least squares, which is exact."""
         if self.n_rows < self.n_features + 2:
             return float("nan")
-        p, n = self.n_features, self.n_rows
-        # To leading order n / (n - p) stands for what is n / (n - p - 1) at no spread.
-        finite = (n - p) / (n - p - 1)
-        return self.noise * p * free_resolvent(list(self.tasks), 0.0)[0] * finite
+        p = self.n_features
+        plain = [task._replace(h=h, noise=h, tasks=h**2 / p) for task, h in zip(self.tasks, self.plain, strict=True)]
+        noise, tasks, _ = sum_of_free(plain, 0.0, p)
+        best = self.noise * p * free_resolvent(list(self.tasks), 0.0)[0]
+        return pooled * best / (self.noise * noise + self.spread * tasks)
 
     @property
     def bayes(self) -> float:

@@ -18,6 +18,7 @@ from innerloop.theory.covariance import GeneralError
 from innerloop.theory.deterministic import isotropic_parts, mean_is_infinite
 from innerloop.theory.leading import leading_error
 from innerloop.theory.protocols import ScoredError
+from innerloop.theory.row_law import RowLaw, is_derived
 
 Method = Literal["auto", "leading-order", "deterministic-equivalent"]
 # Rounding of A^2 beyond so many steps is felt.
@@ -88,7 +89,7 @@ def expected_loss(
 
     Notes
     -----
-    Equations 7.1, 9.4, 10.1, 12.2, 13.2, 14.3 and 16.1 of docs/theory.md.
+    Equations 7.1, 9.4, 10.1, 12.2, 13.2, 14.3, 16.1 and 28.1 to 28.3 of docs/theory.md.
     """
     choice = choose_method(dist, design, method)
     if choice.accuracy > _WARNED_ERROR and np.any(inner_lr):
@@ -143,6 +144,9 @@ class TrainingError:
             self._general = ScoredError(dist, design, self._offset2)
         elif not (dist.is_isotropic or self._leading):
             self._general = GeneralError(dist, design, self._offset2)
+        self._rows = None
+        if not (dist.is_gaussian or self._leading) and is_derived(design):
+            self._rows = RowLaw(dist, design, self._offset2)
         self._isotropic = lru_cache(maxsize=1024)(self._isotropic_error)
 
     def at_start(self) -> FloatArray:
@@ -158,6 +162,8 @@ class TrainingError:
             errors = np.array([[self._isotropic(float(rate))] for rate in rates])
         else:
             errors = self._general(rates)
+        if self._rows is not None:
+            errors = errors * self._rows.ratio(rates)
         return errors[place.reshape(np.shape(inner_lr))]
 
     def _isotropic_error(self, rate: float) -> float:
@@ -207,7 +213,7 @@ def _accuracy(dist: MixedLinearRegression, design: Design) -> float:
     if design.l2 == 0 and gap <= 1:
         return float("nan")
     group = min(design.groups, key=lambda group: group.n_support**2 * group.n_query)
-    errors = [0.01, 0.02 * abs(dist.fourth_moment - GAUSSIAN_FOURTH_MOMENT)]
+    errors = [0.01, _error_of_rows(dist, design)]
     if design.protocol == "split":
         errors.append(0.4 * (design.rule.degree or 1) / (group.n_support**2 * group.n_query))
     elif n_rows > p or design.l2 > 0:
@@ -219,6 +225,19 @@ def _accuracy(dist: MixedLinearRegression, design: Design) -> float:
     if design.l2 == 0 and gap <= max(4, 0.07 * p):
         errors.append(0.05)
     return min(max(errors), _LARGEST_ERROR)
+
+
+def _error_of_rows(dist: MixedLinearRegression, design: Design) -> float:
+    """Return the relative error of the loss that rows which are not Gaussian add."""
+    if dist.is_gaussian:
+        return 0.0
+    derived, p = is_derived(design), dist.n_features
+    if dist.row_dof < np.inf:
+        return 0.015 if derived else 2 / (dist.row_dof - 4)
+    if dist.intercept:
+        share = float(dist.eigenvalues[-1] / dist.eigenvalues[:-1].mean())
+        return 0.015 if derived else 0.03 * share
+    return (0.25 / p if derived else 0.02) * abs(dist.fourth_moment - GAUSSIAN_FOURTH_MOMENT)
 
 
 def _trust(dist: MixedLinearRegression, design: Design, accuracy: float) -> str:
@@ -239,8 +258,13 @@ def _trust(dist: MixedLinearRegression, design: Design, accuracy: float) -> str:
             "inner rates, exact at zero.",
         ),
         (
-            dist.fourth_moment != GAUSSIAN_FOURTH_MOMENT,
+            not dist.is_gaussian and not is_derived(design),
             f"Features are not Gaussian: the test side is exact, meta-training that of Gaussian rows, {measured}.",
+        ),
+        (
+            not dist.is_gaussian,
+            f"{'An intercept' if dist.intercept else 'Rows are not Gaussian'}: exact on new tasks, the leading order's "
+            f"ratio to Gaussian rows in meta-training; {measured}.",
         ),
         (
             design.l2 == 0 and gap <= max(4, 0.07 * p),
@@ -267,8 +291,8 @@ def _check_leading(dist: MixedLinearRegression, design: Design) -> None:
         "one gradient step": design.rule.degree == 1,
         "no penalty": design.l2 == 0,
         "another number of query rows than features": design.n_query_rows != dist.n_features,
-        "Gaussian features where query rows outnumber them": dist.fourth_moment == GAUSSIAN_FOURTH_MOMENT
-        or design.n_query_rows < dist.n_features,
+        "rows of one law": dist.row_dof == np.inf,
+        "Gaussian features where query rows outnumber them": dist.is_gaussian or design.n_query_rows < dist.n_features,
     }
     missing = [reason for reason, holds in reasons.items() if not holds]
     if missing:

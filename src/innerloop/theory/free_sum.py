@@ -10,6 +10,9 @@ from innerloop._base.checks import FloatArray
 from innerloop.theory.deterministic import Parts
 from innerloop.theory.one_task import LOWEST, root
 
+# Roots below this part of their bound are zero; the outer search stays where inner roots are not.
+_LEAST = 1e-40
+
 
 class FreeTask(NamedTuple):
     """Tasks of one size: H and the covariance of the error as functions on the spectrum, scaled by A^2's scale."""
@@ -27,7 +30,7 @@ class FreeTask(NamedTuple):
 
     def theta(self, g: float) -> float:
         """Return the theta at which the resolvent is g; 1 / g bounds it."""
-        return root(lambda theta: g - self.resolvent(theta), 1 / g)
+        return root(lambda theta: g - self.resolvent(theta), 1 / g, _LEAST / g)
 
 
 def free_resolvent(tasks: list[FreeTask], penalty: float) -> tuple[float, list[float]]:
@@ -45,7 +48,8 @@ def free_resolvent(tasks: list[FreeTask], penalty: float) -> tuple[float, list[f
     def short(inverse: float) -> float:
         return sum(task.n_tasks * task.theta(1 / inverse) for task in tasks) - (m - 1) * inverse - penalty
 
-    inverse = root(short, float(sum(task.n_tasks * task.h.max() for task in tasks) + penalty))
+    largest = float(sum(task.n_tasks * task.h.max() for task in tasks) + penalty)
+    inverse = root(short, largest, np.sqrt(_LEAST) * largest)
     return 1 / inverse, [task.theta(1 / inverse) for task in tasks]
 
 

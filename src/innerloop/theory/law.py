@@ -133,7 +133,7 @@ def chance_of_improvement(dist: MixedLinearRegression, design: Design, inner_lr:
 
 
 def _check(dist: MixedLinearRegression, design: Design, start: float, needs_centre: bool) -> None:
-    if not dist.is_isotropic or dist.fourth_moment != 3 or design.protocol != "split":
+    if not dist.is_isotropic or not dist.is_gaussian or design.protocol != "split":
         raise ValueError(
             "`dist` must be isotropic and Gaussian, and `protocol` 'split': the law of the loss is not derived "
             "otherwise; use estimate_loss(..., scoring='sampled')."

@@ -13,11 +13,10 @@ from scipy.optimize import minimize, minimize_scalar
 
 from innerloop._base.checks import FloatArray
 from innerloop.distributions import Design, MixedLinearRegression
-from innerloop.distributions.mixed_linear import GAUSSIAN_FOURTH_MOMENT
 from innerloop.theory.adapting import AdaptedLoss
-from innerloop.theory.anchors import mean_projection
 from innerloop.theory.expected import Method, TrainingError, choose_method
 from innerloop.theory.leading import leading_optimum
+from innerloop.theory.sign import exact_slope_parts
 
 # Candidate rates on either side of zero, in natural rates: spread by their logarithm, and evenly where overshooting
 # steps have their minima.
@@ -220,7 +219,7 @@ class _Search:
     ) -> tuple[float, float]:
         """Return the best inner rate and penalty: the lowest of a grid, refined."""
         few = self.choice.name == "leading-order" and self._design.n_query_rows < self._dist.n_features
-        if few and self._dist.fourth_moment == GAUSSIAN_FOURTH_MOMENT and criterion == self.free:
+        if few and self._dist.is_gaussian and criterion == self.free:
             return leading_optimum(self._dist.n_features, self._design.groups[0].n_support), float(penalties[0])
         n = 24 if self._dist.is_isotropic and len(penalties) == 1 else 8
         rates = self.rates(n) if fixed is None else np.array([fixed])
@@ -239,15 +238,11 @@ class _Search:
         """Return d loss / d inner_lr at zero: exactly where equation 17.1 or 17.2 holds, by differences otherwise."""
         dist, design = self._dist, self._design
         p, n_rows, rate = dist.n_features, design.n_query_rows, np.array(adapt_lr)
-        exact = (
-            dist.fourth_moment == GAUSSIAN_FOURTH_MOMENT
-            and design.protocol == "split"
-            and l2 == 0
-            and abs(p - n_rows) > 1
-        )
+        exact = dist.is_gaussian and design.protocol == "split" and l2 == 0 and abs(p - n_rows) > 1
         steps = design.rule.first_order
         if exact and n_rows > p:
-            return steps * self._exact_slope(rate)
+            from_noise, from_tasks = exact_slope_parts(dist, design, np.broadcast_to(self._loss.weights_at(rate), p))
+            return float(steps * (dist.noise_std**2 * from_noise - from_tasks))
         if exact and dist.is_isotropic:
             size = 2 * steps * dist.noise_std**2 * n_rows / (p - n_rows - 1)
             return float(self._loss(rate, np.array([size])) - self._loss(rate, np.zeros(1)))
@@ -255,18 +250,6 @@ class _Search:
         low = max(-step, design.rule.lowest_rate)
         ends = (float(self._loss(rate, self.error(end, l2))) for end in (step, low))
         return (next(ends) - next(ends)) / (step - low)
-
-    def _exact_slope(self, rate: FloatArray) -> float:
-        """Return the slope for one step and N > p + 1, exactly (equation 17.2)."""
-        dist, design = self._dist, self._design
-        p, n_rows = dist.n_features, design.n_query_rows
-        s, tau2 = dist.eigenvalues, dist.task_variances
-        omega = np.broadcast_to(self._loss.weights_at(rate), p)
-        beta = (
-            sum(g.n_tasks * mean_projection(g.n_query, n_rows, p)[1] for g in design.groups) * n_rows / (n_rows - p - 1)
-        )
-        spread = (s**2 @ tau2) * (omega / s).sum() - (s @ tau2) * omega.sum()
-        return float(dist.noise_std**2 * omega.sum() / (n_rows - p - 1) - beta * spread)
 
 
 def _refine(criterion: Callable[[float, float], float], rates: FloatArray, values: FloatArray, l2: float) -> float:

@@ -7,16 +7,23 @@ direction of the features and one for every block.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from innerloop._base.checks import FloatArray
+from innerloop.distributions import Design
 
 _STEP = 1e-25  # of complex derivatives
-_MAX_ITERATIONS, _TOLERANCE = 20_000, 1e-11
+# Damped iterations between attempts of Newton's method; what it may change log g by, its steps, and its last step.
+_ROUNDS, _DAMPING = (16, 24, 48, 96, 192, 384, 768), 0.5
+_LARGEST_CHANGE, _MAX_NEWTON, _TOLERANCE = 1.0, 40, 1e-8
+# Directions from which derivatives are taken.
+_N_FEW = 10
+_SHRINKS = 0.5  # of a step to the next, beyond which derivatives are taken anew
 
 Matrix = NDArray[Any]  # complex
 
@@ -26,6 +33,26 @@ class Episode(NamedTuple):
 
     query: tuple[int, ...]
     support: tuple[int, ...]
+
+
+class Lengths(NamedTuple):
+    """Quadrature of the law of rho, of mean 1: rows are sqrt(rho) times Gaussian rows."""
+
+    rho: FloatArray
+    weights: FloatArray
+
+
+GAUSSIAN_ROWS = Lengths(np.ones(1), np.ones(1))
+
+
+def episodes_of(design: Design) -> tuple[tuple[int, ...], tuple[Episode, ...]]:
+    """Return the blocks of rows of a task of the first size, and which of them score which."""
+    group = design.groups[0]
+    if design.protocol == "split":
+        return (group.n_support, group.n_query), (Episode((1,), (0,)),)
+    n = group.n_support + group.n_query
+    n_folds = 1 if design.protocol == "train" else n // group.n_support
+    return (n // n_folds,) * n_folds, tuple(Episode((i,), ((i + 1) % n_folds,)) for i in range(n_folds))
 
 
 class Sources(NamedTuple):
@@ -62,6 +89,8 @@ class Pencil:
     constant
         Square of a feature that is the same in all rows, beside the others, with tau^2 and the square of omega_0 - w0;
         or None.
+    lengths
+        The law of the rows' squared lengths; 1 for Gaussian rows. Without a constant feature.
     """
 
     sizes: tuple[int, ...]
@@ -74,6 +103,7 @@ class Pencil:
     start2: FloatArray
     counts: FloatArray
     constant: tuple[float, float, float] | None = None
+    lengths: Lengths = GAUSSIAN_ROWS
 
     def parts(self, rates: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return what unit label noise, the tasks' spread and the start add to E(omega* - w0)_j^2.
@@ -89,69 +119,136 @@ class Pencil:
             To leading order. The constant direction comes last, where there is one. NaN where the iteration does not
             converge.
         """
-        i = 1j * _STEP
-        sources = Sources(*(i * np.eye(3)[k] for k in range(3)))
-        try:
-            with np.errstate(all="ignore"):
-                g = self._solve(rates, sources)
-        except np.linalg.LinAlgError:  # one rate is lost: the others are not
-            if len(rates) == 1:
-                lost = np.full((1, len(self.s) + (self.constant is not None)), np.nan)
-                return lost, lost, lost
-            each = [self.parts(rates[i : i + 1]) for i in range(len(rates))]
-            noise, tasks, start = (np.concatenate(part) for part in zip(*each, strict=True))
-            return noise, tasks, start
-        noise, tasks, start = -g.imag / _STEP
-        return noise, tasks, self.penalty**2 * start
+        parts = np.full((3, len(rates), len(self.s) + (self.constant is not None)), np.nan)
+        with np.errstate(all="ignore"):
+            for i in np.argsort(np.abs(rates)):  # outwards: the root of one rate is near that of the next
+                known = [rate for rate in self._roots if rate * rates[i] >= 0]
+                near = min(known, key=lambda rate: abs(np.arctan(rate) - np.arctan(rates[i])), default=None)
+                x = self._root(rates[i : i + 1], None if near is None else self._roots[near])
+                if x is not None:
+                    self._roots[float(rates[i])] = x
+                    parts[:, i] = self._parts(rates[i : i + 1], x)
+        noise, tasks, start = parts
+        return noise, tasks, start
 
-    def _solve(self, rates: FloatArray, sources: Sources) -> Matrix:
-        """Return the resolvent's diagonal: (n_sources, n_rates, n_directions)."""
-        fields = _Fields.build(self, rates, sources)
-        G = [np.linalg.inv(L + 0.5 * np.eye(L.shape[-1])) for L in fields.rows]
-        means = list(G)
-        old: Matrix = np.zeros(())
-        for _ in range(_MAX_ITERATIONS):
-            g, P, constant = self._directions(fields, G, means)
-            new = [self._block(fields, i, P) for i in range(len(G))]
-            if self.constant is not None:
-                means = [0.5 * (a + b) for a, b in zip(means, constant.rows, strict=True)]
-            G = [0.5 * (a + b) for a, b in zip(G, new, strict=True)]
-            if np.abs(g - old).max() < _TOLERANCE * np.abs(g).max() and _settled(g.imag, old.imag):
+    def _parts(self, rate: FloatArray, x: FloatArray) -> FloatArray:
+        """Return the three parts (3, n_directions) at a rate (1,) and its root; NaN where they are not found."""
+        unit = 1j * _STEP * np.eye(3)
+        forced = _Fields.build(self, rate, Sources(unit[0], unit[1], unit[2]))
+        step, moved = self._newton_step(rate, x), np.zeros((3, *x.shape[1:]))
+        for _ in range(_MAX_NEWTON):
+            change = (self._updated(forced, x + 1j * moved)[1].imag - moved) @ step.T
+            moved = moved + change
+            if (np.abs(change).max(axis=-1) <= _TOLERANCE * np.abs(moved).max(axis=-1)).all():
+                g = self._updated(forced, x + 1j * moved)[0]
+                return np.asarray(-g.imag[:, 0] / _STEP * np.array([1.0, 1.0, self.penalty**2])[:, None])
+        return np.full((3, 1), np.nan)
+
+    def _root(self, rate: FloatArray, near: FloatArray | None) -> FloatArray | None:
+        """Return the unknowns (1, 1, n_unknowns) from those of another rate or by damped iteration; None if not found.
+
+        The fixed point that the iteration approaches is the physical one; Newton's method alone may find another.
+        """
+        fields, x = _Fields.build(self, rate, Sources(*np.zeros((3, 1)))), near
+        if x is None:
+            G = [np.linalg.inv(L + 0.5 * np.eye(L.shape[-1])) for L in fields.rows]
+            x = _joined_up(G if self.constant is None else [*G, *G]).real
+        for n in _ROUNDS if near is None else (0, *_ROUNDS):
+            for _ in range(n):
+                x = x + _DAMPING * (self._updated(fields, x)[1] - x)
+            root = self._newton(rate, fields, x)
+            if root is not None and _is_near(self._updated(fields, root)[0], self._updated(fields, x)[0]):
+                return root
+            if not np.isfinite(x).all():
                 break
-            old = g
-        settled = np.abs(g - old).max(axis=(0, 2)) < 1e-6 * np.abs(g).max(axis=(0, 2))
-        return np.where(settled[:, None], g, np.nan)
+        return None
 
-    def _directions(self, fields: _Fields, G: list[Matrix], means: list[Matrix]) -> tuple[Matrix, Matrix, _Constant]:
-        """Return g_j, sum_j s_j P_j, and the fields of the constant feature with the mean rows."""
-        energy = self._energy(fields, G, means)
+    def _newton(self, rate: FloatArray, fields: _Fields, x: FloatArray) -> FloatArray | None:
+        """Return the root near x; None where there is none. The matrix of derivatives is kept while steps shrink."""
+        step, last = np.zeros(()), 0.0
+        for _ in range(_MAX_NEWTON):
+            residual = self._updated(fields, x)[1] - x
+            if not np.isfinite(residual).all():
+                return None
+            if not step.ndim:
+                step = self._newton_step(rate, x)
+            change = residual @ step.T
+            x, size = x + change, float(np.abs(change).max() / np.abs(x).max())
+            if size < _TOLERANCE:
+                return x
+            if size > _SHRINKS * last:
+                step = np.zeros(())
+            last = size
+        return None
+
+    def _newton_step(self, rate: FloatArray, x: FloatArray) -> FloatArray:
+        """Return (I - J)^-1, J the derivatives of the updated unknowns, from a few directions that stand for all."""
+        few = self._few
+        fields = _Fields.build(few, rate, Sources(*np.zeros((3, 1))))
+        moved = few._updated(fields, x + 1j * _STEP * np.eye(x.shape[-1])[:, None])[1]
+        try:
+            return np.asarray(np.linalg.inv(np.eye(x.shape[-1]) - moved.imag[:, 0].T / _STEP), dtype=np.float64)
+        except np.linalg.LinAlgError:
+            return np.full((x.shape[-1],) * 2, np.nan)
+
+    @cached_property
+    def _roots(self) -> dict[float, FloatArray]:
+        """Unknowns by rate, from which those of other rates are found."""
+        return {}
+
+    @cached_property
+    def _few(self) -> Pencil:
+        if len(self.s) <= _N_FEW:
+            return self
+        log = np.log(self.s)
+        place = np.floor(_N_FEW * (log - log.min()) / (1.001 * np.ptp(log) + 1e-9))
+        bins = [place == i for i in np.unique(place)]
+        counts = np.array([self.counts[part].sum() for part in bins])
+        s, tau2, start2 = (np.array([v[part].mean() for part in bins]) for v in (self.s, self.tau2, self.start2))
+        return replace(self, s=s, tau2=tau2, start2=start2, counts=counts)
+
+    def _updated(self, fields: _Fields, x: Matrix) -> tuple[Matrix, Matrix]:
+        """Return g_j (n_sources, n_rates, n_directions), and the unknowns that the unknowns x lead to.
+
+        Unknowns are the matrices of all blocks of rows, and after them those of the mean rows with a constant feature.
+        """
+        n_blocks, shapes = len(self.sizes), [L.shape[-2:] for L in fields.rows]
+        blocks = _taken_apart(x, shapes if self.constant is None else [*shapes, *shapes])
+        G, means = blocks[:n_blocks], blocks[n_blocks:]
+        energy: Any = 0.0
+        for i, (n, C, D) in enumerate(zip(self.sizes, fields.C, fields.D, strict=True)):
+            average = ((n - 1) * G[i] + means[i]) / n if means else G[i]
+            energy = energy + n * (C @ average @ D)
         L = fields.directions - self.s[:, None, None] * energy[..., None, :, :]
-        P, g = self._joined(L, fields.penalties)
+        P, g = self._with_other_tasks(L, fields.penalties)
         total = np.einsum("j,...jab->...ab", self.s * self.counts, P)
-        if self.constant is None:
-            return g, total, _Constant(())
-        return self._with_constant(fields, g, total)
+        moved = [self._block(fields, i, total) for i in range(n_blocks)]
+        if not means:
+            return g, _joined_up(moved)
+        g_constant, mean_rows = self._with_constant(fields, total)
+        return np.concatenate([g, g_constant[..., None]], axis=-1), _joined_up([*moved, *mean_rows])
 
-    def _energy(self, fields: _Fields, G: list[Matrix], means: list[Matrix]) -> Matrix:
-        total: Any = 0.0
-        for n, C, D, own, mean in zip(self.sizes, fields.C, fields.D, G, means, strict=True):
-            average = own if self.constant is None else ((n - 1) * own + mean) / n
-            total = total + n * (C @ average @ D)
-        return np.asarray(total)
-
-    def _joined(self, L: Matrix, penalty: Any) -> tuple[Matrix, Matrix]:
+    def _with_other_tasks(self, L: Matrix, penalty: Any) -> tuple[Matrix, Matrix]:
         """Return the inverse with the other tasks' stiffness on x, and its element g; x is the first field."""
-        rest = np.linalg.solve(L[..., 1:, 1:], L[..., 1:, :1])
-        h = L[..., 0, 0] - (L[..., :1, 1:] @ rest)[..., 0, 0]
-        L = L.copy()
-        L[..., 0, 0] += penalty + (self.n_tasks - 1) * h
-        return np.linalg.inv(L), 1 / (penalty + self.n_tasks * h)
+        inner = _inverse(L[..., 1:, 1:])
+        right, left = inner @ L[..., 1:, :1], L[..., :1, 1:] @ inner
+        h = L[..., 0, 0] - (L[..., :1, 1:] @ right)[..., 0, 0]
+        g = 1 / (penalty + self.n_tasks * h)
+        scaled = g[..., None, None] * left
+        P = np.empty(np.broadcast_shapes(L.shape, (*g.shape, 1, 1)), dtype=np.result_type(L, g))
+        P[..., 0, 0] = g
+        P[..., :1, 1:], P[..., 1:, :1] = -scaled, -g[..., None, None] * right
+        P[..., 1:, 1:] = inner + right @ scaled
+        return P, g
 
     def _block(self, fields: _Fields, i: int, P: Matrix) -> Matrix:
-        inverse: Matrix = np.linalg.inv(fields.rows[i] - fields.D[i] @ P @ fields.C[i])
-        return inverse
+        """Return E rho G(rho) over the rows of a block (equation 28.2)."""
+        rho, weights = self.lengths
+        energy = fields.D[i] @ P @ fields.C[i]
+        inverses = _inverse(fields.rows[i][..., None, :, :] - rho[:, None, None] * energy[..., None, :, :])
+        return np.asarray(np.einsum("q,...qab->...ab", rho * weights, inverses))
 
-    def _with_constant(self, fields: _Fields, g: Matrix, total: Matrix) -> tuple[Matrix, Matrix, _Constant]:
+    def _with_constant(self, fields: _Fields, total: Matrix) -> tuple[Matrix, list[Matrix]]:
         """Invert the constant direction together with the mean row of every block (equation 28.1)."""
         assert self.constant is not None
         c = np.sqrt(self.constant[0])
@@ -159,26 +256,39 @@ class Pencil:
         n_fields = L0.shape[-1]
         sizes = [L.shape[-1] for L in fields.rows]
         ends = n_fields + np.cumsum([0, *sizes])
-        whole = np.zeros((*L0.shape[:-2], int(ends[-1]), int(ends[-1])), dtype=complex)
+        whole = np.zeros((*total.shape[:-2], int(ends[-1]), int(ends[-1])), dtype=total.dtype)
         whole[..., :n_fields, :n_fields] = L0
         for i, n in enumerate(self.sizes):
             part = slice(int(ends[i]), int(ends[i + 1]))
             whole[..., part, part] = fields.rows[i] - fields.D[i] @ total @ fields.C[i]
             whole[..., :n_fields, part] = np.sqrt(n) * c * fields.C[i]
             whole[..., part, :n_fields] = np.sqrt(n) * c * fields.D[i]
-        inverse, g_constant = self._joined(whole, fields.constant_penalties)
-        rows = tuple(inverse[..., ends[i] : ends[i + 1], ends[i] : ends[i + 1]] for i in range(len(sizes)))
-        return np.concatenate([g, g_constant[..., None]], axis=-1), total, _Constant(rows)
+        inverse, g = self._with_other_tasks(whole, fields.constant_penalties)
+        return g, [inverse[..., ends[i] : ends[i + 1], ends[i] : ends[i + 1]] for i in range(len(sizes))]
 
 
-class _Constant(NamedTuple):
-    rows: tuple[Matrix, ...]
+def _is_near(g: FloatArray, other: FloatArray) -> bool:
+    return bool(np.abs(np.log(g / other)).max() < _LARGEST_CHANGE)
 
 
-def _settled(new: FloatArray, old: FloatArray) -> bool:
-    """Return whether derivatives, which are tiny numbers, have settled too."""
-    change, size = np.abs(new - old).max(axis=-1), np.abs(new).max(axis=-1)
-    return bool((change <= 1e-9 * size).all())
+def _inverse(L: Matrix) -> Matrix:
+    """Return inverses of matrices of infinitesimal imaginary parts, whose real parts are those of the first."""
+    try:
+        real = np.linalg.inv(L[:1].real)
+    except np.linalg.LinAlgError:
+        return np.full(L.shape, np.nan)
+    return real if not np.iscomplexobj(L) else real - 1j * (real @ L.imag @ real)
+
+
+def _joined_up(parts: list[Matrix]) -> Matrix:
+    """Bring matrices (n_sources, n_rates, a, b) to one vector for each source and rate."""
+    return np.concatenate([part.reshape(*part.shape[:2], -1) for part in parts], axis=-1)
+
+
+def _taken_apart(x: Matrix, shapes: list[tuple[int, ...]]) -> list[Matrix]:
+    """Undo `_joined_up`."""
+    ends = np.cumsum([rows * columns for rows, columns in shapes])[:-1]
+    return [part.reshape(*x.shape[:2], *shape) for part, shape in zip(np.split(x, ends, axis=-1), shapes, strict=True)]
 
 
 @final
@@ -208,10 +318,11 @@ class _Fields:
         ]
         r = [{name: k for k, name in enumerate(fields)} for fields in own]
         lead = (len(sources.noise), len(rates))
-        L0 = np.zeros((*lead, len(p), len(p)), dtype=complex)
-        rows = [np.zeros((*lead, len(q), len(q)), dtype=complex) for q in r]
-        C = [np.zeros((*lead, len(p), len(q)), dtype=complex) for q in r]
-        D = [np.zeros((*lead, len(q), len(p)), dtype=complex) for q in r]
+        dtype = sources.noise.dtype
+        L0 = np.zeros((*lead, len(p), len(p)), dtype=dtype)
+        rows = [np.zeros((*lead, len(q), len(q)), dtype=dtype) for q in r]
+        C = [np.zeros((*lead, len(p), len(q)), dtype=dtype) for q in r]
+        D = [np.zeros((*lead, len(q), len(p)), dtype=dtype) for q in r]
         for k in range(1, len(p)):
             L0[..., k, k] = 1
         for L in rows:

@@ -8,7 +8,8 @@ from innerloop._base.checks import FloatArray
 from innerloop.distributions import Design, MixedLinearRegression
 from innerloop.theory.deterministic import Parts, isotropic_parts
 from innerloop.theory.free_sum import FreeTask, sum_of_free
-from innerloop.theory.pencil import Episode, Pencil
+from innerloop.theory.pencil import GAUSSIAN_ROWS
+from innerloop.theory.row_law import is_derived, pencil_of
 from innerloop.theory.spectrum import wishart_spectrum
 
 _FAR = 1e8
@@ -45,7 +46,8 @@ class ScoredError:
             return np.full((len(inner_lrs), 1), self._total(self._at_zero))
         if dist.is_isotropic and design.protocol != "deal":
             return np.array([[self._total(self._scaled(self._free(float(rate))))] for rate in inner_lrs])
-        noise, tasks, start = self._pencil().parts(inner_lrs * self._scale)
+        pencil = pencil_of(dist, design, self._start_squared, slice(None), GAUSSIAN_ROWS)
+        noise, tasks, start = pencil.parts(inner_lrs * self._scale)
         ratio = self._ratio
         error: FloatArray = (dist.noise_std**2 * noise * ratio.noise + tasks * ratio.tasks + start * ratio.start) / (
             self._scale
@@ -81,21 +83,6 @@ class ScoredError:
             )
         return sum_of_free(tasks, design.l2 * design.n_query_rows, p)
 
-    def _pencil(self) -> Pencil:
-        dist, design, p = self._dist, self._design, self._dist.n_features
-        group = design.groups[0]
-        n = design.n_scored(group)
-        n_folds = 1 if design.protocol == "train" else n // group.n_support
-        sizes = (n // n_folds,) * n_folds
-        episodes = tuple(Episode((i,), ((i + 1) % n_folds,)) for i in range(n_folds))
-        over = design.l2 == 0 and design.n_query_rows < p
-        penalty = 1.0 if over else self._l2 * design.n_query_rows
-        s, tau2, start2 = dist.eigenvalues / self._scale, dist.task_variances * self._scale, self._start_squared
-        start2, counts = start2 * self._scale, np.ones(p)
-        if dist.is_isotropic:
-            s, tau2, start2, counts = np.ones(1), tau2[:1], np.array([start2.mean()]), np.array([float(p)])
-        return Pencil(sizes, episodes, design.n_tasks, penalty, 0.0 if over else 1.0, s, tau2, start2, counts)
-
 
 def _check(dist: MixedLinearRegression, design: Design) -> None:
     """Refuse by name what is not derived."""
@@ -113,8 +100,8 @@ def _check(dist: MixedLinearRegression, design: Design) -> None:
             f"{name} needs folds of `n_support` rows each in theory, got {group.n_support} of "
             f"{group.n_support + group.n_query}; use estimate_loss."
         )
-    if dist.fourth_moment != 3:
-        raise ValueError(f"{name} needs `fourth_moment` 3 (Gaussian rows) in theory; use estimate_loss.")
+    if not dist.is_gaussian and not is_derived(design):
+        raise ValueError(f"{name} needs Gaussian features with these sizes and steps in theory; use estimate_loss.")
 
 
 def _as_train(rate: float, n: int, p: int) -> tuple[float, float]:

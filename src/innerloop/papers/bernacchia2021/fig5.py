@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, final
 
 import numpy as np
 
@@ -18,10 +18,11 @@ from innerloop._base.threads import one_thread
 from innerloop._blocks.pool import gather
 from innerloop._blocks.store import BlockStore, MemoryStore, Store
 from innerloop.data.episodes import Episodes
-from innerloop.distributions import Design, QuadraticRegression
+from innerloop.distributions import Design, MixedLinearRegression, QuadraticRegression
 from innerloop.exact.kernel import KernelObjective, ReluKernel
 from innerloop.exact.solve import solve_path
-from innerloop.plots.style import BLUE, GREY, ORANGE
+from innerloop.plots.style import BLUE, GREEN, GREY, ORANGE
+from innerloop.theory import expected_loss
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,6 +36,7 @@ WIDTH, BIAS_STD = 512, 0.5
 RATES = np.array([-1.0, -0.6, -0.4, -0.2, -0.1, 0.0, 0.1, 0.2, 0.4, 0.6])
 FINE = np.linspace(-1.0, 0.6, 33).round(10)
 N_TEST_TASKS, N_TEST_ROWS = 50, 20
+N_UNLABELLED = 200
 CAPTION = (
     "Figure 5 of Bernacchia (2021): y = (w'x + b)^2 + z, two-layer ReLU networks meta-trained to nearly zero loss. The "
     "paper's sizes are not known; these are ours. All rates of a seed share tasks, initial weights, test tasks and "
@@ -47,9 +49,10 @@ _N_BLOCKS, _N_KERNEL_BLOCKS, _SEEDS_PER_BLOCK, _KERNEL_SEEDS_PER_BLOCK = 50, 100
 _MOST_STEPS, _STEP = 400, 0.8
 _TEST_TASKS_AT_ONCE = 10
 _FEWEST_BLOCKS = 2
+_TRAINED: tuple[Literal["all", "last"], ...] = ("all", "last")
 _VERSION = 1
 # Streams of a seed.
-_TRAINING, _TEST, _WEIGHTS = range(3)
+_TRAINING, _TEST, _WEIGHTS, _UNLABELLED = range(4)
 
 
 @final
@@ -104,7 +107,29 @@ def compute(
     return arrays
 
 
-def draw(arrays: Mapping[str, Arrays], ax: Mapping[str, Axes]) -> None:
+def expected_gain(setting: Setting, rates: FloatArray, n_inputs: int = N_UNLABELLED) -> FloatArray:
+    """Return the expected loss of infinite width minus that of inner_lr = 0, without simulation (docs/theory.md, 28).
+
+    Parameters
+    ----------
+    setting
+        Tasks and sizes.
+    rates : (n_rates,)
+        Inner rates.
+    n_inputs
+        Unlabelled inputs on which the kernels are diagonalised.
+    """
+    dist = setting.dist
+    inputs = stream(0, _UNLABELLED).standard_normal((n_inputs, dist.n_inputs))
+    tangent, output = (ReluKernel(BIAS_STD, trained)(inputs, inputs) for trained in _TRAINED)
+    linear = MixedLinearRegression.from_kernel(tangent, *dist.moments(inputs), output, dist.noise_std)
+    losses = np.asarray(expected_loss(linear, setting.design, np.append(rates, 0.0), setting.adapt_lr))
+    return np.asarray(losses[:-1] - losses[-1])
+
+
+def draw(
+    arrays: Mapping[str, Arrays], ax: Mapping[str, Axes], expected: Mapping[str, FloatArray] | None = None
+) -> None:
     """Draw a panel for each setting.
 
     Parameters
@@ -113,6 +138,8 @@ def draw(arrays: Mapping[str, Arrays], ax: Mapping[str, Axes]) -> None:
         From `compute`.
     ax
         Axes by the letter of the setting.
+    expected
+        From `expected_gain` at `RATES`, by letter.
     """
     for letter, setting in SETTINGS.items():
         axis, losses, kernel = ax[letter], arrays[letter]["loss"], arrays[letter]["kernel"]
@@ -122,6 +149,8 @@ def draw(arrays: Mapping[str, Arrays], ax: Mapping[str, Axes]) -> None:
         axis.plot(FINE, predicted, color=ORANGE, lw=1.6, label=f"infinite width, {len(kernel)} seeds, ± 1 s.e.")
         label = f"width {WIDTH}, {len(losses)} seeds, ± 1 s.e."
         axis.errorbar(RATES, gain, error, fmt="o", ms=4, color=BLUE, capsize=2, lw=1, zorder=3, label=label)
+        if expected is not None:
+            axis.plot(RATES, expected[letter], color=GREEN, ls="--", lw=1.2, label="theory, no simulation")
         axis.axhline(0, color=GREY, lw=0.6)
         axis.axvline(0, color=GREY, lw=0.6)
         axis.set_xlabel("inner_lr (meta-training)")
