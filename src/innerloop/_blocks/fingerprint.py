@@ -333,8 +333,8 @@ def _node(code: CodeType, source: str) -> ast.AST | None:
     parsed = _parsed(code.co_filename, source) if source else None
     if parsed is None or code not in parsed[1]:
         return None
-    found = [node for node in ast.walk(parsed[0]) if _is_of(node, code)]
-    return found[0] if len(found) == 1 else None
+    nodes = [node for node in ast.walk(parsed[0]) if _is_of(node, code)]
+    return nodes[0] if len(nodes) == 1 else None
 
 
 def _is_of(node: ast.AST, code: CodeType) -> bool:

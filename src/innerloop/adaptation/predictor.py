@@ -207,11 +207,11 @@ def residuals(episodes: Episodes, theta: FloatArray) -> FloatArray:
     """
     rows = episodes.query_rows
     episode = np.repeat(np.arange(len(episodes)), episodes.n_query)
-    found = episodes.y[rows].reshape(len(rows), episodes.n_targets)
+    values = episodes.y[rows].reshape(len(rows), episodes.n_targets)
     for i in range(0, len(rows), _ROWS_AT_ONCE):
         part = slice(i, i + _ROWS_AT_ONCE)
-        found[part] -= np.einsum("ij,ijk->ik", episodes.X[rows[part]], theta[episode[part]])
-    return found
+        values[part] -= np.einsum("ij,ijk->ik", episodes.X[rows[part]], theta[episode[part]])
+    return values
 
 
 def mean_squares(episodes: Episodes, values: FloatArray) -> FloatArray:

@@ -43,9 +43,9 @@ def _digits(out: Path, seed: int) -> None:
     )
     model = MetaRegressor(adaptation="gradient", n_support=10, n_steps=5, standardize=False, random_state=seed)
     names = {"title": "Few-shot digits", "target": "label", "group": "pair of digits"}
-    found = study(train, model, unseen=unseen, progress=True, **names)
-    _show_and_save(found, out)
-    accuracy = 100 * _accuracy(found.model, unseen, seed)
+    result = study(train, model, unseen=unseen, progress=True, **names)
+    _show_and_save(result, out)
+    accuracy = 100 * _accuracy(result.model, unseen, seed)
     console.print(f"Unseen digits classified correctly after 10 images: {accuracy:.1f} %.")
 
 
@@ -66,23 +66,23 @@ def _paper(out: Path, seed: int) -> None:
     model = MetaRegressor(
         adaptation="gradient", n_support=PAPER_N_SUPPORT, n_query=PAPER_N_QUERY, l2=0.0, random_state=seed
     )
-    found = study(tasks, model, title="The model of the paper, its protocol", progress=True)
-    _show_and_save(found, out)
+    result = study(tasks, model, title="The model of the paper, its protocol", progress=True)
+    _show_and_save(result, out)
     dealt = MetaTraining.prepare(tasks, Settings(n_support=PAPER_N_SUPPORT, seed=seed)).with_gradient().gradient
     assert dealt is not None
     assert dealt.held_out is not None  # all rates are free
     console.print(
         "\nThe same table with every row a query row once (the default of `innerloop fit`): held-out MSE "
         f"{dealt.held_out.choose().mse.mean():.3g} with inner_lr = {dealt.rates().inner_lr:.2g}, against "
-        f"{found.evaluation.scores[0].mse:.3g}. A negative rate compensates for support rows that are not query "
+        f"{result.evaluation.scores[0].mse:.3g}. A negative rate compensates for support rows that are not query "
         "rows; to use them as query rows is better still."
     )
 
 
-def _show_and_save(found: TableStudy, out: Path) -> None:
+def _show_and_save(result: TableStudy, out: Path) -> None:
     """Save the model, print the results, then draw the picture and write the report beside it."""
-    save_model(found.model, out)
-    show(found)
-    draw_beside(found.model, out, found.names.title)
+    save_model(result.model, out)
+    show(result)
+    draw_beside(result.model, out, result.names.title)
     if can_draw():
-        found.report(out / "report.html", command_line(), progress=True)
+        result.report(out / "report.html", command_line(), progress=True)

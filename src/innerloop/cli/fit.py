@@ -145,29 +145,29 @@ def fit(
         as_count(min_rows, "min_rows")
     read = read_tasks(table, group, target, features, drop, delimiter, min_rows)
     check_sizes(read.tasks, table, n_support, n_query)
-    found = study(read.tasks, model, title=table.name, target=target, group=group, progress=True)
+    result = study(read.tasks, model, title=table.name, target=target, group=group, progress=True)
     if out is not None:  # first, so that nothing that follows can lose it
-        save_model(found.model, out, read.details(group), forget_groups=forget_groups)
+        save_model(result.model, out, read.details(group), forget_groups=forget_groups)
     if json_:
-        print(json.dumps(as_json(found), indent=1))
+        print(json.dumps(as_json(result), indent=1))
     else:
         print_size(table, read)
-        show(found)
+        show(result)
     written = []
     if out is not None:
-        picture = draw_beside(found.model, out, table.name)
+        picture = draw_beside(result.model, out, table.name)
         written.append(f"\nSaved the model to {out}" + (f", the picture to {picture}" if picture else ""))
     if report is not None:
-        found.report(report, command_line(), progress=True)
+        result.report(report, command_line(), progress=True)
         written.append(f"Wrote the report to {report}")
     if not json_:
         for line in written:
             console.print(line, soft_wrap=True, markup=False)
 
 
-def as_json(found: TableStudy) -> dict[str, Any]:
+def as_json(result: TableStudy) -> dict[str, Any]:
     """Return the results as plain values."""
-    model, training = found.model, found.evaluation.trained.training
+    model, training = result.model, result.evaluation.trained.training
     return {
         "adaptation": model.adaptation_,
         "inner_lr": _plain(model.inner_lr_),
@@ -177,8 +177,8 @@ def as_json(found: TableStudy) -> dict[str, Any]:
         "l2": model.l2_,
         "n_support": training.n_support,
         "n_steps": training.settings.n_steps,
-        "methods": [_score(score) for score in found.evaluation.scores],
-        "verdict": found.verdict,
+        "methods": [_score(score) for score in result.evaluation.scores],
+        "verdict": result.verdict,
     }
 
 

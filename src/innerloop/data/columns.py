@@ -570,9 +570,9 @@ class ColumnMap:
         table = as_frame(frame, name)
         column_names(table, self.inputs, name)
         kinds: dict[str, Kind | None] = {code.name: code.kind for code in self.codes if code.names}
-        found = list(_read_all(table, kinds, place))
-        columns = [read for _, read in found if isinstance(read, Column)]
-        problems = [read.of(column) for column, read in found if not isinstance(read, Column)]
+        reads = list(_read_all(table, kinds, place))
+        columns = [read for _, read in reads if isinstance(read, Column)]
+        problems = [read.of(column) for column, read in reads if not isinstance(read, Column)]
         refuse(problems, name)
         return Columns(tuple(columns), len(table))
 

@@ -330,10 +330,10 @@ def _layout(content: bytes, name: str, text: str, delimiter: str | None, usual: 
     lines = list(islice(head, _MOST_LINES))
     single: _Layout | None = None
     for first, line in enumerate(lines):
-        found = [_header(lines, first, candidate) for candidate in candidates]
+        headers = [_header(lines, first, candidate) for candidate in candidates]
         # Spaces separate words of a title too, so they count where nothing else would do.
-        likely = [h for h in found if h.delimiter != " "] or found
-        layout = next((h for h in found if text in h.names), max(likely, key=lambda h: sum(map(bool, h.names))))
+        likely = [h for h in headers if h.delimiter != " "] or headers
+        layout = next((h for h in headers if text in h.names), max(likely, key=lambda h: sum(map(bool, h.names))))
         n_names = sum(map(bool, layout.names))
         if text in layout.names or (n_names > 1 and not line.lstrip().startswith("#")):
             return _with_first_row(_checked(layout, name), lines[layout.n_lines :])

@@ -127,8 +127,8 @@ def read_task_rows(
             raise ValueError(
                 f"`features` names {feature!r}, which is the group, a target or named already; leave it out."
             )
-    left = {*taken, *drop}
-    chosen = [c for c in (table.columns if features is None else features) if c not in left]
+    unused = {*taken, *drop}
+    chosen = [c for c in (table.columns if features is None else features) if c not in unused]
     ids, task = read_ids(table, group, name, place)
     columns = Columns.read(table.select(chosen), task, None if features is None else chosen, (), name, place)
     codes, y = _read_targets(table, targets, name, place)

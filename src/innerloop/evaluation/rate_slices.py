@@ -104,7 +104,7 @@ def slices(evaluation: Evaluation, calibrated: CalibratedModel | None = None) ->
     assert pair is not None
     mark = "recommended" if evaluation.scores[0].method is GRADIENT else GRADIENT.label
     at_pair = held_out.along("inner_lr", pair)[1][:, held_out.inner_lrs == pair.inner_lr][:, 0]
-    found = []
+    results = []
     for name in NAMES:
         rates, per_task = held_out.along(name, pair)
         mse = per_task.mean(axis=0)
@@ -112,8 +112,8 @@ def slices(evaluation: Evaluation, calibrated: CalibratedModel | None = None) ->
         predicted = _predicted(evaluation.trained.training, calibrated, asdict(pair) | {name: rates[near]})
         if predicted is not None:
             predicted = np.where(near, np.interp(rates, rates[near], predicted), np.nan)
-        found.append(RateSlice(name, getattr(pair, name), mark, rates, per_task, at_pair, predicted))
-    return found
+        results.append(RateSlice(name, getattr(pair, name), mark, rates, per_task, at_pair, predicted))
+    return results
 
 
 def theory_failures(through: Sequence[RateSlice]) -> str | None:

@@ -68,8 +68,8 @@ def study(
     --------
     >>> import innerloop as il
     >>> tasks = il.MixedLinearRegression(2, noise_std=1.0, task_std=2.0).sample_tasks(20, 10, seed=0)
-    >>> found = il.study(tasks)
-    >>> found.model.adaptation_
+    >>> result = il.study(tasks)
+    >>> result.model.adaptation_
     'ridge'
     """
     check_task_set(tasks)

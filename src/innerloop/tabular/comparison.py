@@ -146,8 +146,8 @@ class TrainingPart:
         """
         effects = self.effects(Model("intercept"))
         noise = 1.0 + effects.task_cov[:, -1, -1]
-        alike = replace(effects, task_cov=np.zeros_like(effects.task_cov), precision=effects.precision * noise[:, None])
-        return update_mean(alike, self.sample if self._rows is None else self._rows, **self._options).mean
+        same = replace(effects, task_cov=np.zeros_like(effects.task_cov), precision=effects.precision * noise[:, None])
+        return update_mean(same, self.sample if self._rows is None else self._rows, **self._options).mean
 
 
 @final

@@ -44,8 +44,8 @@ def evident(curves: Curves, tasks: TaskSet, effects: RandomEffects, intercept: b
     if len(curves) == 0:
         return curves
     p, end = tasks.n_features + curves.n_columns, tasks.n_features - intercept
-    own = np.arange(end, end + curves.n_columns)
-    straight = np.delete(np.arange(p), own)
+    of_curves = np.arange(end, end + curves.n_columns)
+    straight = np.delete(np.arange(p), of_curves)
     wide = effects.in_columns(straight, p)
     prior = np.zeros(p, dtype=np.intp)
     prior[p - intercept :] = -1
@@ -55,7 +55,7 @@ def evident(curves: Curves, tasks: TaskSet, effects: RandomEffects, intercept: b
         problem = RestrictedLikelihood(blocks, target, tasks.n_rows, prior)
         solution, score = problem.score(wide.task_cov[target], wide.precision[target])
         for i in range(len(curves)):
-            columns = own[curves.curve_of_column == i]
+            columns = of_curves[curves.curve_of_column == i]
             evidence[i] = max(evidence[i], _evidence(solution.mean, solution.noise * solution.mean_cov, score, columns))
     order = np.argsort(-evidence, kind="stable")
     order = order[evidence[order] > 1]

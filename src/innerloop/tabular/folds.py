@@ -81,12 +81,12 @@ class TaskFolds:
         parts = [episodes.select(fold == f) for f in range(fold.max() + 1)]
         return cls(tasks, fold, episodes, [MetaObjective.from_episodes(part, settings.n_steps) for part in parts])
 
-    def rest(self) -> Iterator[MetaObjective]:
+    def training_objectives(self) -> Iterator[MetaObjective]:
         """Yield for every fold the objective of the others (of all tasks where there is one fold)."""
         for held_out in self.objectives:
             yield reduce(add, [other for other in self.objectives if other is not held_out] or self.objectives)
 
-    def rest_episodes(self) -> Iterator[Episodes]:
+    def training_episodes(self) -> Iterator[Episodes]:
         """Yield for every fold the episodes of the others (of all tasks where there is one fold)."""
         for f in range(len(self.objectives)):
             yield self.episodes.select(self.fold != f) if self.fold.any() else self.episodes
@@ -100,8 +100,8 @@ def cross_validate(folds: TaskFolds, episodes: Episodes, settings: Settings, tic
     size = bundle_size(np.bincount(folds.fold))
     drawn = stream(settings.seed, Stream.BUNDLES).permutation(n_tasks)
     curves = []
-    for f, rest in enumerate(folds.rest()):
-        coef = ridge_candidates(rest, inner, l2s).reshape(-1, episodes.n_features, episodes.n_targets)
+    for f, objective in enumerate(folds.training_objectives()):
+        coef = ridge_candidates(objective, inner, l2s).reshape(-1, episodes.n_features, episodes.n_targets)
         if size == 1:
             curves.append(held_out_curves(episodes.select(folds.fold == f), coef, n_steps, unit)[1])
         else:

@@ -244,7 +244,9 @@ class MetaTraining:
         sizes = (0,) if len(self.tasks) == 1 else tuple(sorted({*SUPPORT_SIZES, self.n_support}))
         trials = split_tasks(tasks, fold, sizes, settings.seed, in_order=settings.order is not None)
         gradients = (
-            [None] * (int(fold.max()) + 1) if folds is None else zip(folds.rest_episodes(), folds.rest(), strict=True)
+            [None] * (int(fold.max()) + 1)
+            if folds is None
+            else zip(folds.training_episodes(), folds.training_objectives(), strict=True)
         )
         parts = []
         for f, gradient in enumerate(gradients):
@@ -262,9 +264,9 @@ class MetaTraining:
 
     def _ridges(self, terms: Terms, estimates: Estimates) -> list[Kind]:
         """Return random-effects ridges, from simple to rich, and the pooled ridge where it is to be compared."""
-        settings, found = self.settings, list[Kind]()
+        settings, candidates = self.settings, list[Kind]()
         if settings.adaptation == "auto":
-            found.append(Unadapted())
+            candidates.append(Unadapted())
         bases = [True] if settings.basis == "spline" else [False, True]
         for is_curved in bases if terms.curved.any() else [False]:
             columns = terms.columns(Model("diagonal", is_curved))
@@ -275,8 +277,8 @@ class MetaTraining:
             if 1 < n_varying <= _MOST_CORRELATED:
                 structures.append(Model("full", is_curved))
             has_scales = differ_in_scale(estimates.tasks, estimates(structures[-1]))
-            found += [RandomEffectsRidge(model, has_scales and model == structures[-1]) for model in structures]
-        return found
+            candidates += [RandomEffectsRidge(model, has_scales and model == structures[-1]) for model in structures]
+        return candidates
 
     def _gradient_part(self) -> tuple[Episodes, MetaObjective] | None:
         return None if self.gradient is None else (self.gradient.folds.episodes, self.gradient.objective)
@@ -291,7 +293,7 @@ def _positions(columns: Columns, tasks: TaskSet, parameter: str) -> IntArray:
     names = tasks.feature_names or ()
     codes = () if tasks.column_map is None else tasks.column_map.codes
     features = {code.name: code.names for code in codes} | {name: [name] for name in names}
-    found = list[int]()
+    chosen = list[int]()
     for column in columns:
         positions = [names.index(name) for name in features.get(str(column), ())]
         if isinstance(column, int) and 0 <= column < tasks.n_features:
@@ -299,8 +301,8 @@ def _positions(columns: Columns, tasks: TaskSet, parameter: str) -> IntArray:
         if not positions:
             known = ", ".join(map(repr, features)) if features else f"0 to {tasks.n_features - 1}"
             raise ValueError(f"`{parameter}` must name feature columns ({known}), got {column!r}.")
-        found += positions
-    return np.array(found, dtype=np.intp)
+        chosen += positions
+    return np.array(chosen, dtype=np.intp)
 
 
 def _uses_of_columns(tasks: TaskSet, scaling: Scaling, settings: Settings) -> tuple[NDArray[np.bool_], IntArray]:

@@ -180,7 +180,7 @@ def _scan_rates(loss: AdaptedLoss, error: FloatArray) -> float:
     scanned = _SCANNED + np.log(unit)
     low = int(np.argmin(at(scanned)))
     bounds = scanned[max(low - 1, 0)], scanned[min(low + 1, len(scanned) - 1)]
-    found = minimize_scalar(
+    minimum = minimize_scalar(
         lambda log: float(at(np.array(log))), bounds=bounds, method="bounded", options={"xatol": 1e-9}
     )
-    return float(np.exp(found.x))
+    return float(np.exp(minimum.x))

@@ -162,21 +162,21 @@ def _fields_at_zero(groups: tuple[Group, ...], p: int) -> list[_Field]:
 def _ridge(fields: list[_Field], design: Design, p: int, finite: bool) -> Parts:
     """Equations 14.1 to 14.3, rescaled to the value of ridge regression at inner_lr = 0 (14.4)."""
     penalty = design.l2 * design.n_query_rows * fields[0].unit
-    found = _sum_of_tasks(fields, penalty, p, finite)
-    noise, tasks, start = found.parts
+    sums = _sum_of_tasks(fields, penalty, p, finite)
+    noise, tasks, start = sums.parts
     if finite:
-        ratios = _ridge_ratios_at_zero(design.groups, p, found.dimension)
-        noise, tasks, start = (part * ratio for part, ratio in zip(found.parts, ratios, strict=True))
+        ratios = _ridge_ratios_at_zero(design.groups, p, sums.dimension)
+        noise, tasks, start = (part * ratio for part, ratio in zip(sums.parts, ratios, strict=True))
     return Parts(noise, tasks, start * penalty**2)
 
 
 def _ridge_ratios_at_zero(groups: tuple[Group, ...], p: int, dimension: float) -> Parts:
     """Return ridge regression's parts over those of the same equations, at equal degrees of freedom (14.4)."""
     fields = _fields_at_zero(groups, p)
-    found = _sum_at(fields, *_saddle_of_dimension(_tasks(fields), fields, dimension), True)
+    sums = _sum_at(fields, *_saddle_of_dimension(_tasks(fields), fields, dimension), True)
     noise, tasks, start = pooled_ridge_parts(groups, p, dimension)
-    penalty = found.gamma * (p - dimension)
-    values = (*found.parts[:2], found.parts.start * penalty**2)
+    penalty = sums.gamma * (p - dimension)
+    values = (*sums.parts[:2], sums.parts.start * penalty**2)
     ratios = (part / value if value > 0 else 1.0 for part, value in zip((noise, tasks, start), values, strict=True))
     return Parts(*(min(max(ratio, 1 / _LARGEST_RATIO), _LARGEST_RATIO) for ratio in ratios))
 

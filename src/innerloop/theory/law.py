@@ -283,14 +283,14 @@ class _Law:
         target[:r, r:] = target[r:, :r] = np.diag(self.penalty)
         target[r:, r:] = -np.diag(self.signs)
         parts, taus = self._split(x), np.full(len(x), tau)
-        found = [
+        updates = [
             group.update(taus, theta, kappa, self.scored, self.n_features)
             for group, (theta, kappa) in zip(self.groups, parts, strict=True)
         ]
-        inverse = [np.linalg.inv(resolvent) for _, resolvent in found]
+        inverse = [np.linalg.inv(resolvent) for _, resolvent in updates]
         total = sum((g.n_tasks * theta for g, (theta, _) in zip(self.groups, parts, strict=True)), -target)
         changes = []
-        for i, ((_, kappa), (moved, _)) in enumerate(zip(parts, found, strict=True)):
+        for i, ((_, kappa), (moved, _)) in enumerate(zip(parts, updates, strict=True)):
             changes.append(total - (m - 1) * inverse[0] if i == 0 else inverse[i] - inverse[0])
             changes.append(kappa - moved)
         return np.concatenate([change[:, *self._upper] for change in changes], axis=1)

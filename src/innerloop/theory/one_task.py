@@ -81,8 +81,7 @@ class OneTask:
 
     def solve(self, gamma: float) -> float:
         """Return the k with theta = gamma (p - e); the largest where gamma is too small for one."""
-        found = self.theta(self.largest) - gamma * self.free_dimension(self.largest)
-        if found > 0:
+        if self.theta(self.largest) > gamma * self.free_dimension(self.largest):
             return self.largest
         return root(lambda k: gamma * self.free_dimension(k) - self.theta(k), self.largest)
 
@@ -99,8 +98,8 @@ class OneTask:
             logs = logs - np.clip(change, -1, 1)
             if (np.abs(change) < _CONVERGED).all():
                 break
-        found: FloatArray = np.where(np.abs(change) < np.sqrt(_CONVERGED), np.exp(logs), np.nan)
-        return found
+        roots: FloatArray = np.where(np.abs(change) < np.sqrt(_CONVERGED), np.exp(logs), np.nan)
+        return roots
 
     def slopes(
         self, k: float, gamma: float, sources: tuple[FloatArray, FloatArray], unit: float

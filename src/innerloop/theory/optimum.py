@@ -259,14 +259,14 @@ def _refine(criterion: Callable[[float, float], float], rates: FloatArray, value
     best, lowest = float(rates[values.argmin()]), float(values.min())
     for i in local[np.argsort(values[local])][:_N_REFINED]:
         low, high = rates[max(i - 1, 0)], rates[min(i + 1, len(rates) - 1)]
-        found = minimize_scalar(
+        minimum = minimize_scalar(
             lambda rate: _finite(criterion(float(rate), l2)),
             bounds=(low, high),
             method="bounded",
             options={"xatol": 1e-7 * (high - low)},
         )
-        if found.fun < lowest:
-            best, lowest = float(found.x), float(found.fun)
+        if minimum.fun < lowest:
+            best, lowest = float(minimum.x), float(minimum.fun)
     return best
 
 
@@ -285,13 +285,13 @@ def _refine_both(
     simplex = np.array([start, [start[0] + 0.5, start[1]], [start[0], start[1] + 0.3]])
     if not free:
         simplex = simplex[:2, :1]
-    found = minimize(
+    minimum = minimize(
         at,
         simplex[0],
         method="Nelder-Mead",
         options={"initial_simplex": simplex, "xatol": 1e-4, "fatol": 1e-9, "maxfev": 100},
     )
-    return natural * float(np.sinh(found.x[1])) if free else rate, float(np.exp(found.x[0]))
+    return natural * float(np.sinh(minimum.x[1])) if free else rate, float(np.exp(minimum.x[0]))
 
 
 def _finite(value: float) -> float:

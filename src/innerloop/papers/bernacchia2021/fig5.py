@@ -102,8 +102,8 @@ def compute(
             plan["inner_lr"] = (FINE if name == "kernel" else RATES).tolist()
             blocks: Store = MemoryStore(1) if store is None else BlockStore(store / f"{letter}-{name}", plan, 1)
             with progress_bar(f"{letter}, {name}", n_blocks, progress) as tick:
-                found = gather(partial(compute_block, setting), range(n_blocks), blocks, n_jobs, tick=tick)
-            arrays[letter] |= {key: np.concatenate([block[key] for block in found]) for key in found[0]}
+                results = gather(partial(compute_block, setting), range(n_blocks), blocks, n_jobs, tick=tick)
+            arrays[letter] |= {key: np.concatenate([block[key] for block in results]) for key in results[0]}
     return arrays
 
 
@@ -184,7 +184,7 @@ def answers(arrays: Mapping[str, Arrays]) -> list[Answer]:
 
     Rates are chosen on the kernel prediction for seeds that the networks do not have, so that choosing favours nothing.
     """
-    found = []
+    best = []
     at = np.searchsorted(FINE, RATES)
     for letter, results in arrays.items():
         losses, predictions = results["loss"], results["kernel"]
@@ -193,8 +193,8 @@ def answers(arrays: Mapping[str, Arrays]) -> list[Answer]:
         for side in (RATES < 0, RATES > 0):
             i = np.flatnonzero(side)[others[side].argmin()]
             numbers = (kernel[0][at[i]], kernel[1][at[i]], network[0][i], network[1][i])
-            found.append(Answer(letter, float(RATES[i]), *map(float, numbers)))
-    return found
+            best.append(Answer(letter, float(RATES[i]), *map(float, numbers)))
+    return best
 
 
 def _against_zero(losses: FloatArray, rates: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -224,8 +224,8 @@ def _network_block(setting: Setting, block: int) -> dict[str, FloatArray]:
         parts = [losses(params, Tasks(*part), adapt_lrs, BIAS_STD) for part in zip(*tasks, strict=True)]
     finally:
         torch.set_num_threads(threads)
-    found = {"loss": torch.stack(parts).mean(dim=0), "relative_loss": relative_loss}
-    return {name: value.view(-1, len(RATES)).double().numpy() for name, value in found.items()}
+    results = {"loss": torch.stack(parts).mean(dim=0), "relative_loss": relative_loss}
+    return {name: value.view(-1, len(RATES)).double().numpy() for name, value in results.items()}
 
 
 def _seeds(block: int, size: int) -> range:

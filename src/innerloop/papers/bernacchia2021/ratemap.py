@@ -62,14 +62,14 @@ def compute(scale: float = 1.0, store: Path | None = None, n_jobs: int = 1, prog
     compute_block = partial(_block, ratios, supports, points, n_runs)
     n_blocks = n_supports + len(points)
     with progress_bar("Mapping", n_blocks, progress) as tick:
-        found = gather(compute_block, range(n_blocks), blocks, n_jobs, tick=tick)
-    rows = np.array([part["row"] for part in found[:n_supports]])
+        results = gather(compute_block, range(n_blocks), blocks, n_jobs, tick=tick)
+    rows = np.array([part["row"] for part in results[:n_supports]])
     return {
         "ratio": ratios,
         "support": supports,
         "inner_lr": rows[:, 0],
         "gain": rows[:, 1],
-        "points": np.array([part["point"] for part in found[n_supports:]]),
+        "points": np.array([part["point"] for part in results[n_supports:]]),
     }
 
 
