@@ -62,7 +62,7 @@ def test_fixed_rates_give_the_exact_meta_parameters_of_dealt_tasks(n_steps, n_ta
     X, y, groups = table(UNEQUAL, 3, n_targets, ids=ids)
     model = il.MetaRegressor(**RATES, n_steps=n_steps, n_support=3, random_state=5).fit(X, y, groups)
     tasks = il.TaskSet.from_arrays(model._table.scaling.design(X), y - model._table.scaling.y_mean, groups)
-    episodes = tasks.deal(n_support=3, seed=5)
+    episodes = tasks.nameless().deal(n_support=3, seed=5)
     solution = il.solve(il.MetaObjective.from_episodes(episodes, n_steps), RATES["inner_lr"], l2=RATES["l2"])
     slow = reference.meta_coef(list(episodes), RATES["inner_lr"], n_steps, l2=RATES["l2"])
     for theta in (solution.coef, slow):
