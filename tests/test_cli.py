@@ -157,7 +157,7 @@ def test_other_separators_give_the_same_numbers(results, tmp_path, ending, optio
 def test_the_order_of_rows_in_the_file_does_not_matter(results, tmp_path):
     shuffled = fit_json(save(small_table().sample(frac=1, random_state=1), tmp_path / "t.csv"))
     assert shuffled["verdict"] == results["verdict"]
-    assert leaves(shuffled) == pytest.approx(leaves(results), rel=1e-9, abs=1e-9)
+    assert leaves(shuffled) == pytest.approx(leaves(results), rel=1e-6, abs=1e-9)
 
 
 @pytest.mark.slow

@@ -55,9 +55,16 @@ class AdaptationChoice:
 
     @property
     def adaptation(self) -> str:
-        """Name of the kind of the candidate of largest weight; "none" where that does not adapt."""
+        """Name of the kind of the candidate of largest weight; "none" where that does not adapt.
+
+        Also "none" where the pooled ridge has no higher held-out error than the combination, over numbers of rows from
+        1: where tasks do not differ, all candidates predict the same, and their weights say nothing.
+        """
         k = int(np.argmax(self._average()))
-        return "none" if isinstance(self.predictor.members[k].rule, NoAdaptation) else self.candidates[k].name
+        pooled = (self.results["adaptation"] == "none") & (self.results["n_support"] > 0)
+        gains = self.results["difference"][pooled]
+        is_none = isinstance(self.predictor.members[k].rule, NoAdaptation) or (len(gains) > 0 and gains.mean() <= 0)
+        return "none" if is_none else self.candidates[k].name
 
     def _average(self) -> FloatArray:
         adapted = self.n_rows > 0
