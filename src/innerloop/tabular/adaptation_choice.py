@@ -17,7 +17,7 @@ from innerloop.adaptation.predictor import Mixture
 from innerloop.adaptation.rules import NoAdaptation
 from innerloop.tabular.comparison import Comparison, Residuals, TrainingPart
 from innerloop.tabular.intervals import Calibration
-from innerloop.tabular.kinds import Kind
+from innerloop.tabular.kinds import Kind, Unadapted
 from innerloop.tabular.stacking import stack
 
 
@@ -55,16 +55,12 @@ class AdaptationChoice:
 
     @property
     def adaptation(self) -> str:
-        """Name of the kind of the candidate of largest weight; "none" where that does not adapt.
-
-        Also "none" where the pooled ridge has no higher held-out error than the combination, over numbers of rows from
-        1: where tasks do not differ, all candidates predict the same, and their weights say nothing.
-        """
-        k = int(np.argmax(self._average()))
-        pooled = (self.results["adaptation"] == "none") & (self.results["n_support"] > 0)
-        gains = self.results["difference"][pooled]
-        is_none = isinstance(self.predictor.members[k].rule, NoAdaptation) or (len(gains) > 0 and gains.mean() <= 0)
-        return "none" if is_none else self.candidates[k].name
+        """Name of the kind that has the largest weight; "none" where it does not adapt."""
+        totals: dict[str, float] = {}
+        for kind, member, weight in zip(self.candidates, self.predictor.members, self._average(), strict=True):
+            name = "none" if isinstance(member.rule, NoAdaptation) else kind.name
+            totals[name] = totals.get(name, 0.0) + weight
+        return max(totals, key=totals.__getitem__)
 
     def _average(self) -> FloatArray:
         adapted = self.n_rows > 0
@@ -79,7 +75,7 @@ def choose_adaptation(comparison: Comparison, candidates: Sequence[Kind], whole:
     residuals = comparison.residuals(members)
     products = {n: np.mean([split.products() for split in splits], axis=0) for n, splits in residuals.items()}
     n_rows = np.array(list(residuals), dtype=float)
-    weight = np.array([stack(products[n]) for n in residuals])
+    weight = _weights(candidates, products)
     predictor = Mixture(
         tuple(kind.fit(whole) for kind in candidates),
         np.array([effects.new_task_cov for effects in models]),
@@ -89,6 +85,24 @@ def choose_adaptation(comparison: Comparison, candidates: Sequence[Kind], whole:
     )
     calibration = _calibration(comparison, predictor, residuals)
     return AdaptationChoice(candidates, n_rows, weight, predictor, calibration, _table(candidates, weight, products))
+
+
+def _weights(candidates: Sequence[Kind], products: dict[int, FloatArray]) -> FloatArray:
+    """Return the weights of candidates at each number of rows: (n_points, n_candidates).
+
+    Those of stacking; but the pooled ridge alone where it has no higher error than their combination, over numbers of
+    rows from 1. Where tasks do not differ all candidates predict nearly the same, and stacking would keep them all.
+    """
+    weight = np.array([stack(M) for M in products.values()])
+    for k, kind in enumerate(candidates):
+        gains = [
+            float(np.mean(M[:, k, k] - np.einsum("p,ipq,q->i", w, M, w)))
+            for (n, M), w in zip(products.items(), weight, strict=True)
+            if n > 0
+        ]
+        if isinstance(kind, Unadapted) and gains and np.mean(gains) <= 0:
+            weight[:] = np.arange(len(candidates)) == k
+    return weight
 
 
 def _calibration(comparison: Comparison, predictor: Mixture, residuals: dict[int, list[Residuals]]) -> Calibration:
