@@ -27,6 +27,7 @@ def drawn(m, n, task_std, seed=0, noise=1.0, p=3):
     return X, y + noise * rng.standard_normal(m * n), groups
 
 
+@pytest.mark.slow
 def test_a_ridge_adapts_to_the_posterior_means_of_the_random_effects_models_with_their_weights():
     X, y, groups = drawn(40, 8, (0.5, 2.0))
     model = il.MetaRegressor(adaptation="ridge", basis="linear").fit(X, y, groups)
@@ -50,6 +51,7 @@ def test_a_ridge_adapts_to_the_posterior_means_of_the_random_effects_models_with
     np.testing.assert_allclose(adapted.predict(X[:9], groups=np.full(9, 99)), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_auto_adapts_where_tasks_differ_and_not_where_they_do_not():
     names = []
     for seed in range(6):
@@ -61,6 +63,7 @@ def test_auto_adapts_where_tasks_differ_and_not_where_they_do_not():
     assert names.count("none") >= 4  # by chance adaptation may seem to gain on held-out tasks
 
 
+@pytest.mark.slow
 def test_rows_are_noise_where_they_cannot_be_told_from_slopes():
     for seed in range(3):
         rng = np.random.default_rng(seed)
@@ -115,6 +118,7 @@ TABLES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", TABLES)
 def test_intervals_hold_what_they_promise_on_unseen_tasks(name, kind):
@@ -180,6 +184,7 @@ def test_one_task_has_intervals_too():
     assert np.mean((lower <= y) & (y <= upper)) == pytest.approx(0.9, abs=0.06)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", [{}, {"adaptation": "ridge"}, {"inner_lr": -0.1, "adapt_lr": 0.2}], ids=str)
 @pytest.mark.parametrize("n_targets", [None, 2])
 def test_a_loaded_model_has_the_same_intervals(tmp_path, params, n_targets):
@@ -211,6 +216,7 @@ def test_unseen_tasks_of_real_tables_are_predicted_better_than_by_their_own_rows
         assert 0.7 < result["ridge"][n]["coverage"] < 0.99  # of few tasks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.0, 1e-10, 1e-6])
 @pytest.mark.parametrize("shape", [(20, 6, 3), (50, 8, 3), (60, 6, 4), (100, 5, 3)], ids=str)
 def test_tables_without_noise_have_exact_predictions_and_narrow_intervals(shape, noise):
@@ -226,6 +232,7 @@ def test_tables_without_noise_have_exact_predictions_and_narrow_intervals(shape,
     assert ((upper >= lower) & (upper - lower < 0.1)).all()
 
 
+@pytest.mark.slow
 def test_one_long_task_does_not_decide_for_all():
     for seed in range(6):
         rng = np.random.default_rng(seed)
@@ -237,6 +244,7 @@ def test_one_long_task_does_not_decide_for_all():
         assert il.MetaRegressor().fit(X, y, groups=groups).adaptation_ == "ridge"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", [{}, {"adaptation": "gradient"}, {"adapt_lr": "per-feature"}], ids=str)
 def test_parameters_that_are_set_after_fitting_change_nothing(params):
     X, y, groups = drawn(30, 8, (0.5, 2.0))

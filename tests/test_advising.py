@@ -95,6 +95,7 @@ def test_the_predicted_error_of_tasks_of_different_scales_is_that_on_new_ones():
     assert abs(predicted_error(trained, n_adapt) - errors.mean()) < 4 * errors.std() * np.sqrt(1 / m + 1 / len(errors))
 
 
+@pytest.mark.slow
 def test_the_population_is_known_as_the_fitted_model_says(trained):
     once, twice = (advising._population_cov(trained, 0, tasks, 1.0) for tasks in (1, 2))
     np.testing.assert_allclose(once, trained.effects.mean_cov[0], rtol=1e-6, atol=1e-12)
@@ -102,6 +103,7 @@ def test_the_population_is_known_as_the_fitted_model_says(trained):
     np.testing.assert_allclose(np.linalg.inv(twice) + penalty, 2 * np.linalg.inv(once), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_half_the_rows_of_tasks_tell_as_much_as_those_that_are_left():
     tasks = il.MixedLinearRegression(6, task_std=np.full(6, 2.0)).sample_tasks(200, 8, seed=3)
     trained, rng = prepared(tasks, 3), np.random.default_rng(1)
@@ -119,11 +121,13 @@ def test_half_the_rows_of_tasks_tell_as_much_as_those_that_are_left():
     assert abs(found - drawn.mean()) < 4 * drawn.std(ddof=1) * np.sqrt(1 + 1 / 20)
 
 
+@pytest.mark.slow
 def test_tasks_of_one_row_are_taken_for_one():
     trained = prepared(DIST.sample_tasks(60, 1, seed=4), 1)
     assert predicted_error(trained, 5) < predicted_error(trained, 1)
 
 
+@pytest.mark.slow
 def test_the_predicted_error_is_that_on_new_tasks(trained):
     model = fitted_regressor({"adaptation": "ridge", "n_support": 6}, trained.table())
     new = DIST.sample_tasks(600, 46, seed=2)
@@ -136,6 +140,7 @@ def test_the_predicted_error_is_that_on_new_tasks(trained):
     assert abs(predicted_error(trained, 6) - errors.mean()) < 4 * error + 0.06 * errors.mean()
 
 
+@pytest.mark.slow
 def test_more_data_never_hurts(trained):
     now = predicted_error(trained, 6)
     assert predicted_error(trained, 6, tasks=2) < now
@@ -144,6 +149,7 @@ def test_more_data_never_hurts(trained):
     assert predicted_error(trained, 6, tasks=1e9) > float(trained.effects.noise[0])
 
 
+@pytest.mark.slow
 def test_options_gain_what_their_words_say_the_largest_first(trained):
     changes = {
         "twice as many training tasks": {"tasks": 2},

@@ -57,6 +57,7 @@ def held_out_mse(model, X, y, groups, inner_lr, l2, adapt_lr):
     return np.array([np.mean(s) for s in squares])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("n_targets", [None, 2])
 def test_cv_results_equal_a_loop_over_held_out_tasks(settings, n_targets):
@@ -71,6 +72,7 @@ def test_cv_results_equal_a_loop_over_held_out_tasks(settings, n_targets):
         assert row.mse_se == pytest.approx(mse.std(ddof=1) / np.sqrt(len(mse)), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_differences_are_paired_with_the_best_of_inner_rate_zero(settings):
     X, y, groups = small(seed=1, settings=settings)
@@ -138,6 +140,7 @@ def test_a_negative_rate_is_found_where_query_rows_are_as_few_as_isotropic_featu
     assert model.inner_lr_ < 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_standard_errors_of_the_rates_are_finite_where_they_were_chosen(seed):
     X, y, groups = table([8] * 20, 3, seed=seed)

@@ -58,6 +58,7 @@ def leaves(value, place=""):
     return {place: value} if isinstance(value, int | float) else {}
 
 
+@pytest.mark.slow
 def test_fit_ends_well_and_says_nothing_on_standard_error(fitted):
     assert (fitted[0].code, fitted[0].err) == (0, "")
 
@@ -67,6 +68,7 @@ def test_fit_counts_tasks_rows_and_features(fitted):
     assert "- 'same' is 1.5 wherever it is known: left out\n" in fitted[0].out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_fit_prints_every_method_in_full(fitted, results, method):
     (line,) = [line for line in fitted[0].out.splitlines() if line.startswith(method)]
@@ -79,6 +81,7 @@ def test_fit_prints_every_method_in_full(fitted, results, method):
         assert line.split()[-1] == f"{found['excess_se']:.2g}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-5, 1.0, 1e5])
 def test_no_number_of_the_table_is_cut_off(tmp_path, scale):
     frame = small_table(seed=3)
@@ -107,6 +110,7 @@ def test_saved_model_knows_the_names_of_its_features(fitted):
     assert load_model(fitted[1]).feature_names_in_.tolist() == FEATURES
 
 
+@pytest.mark.slow
 def test_fit_agrees_with_the_library(results):
     frame = small_table()
     tasks = TaskSet.from_arrays(frame[FEATURES], frame["y"], frame["task"].to_numpy(str), FEATURES)
@@ -133,6 +137,7 @@ def test_json_holds_finite_numbers(results):
     assert all(map(math.isfinite, numbers.values()))
 
 
+@pytest.mark.slow
 def test_json_is_all_that_is_printed_also_without_matplotlib(table, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     ran = innerloop("fit", table, *QUICK, "--json", "--out", tmp_path / "m")
@@ -142,6 +147,7 @@ def test_json_is_all_that_is_printed_also_without_matplotlib(table, tmp_path, mo
     assert load_model(tmp_path / "m")
 
 
+@pytest.mark.slow
 def test_parquet_gives_the_same_numbers_as_csv(results, tmp_path):
     assert fit_json(save(small_table(), tmp_path / "t.parquet")) == results
 
@@ -154,6 +160,7 @@ def test_other_separators_give_the_same_numbers(results, tmp_path, ending, optio
     assert fit_json(path, *options) == results
 
 
+@pytest.mark.slow
 def test_the_order_of_rows_in_the_file_does_not_matter(results, tmp_path):
     shuffled = fit_json(save(small_table().sample(frac=1, random_state=1), tmp_path / "t.csv"))
     assert shuffled["verdict"] == results["verdict"]
@@ -245,6 +252,7 @@ def test_min_rows_leaves_small_tasks_out_and_says_so(tmp_path, monkeypatch):
     assert fit_json(tmp_path / "t.csv", "--min-rows", "5") == fit_json(rest)
 
 
+@pytest.mark.slow
 def test_two_tasks_are_enough(tmp_path):
     frame = small_table()
     found = fit_json(save(frame[frame["task"].isin(["007", "NA"])], tmp_path / "t.csv"))
@@ -302,6 +310,7 @@ def test_help_names_and_describes_every_command(command):
     assert "--out" in ran.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["-", "/dev/stdin"])
 def test_a_table_may_come_from_standard_input(table, monkeypatch, name):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(table.read_bytes())))

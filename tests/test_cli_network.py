@@ -89,6 +89,7 @@ def test_the_module_comes_back_from_the_folder_and_from_its_checkpoint(network):
         load_module(network / "nothing")
 
 
+@pytest.mark.slow
 def test_a_network_of_images_comes_back_adapts_and_is_no_predictor_of_tables(tmp_path):
     for i in range(10):
         (tmp_path / "images" / f"class {i}").mkdir(parents=True)

@@ -46,6 +46,7 @@ def read(text):
     return pd.read_csv(io.StringIO(text), dtype={"group": str}, keep_default_na=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_every_row_without_a_target_is_predicted_in_the_order_of_the_file(model, tmp_path, ending):
     frame = half_empty()
@@ -109,6 +110,7 @@ def test_out_replaces_an_earlier_file(model, tmp_path):
     assert (tmp_path / "p.csv").read_bytes().decode() == predict(model, table)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delimiter", [";", "|"])
 def test_other_delimiters_give_the_same_predictions(model, tmp_path, delimiter):
     frame = half_empty()
@@ -225,6 +227,7 @@ def test_no_id_is_a_formula_to_a_spreadsheet_and_all_come_back(model, tmp_path):
     assert [re.sub(r"^'(?=[\s']*[=+\-@\uff1d])", "", text) for text in found] == FORMULAS + TEXTS
 
 
+@pytest.mark.slow
 def test_a_model_that_forgot_its_groups_adapts_to_labelled_rows(tmp_path):
     table = save(small_table(), tmp_path / "t.csv")
     options = [*QUICK, "--features", *FEATURES, "--basis", "linear", "--adaptation", "ridge"]

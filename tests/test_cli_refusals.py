@@ -121,6 +121,7 @@ def test_a_missing_task_id_of_parquet_is_refused(tmp_path):
     assert "no task id in column 'task', row 7" in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "least"),
     [
@@ -142,6 +143,7 @@ def test_tasks_too_small_for_the_split_come_with_a_remedy_that_works(tmp_path, o
     assert f"2 tasks of fewer than {least} rows are left out" in ran.out
 
 
+@pytest.mark.slow
 def test_the_largest_support_that_two_tasks_have_is_named(tmp_path):
     frame = small_table()
     path = save(frame[~((frame["task"] != "NA") & (frame.index % 12 >= 9))], tmp_path / "t.csv")

@@ -38,6 +38,7 @@ def test_rates_around_the_best_unless_given():
     assert values["plan"]["design"]["n_support"] == 6
 
 
+@pytest.mark.slow
 def test_results_and_picture_are_written(tmp_path):
     pytest.importorskip("matplotlib")
     ran = innerloop(

@@ -36,6 +36,7 @@ def omniglot(tmp_path_factory):
     return ["train", "--task", "omniglot", "--data", archive, *SMALL]
 
 
+@pytest.mark.slow
 def test_accuracy_beside_baselines(omniglot, tmp_path):
     ran = innerloop(*omniglot, "--iterations", 3, "--out", tmp_path / "o")
     assert ran.code == 0, ran.err
@@ -66,6 +67,7 @@ def test_errors_of_sine_waves_after_each_step():
     assert found["mse"]["after 5 steps"]["mean"] > found["mse"]["after 0 steps"]["mean"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["conv4", "mlp"])
 @pytest.mark.parametrize("algorithm", ["anil", "meta-sgd"])
 def test_networks_and_algorithms(omniglot, network, algorithm):
@@ -99,6 +101,7 @@ def test_a_training_that_was_cut_off_ends_the_same(omniglot, tmp_path, monkeypat
     assert tree(tmp_path / "cut") == tree(tmp_path / "whole")  # names hold checksums
 
 
+@pytest.mark.slow
 def test_a_finished_training_goes_on_but_not_back(tmp_path):
     whole = innerloop(*SINE, "--iterations", 6, "--json")
     assert innerloop(*SINE, "--iterations", 3, "--out", tmp_path / "o").code == 0
@@ -108,12 +111,14 @@ def test_a_finished_training_goes_on_but_not_back(tmp_path):
     assert "`--iterations` must be at least 6, which" in ran.err
 
 
+@pytest.mark.slow
 def test_tensorboard_is_written(tmp_path):
     pytest.importorskip("tensorboard")
     assert innerloop(*SINE, "--iterations", 10, "--tensorboard", tmp_path / "tb").code == 0
     assert [path.name.split(".")[0] for path in (tmp_path / "tb").iterdir()] == ["events"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["omniglot", "sinusoid"])
 def test_a_sweep_is_printed_saved_and_drawn(omniglot, tmp_path, kind):
     pytest.importorskip("matplotlib")
@@ -137,6 +142,7 @@ def test_a_sweep_is_printed_saved_and_drawn(omniglot, tmp_path, kind):
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_seeds", [1, 2, 3])
 def test_a_sweep_claims_no_standard_errors_that_its_seeds_cannot_bear(n_seeds):
     command = [*SINE, "--iterations", 2, "--sweep", 0.1, "--seeds", n_seeds]
@@ -195,6 +201,7 @@ def test_bad_input_is_one_sentence(tmp_path, monkeypatch, arguments, sentence):
     assert tree(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_the_folder_of_another_training_is_refused(tmp_path):
     assert innerloop(*SINE, "--iterations", 1, "--out", tmp_path / "o").code == 0
     before = tree(tmp_path)

@@ -212,6 +212,7 @@ TABLES = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(TABLES, st.sets(st.integers(0, 5), min_size=1, max_size=4))
 def test_no_row_of_a_held_out_task_has_a_part_in_the_map_of_the_others(rows, held_out):
     """The map of a fold is the map of its training rows alone, byte for byte, and what it makes of them too."""
@@ -237,6 +238,7 @@ def test_no_row_of_a_held_out_task_has_a_part_in_the_map_of_the_others(rows, hel
         assert np.isfinite(unseen.X).all()
 
 
+@pytest.mark.slow
 @given(TABLES)
 def test_every_table_becomes_finite_numbers_and_back_from_its_state(rows):
     with warnings.catch_warnings():
@@ -304,6 +306,7 @@ def raw_frame():
     return frame, y + 0.3 * rng.standard_normal(N_ROWS)
 
 
+@pytest.mark.slow
 def test_a_model_of_a_raw_frame_predicts_raw_frames_also_after_loading(tmp_path):
     frame, y = raw_frame()
     with pytest.warns(UserWarning, match="'rownames' numbers the rows: left out"):
@@ -353,6 +356,7 @@ def test_a_table_without_features_is_a_table_of_intercepts():
     np.testing.assert_allclose(predicted, found.model.predict(frame[[]], groups=groups), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_nested_errors_use_no_column_map_of_the_held_out_tasks(monkeypatch):
     """Every fold of a study fits its map on its training tasks alone."""
     frame, y = raw_frame()

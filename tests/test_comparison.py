@@ -51,6 +51,7 @@ def test_fixed_effects_alone_are_worse_where_tasks_differ(found):
     assert fixed.excess > 2 * fixed.excess_se
 
 
+@pytest.mark.slow
 def test_a_package_that_is_missing_is_listed(monkeypatch):
     find_spec = importlib.util.find_spec
     missing = ("statsmodels", "gpboost")
@@ -61,6 +62,7 @@ def test_a_package_that_is_missing_is_listed(monkeypatch):
     assert all(np.isnan(contender.mse) for contender in listed)
 
 
+@pytest.mark.slow
 def test_a_package_that_takes_too_long_is_stopped():
     contenders = compare(DIST.sample_tasks(20, 8), n_adapt=3, time_limit=0.01)
     assert all(c.note.startswith(("stopped after 0.01 s", "not installed")) for c in contenders[1:])

@@ -214,6 +214,7 @@ def test_wrong_parameters_are_refused(make, error, words):
         make()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the tables are not there")
 def test_real_tables_are_resampled():
     with (SHARED / "parkinsons.csv").open() as file:

@@ -17,6 +17,7 @@ def sleep_like(seed=0, n_groups=30, n_rows=8):
     return days[:, None], y, groups
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_effects_agree_with_a_mixed_model(seed):
     mixed_linear = pytest.importorskip("statsmodels.regression.mixed_linear_model")
@@ -34,6 +35,7 @@ def test_effects_agree_with_a_mixed_model(seed):
     np.testing.assert_allclose(effects.between_groups["std"], np.sqrt(np.diag(theirs.cov_re)), rtol=0.2)
 
 
+@pytest.mark.slow
 def test_group_effects_are_the_coefficients_of_groups_and_their_errors_are_honest():
     X, y, groups = sleep_like(3)
     model = il.MetaRegressor(basis="linear").fit(X, y, groups=groups)
@@ -49,6 +51,7 @@ def test_group_effects_are_the_coefficients_of_groups_and_their_errors_are_hones
     assert np.sqrt(np.mean(z**2)) == pytest.approx(1.0, abs=4 / np.sqrt(2 * 30))
 
 
+@pytest.mark.slow
 def test_units_of_the_data_are_those_of_the_effects():
     X, y, groups = sleep_like(1)
     plain, scaled = (il.MetaRegressor(basis="linear").fit(X * a, 5 * y, groups=groups) for a in (1.0, 100.0))

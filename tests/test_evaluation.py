@@ -180,6 +180,7 @@ def test_choices_for_a_fold_have_not_seen_its_targets(choices, monkeypatch):
         assert (second.per_task[fold == f, 0] > first.per_task[fold == f, 0]).all()
 
 
+@pytest.mark.slow
 def test_errors_of_unseen_tasks_do_not_depend_on_each_other():
     tasks, training = made()
     first = evaluate(training.choose(), tasks)
@@ -299,6 +300,7 @@ def test_every_method_says_what_it_is():
         assert method.marker
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "n_tasks"), [({}, 12), ({"inner_lr": -0.1}, 12), ({"cv": 3}, 12), ({}, 4)], ids=str
 )
@@ -311,6 +313,7 @@ def test_ticks_are_about_as_many_as_announced(settings, n_tasks):
     assert announced * 0.7 <= len(ticks) <= announced * 1.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [[5, 6], [4, 1, 5], [1, 1, 6, 5]], ids=str)
 def test_few_tasks_are_enough(sizes):
     X, y, groups = table(sizes, 2)

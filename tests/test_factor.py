@@ -130,6 +130,7 @@ def test_empty_columns_stay_empty():
     np.testing.assert_array_equal(R[:, 2], 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [late, vanishing, scales, growing, shrinking, late_difference, nearly_repeated_at_first, shifted],

@@ -223,6 +223,7 @@ def model_of(ids):
 ASKED = st.one_of(WHOLE, TEXTS, st.integers(-20, 20).map(float), WHOLE.map(float), st.booleans())
 
 
+@pytest.mark.slow
 @given(st.lists(ASKED, min_size=2, max_size=5, unique_by=key), st.lists(ASKED, min_size=1, max_size=5))
 def test_a_group_is_never_predicted_with_the_coefficients_of_another(tmp_path_factory, known, asked):
     if distinct_or_none(known) is None or distinct_or_none(asked) is None:

@@ -105,6 +105,7 @@ def test_importing_the_package_loads_numpy_and_scipy_only():
     assert loaded.isdisjoint(HEAVY)
 
 
+@pytest.mark.slow
 def test_solving_loads_nothing_more():
     code = """
 import innerloop as il, numpy as np

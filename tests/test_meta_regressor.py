@@ -318,6 +318,7 @@ def test_a_group_of_numbers_is_known_beside_groups_that_are_none(seven):
     assert set(adapted.groups_) == {"new", *map(str, range(len(UNEQUAL)))}
 
 
+@pytest.mark.slow
 def test_a_pickled_model_is_the_same_model():
     X, y, groups = table([6] * 8, 3, ids=list("hgfedcba"))
     model = il.MetaRegressor().fit(X, y, groups)

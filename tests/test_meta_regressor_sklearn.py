@@ -78,6 +78,7 @@ def test_a_column_of_a_frame_names_the_tasks(library, n_targets):
     assert "new" in adapted.groups_
 
 
+@pytest.mark.slow
 @FRAME
 def test_cross_val_score_with_a_group_column_needs_no_routing(library):
     X, y, groups = data()
@@ -88,6 +89,7 @@ def test_cross_val_score_with_a_group_column_needs_no_routing(library):
     np.testing.assert_allclose(scores, manual_scores(il.MetaRegressor(), X, y, groups), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_with_routing_on_one_array_feeds_splitter_and_model():
     X, y, groups = data()
     with sklearn.config_context(enable_metadata_routing=True):
@@ -189,6 +191,7 @@ def test_a_group_column_passes_through_a_pipeline(library, scaled):
     assert np.isfinite(scores).all()
 
 
+@pytest.mark.slow
 @FRAME
 def test_a_search_over_a_group_column_equals_a_loop(library):
     X, y, groups = data()
@@ -262,6 +265,7 @@ def test_parameters_can_be_read_set_and_cloned():
     assert "inner_lr=-0.5" in repr(model)
 
 
+@pytest.mark.slow
 def test_a_second_fit_forgets_the_first():
     X, y, groups = data()
     model = il.MetaRegressor().fit(as_frame("pandas", X, groups).drop(columns="who"), y, groups)
@@ -273,6 +277,7 @@ def test_a_second_fit_forgets_the_first():
     np.testing.assert_array_equal(model.coef_, fresh.coef_)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("random_state", [None, np.random.RandomState(3), np.int64(3), 3], ids=str)
 def test_random_states_of_every_kind_are_taken(random_state):
     X, y, groups = data()

@@ -104,6 +104,7 @@ def test_rates_of_features_are_those_of_one_tied_step(changes):
         il.MetaRegressor(**{"adapt_lr": "per-feature", **changes}).fit(X, y, groups)
 
 
+@pytest.mark.slow
 def test_rates_of_features_are_saved(tmp_path):
     X, y, groups = table([5, 6, 4, 7, 1, 8], 3)
     model = il.MetaRegressor(adapt_lr="per-feature").fit(X, y, groups)

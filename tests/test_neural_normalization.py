@@ -57,6 +57,7 @@ def test_running_statistics_that_training_does_not_use_are_warned_of(layer):
         found.update_module()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [lambda: nn.BatchNorm1d(8), step_norm()], ids=["one", "each step"])
 def test_an_adapted_module_predicts_single_rows_with_the_statistics_of_its_support_rows(layer):
     found = trainer(net(layer))

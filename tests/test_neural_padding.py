@@ -48,6 +48,7 @@ def trained(module, batch, algorithm, design=None):
     return MetaTrainer(module, Fixed(batch), design, 0.1, training=Training(algorithm=algorithm))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", [0.0, 1e6, float("nan")])
 @pytest.mark.parametrize("kind", ["dense", "batch norm"])
 @pytest.mark.parametrize(

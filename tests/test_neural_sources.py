@@ -142,6 +142,7 @@ def test_shares_are_those_asked_for():
         assert abs(counts[stage] / 3000 - share) < 4 * np.sqrt(share * (1 - share) / 3000)
 
 
+@pytest.mark.slow
 def test_new_tasks_are_no_easier_than_they_are():
     """Targets without any relation to the inputs: half their variance is the least that new tasks can cost."""
     rng = np.random.default_rng(0)

@@ -457,6 +457,7 @@ def test_anil_moves_the_head_only():
     assert MAML(subset=lambda name: name.startswith("2")).adapted(params) == ["2.weight", "2.bias"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_task", [None, False, True])
 def test_training_stops_at_the_first_loss_that_is_not_finite(by_task):
     found = trainer(inner_lr=1e200, by_task=by_task)

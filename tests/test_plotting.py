@@ -66,6 +66,7 @@ def marker(ax, label):
     return line
 
 
+@pytest.mark.slow
 def test_every_axis_is_labelled(drawn):
     _, figure, (inner, adapt, both) = drawn
     labels = [(ax.get_xlabel(), ax.get_ylabel()) for ax in (inner, adapt, both)]
@@ -242,6 +243,7 @@ def test_names_in_pictures_of_models_go_through_one_place(monkeypatch):
     assert drawn == ["a$b"]
 
 
+@pytest.mark.slow
 def test_drawing_leaves_pyplot_and_its_settings_alone(tmp_path):
     import matplotlib as mpl
     from matplotlib import pyplot as plt
@@ -252,6 +254,7 @@ def test_drawing_leaves_pyplot_and_its_settings_alone(tmp_path):
     assert plt.get_fignums() == open_figures
 
 
+@pytest.mark.slow
 def test_without_matplotlib_there_is_a_sentence_instead_of_a_picture(monkeypatch, tmp_path):
     arguments = ["fit", save(small_table(), tmp_path / "t.csv"), *QUICK, "--adaptation", "gradient", "--out"]
     ran = innerloop(*arguments, tmp_path / "drawn")
@@ -262,6 +265,7 @@ def test_without_matplotlib_there_is_a_sentence_instead_of_a_picture(monkeypatch
     assert "pip install 'innerloop[plot]'" in ran.err
 
 
+@pytest.mark.slow
 def test_beside_a_ridge_the_rates_are_those_of_the_best_gradient_step():
     X, y, groups = table([14] * 12, 4, seed=0, task_std=0.7)
     model = il.study(il.TaskSet.from_arrays(X, y, groups), MetaRegressor(cv=3)).model
@@ -393,6 +397,7 @@ def test_the_rate_with_more_values_is_drawn_against(simulated):
     np.testing.assert_array_equal(y, simulated["loss"].sel(inner_lr=0.1, adapt_lr=x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [{}, {"adapt_lr": 0.1}, {"inner_lr": 0.3}], ids=str)
 def test_the_line_is_the_theory(simulated, part):
     theory = partial(il.expected_loss, DIST, DESIGN)

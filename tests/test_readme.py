@@ -62,6 +62,7 @@ def test_there_is_an_example_for_each_kind_of_user():
     assert sum(page == "README.md" for page, _ in PYTHON) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "code"), PYTHON, ids=[f"{page}-{i}" for i, (page, _) in enumerate(PYTHON)])
 @pytest.mark.usefixtures("folder")
 def test_python_runs_and_prints(page, code, capsys):

@@ -304,6 +304,7 @@ def test_legends_can_be_read_on_a_phone(label):
     assert 0 <= legend.x0 < legend.x1 <= figure.bbox.width
 
 
+@pytest.mark.slow
 def test_intervals_of_unseen_tasks_hold_what_they_promise():
     import innerloop as il
     from innerloop.evaluation.coverage import LEVELS, coverage

@@ -18,6 +18,7 @@ def _small(monkeypatch):
     monkeypatch.setattr(fig5, "N_TEST_TASKS", 3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_small")
 def test_the_figure_is_drawn_and_its_seeds_kept(tmp_path):
     pytest.importorskip("matplotlib")

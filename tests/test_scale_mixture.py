@@ -59,6 +59,7 @@ def plain_posterior(rule, coef, X, y, k):
     return coef[:, k] + mean, cov, pi @ np.exp(LOG_SCALES[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_targets", [None, 2])
 def test_tasks_adapt_to_the_posterior_mean_over_all_pairs_of_scales(n_targets):
     tasks = drawn(SIZES, n_targets=n_targets)
@@ -187,6 +188,7 @@ def test_a_task_that_differs_from_others_without_any_noise_is_no_trouble():
         assert (lower <= upper).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 5, 15])
 def test_intervals_are_narrow_for_tasks_of_little_noise_and_hold_what_they_promise(n):
     X, y, groups = table_of(300, 2.0, 5)
@@ -203,6 +205,7 @@ def test_intervals_are_narrow_for_tasks_of_little_noise_and_hold_what_they_promi
         assert np.corrcoef(np.log(width), np.log(spread))[0, 1] > 0.8
 
 
+@pytest.mark.slow
 def test_a_loaded_model_of_scales_predicts_the_same(tmp_path):
     X, y, groups = table_of(60, 2.0, 5)
     model = il.MetaRegressor(adaptation="ridge").fit(X, y, groups)

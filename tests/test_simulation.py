@@ -232,6 +232,7 @@ def test_paired_differences_see_what_single_losses_cannot():
     assert found.difference_stderr.item() < 0.5 * found.stderr.item()
 
 
+@pytest.mark.slow
 def test_the_best_pairs_of_figure_2_come_out():
     rates = np.linspace(-1.5, 1, 126).round(3)
     found = il.estimate_loss(*FIGURE_2, [*rates, -1.01], rates, n_runs=600)

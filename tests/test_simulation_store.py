@@ -303,6 +303,7 @@ def test_a_full_disk_ends_with_a_sentence_and_a_store_that_resumes(tmp_path, und
     assert n_drawn(tmp_path) == 40 + 4  # one block was lost
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
 def test_a_damaged_block_is_noticed_and_computed_again(damage, tmp_path, undisturbed):
     logged(tmp_path)

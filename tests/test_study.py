@@ -31,6 +31,7 @@ def axes():
     return Figure().subplots()
 
 
+@pytest.mark.slow
 def test_its_model_is_the_one_that_fit_gives(tasks, study):
     fitted = il.MetaRegressor(cv=3).fit(tasks.X, tasks.y, groups=tasks.task_of_row)
     np.testing.assert_array_equal(study.model.predict(tasks.X), fitted.predict(tasks.X))
@@ -53,6 +54,7 @@ def test_its_methods_are_a_frame_with_the_model_first(study):
     assert frame["inner_lr"].isna().tolist() == [True, False, False, False, False, True, True]
 
 
+@pytest.mark.slow
 def test_given_unseen_tasks_are_the_ones_that_are_scored(tasks):
     unseen = DIST.sample_tasks(5, 6, seed=7)
     study = il.study(tasks, il.MetaRegressor(adaptation="ridge", n_support=3), unseen=unseen)
@@ -65,6 +67,7 @@ def test_given_unseen_tasks_are_the_ones_that_are_scored(tasks):
     np.testing.assert_allclose(study.evaluation.per_task[:, 0], np.mean(squares, axis=1))
 
 
+@pytest.mark.slow
 def test_its_pictures_are_drawn_on_the_axes_that_are_given(study):
     ax = axes()
     assert study.plot(ax) is ax
@@ -88,6 +91,7 @@ def test_a_notebook_shows_verdict_table_and_picture(study):
     assert "<svg" in shown
 
 
+@pytest.mark.slow
 def test_the_report_is_written_whole_or_not_at_all(study, tmp_path):
     study.report(tmp_path / "page.html", command="python study.py")
     page = (tmp_path / "page.html").read_text()
@@ -99,6 +103,7 @@ def test_the_report_is_written_whole_or_not_at_all(study, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 
 
+@pytest.mark.slow
 def test_advice_is_that_of_the_study(tasks, study):
     advice = study.advise()
     assert advice.verdict == study.verdict

@@ -248,6 +248,7 @@ def test_columns_without_a_name_are_called_as_pandas_calls_them(tmp_path):
     assert table.frame.columns.tolist() == ["Unnamed: 0", "id", "x"]
 
 
+@pytest.mark.slow
 def test_a_wide_header_is_read_in_linear_time(tmp_path):
     names = [f"column {i}" for i in range(20_000)]
     path = put(tmp_path, "a.csv", "id," + ",".join(names) + "\na" + ",1" * 20_000 + "\n")
@@ -373,6 +374,7 @@ def bombs(folder):
     return {"bomb.parquet": 8 * 3 * n, "bomb.csv.gz": len(row) * n, "bomb.zip": len(row) * n}
 
 
+@pytest.mark.slow
 def test_tables_that_do_not_fit_in_memory_are_refused_with_the_bytes_needed(tmp_path, monkeypatch):
     for name, n_bytes in bombs(tmp_path).items():
         assert (tmp_path / name).stat().st_size < n_bytes / 4

@@ -181,6 +181,7 @@ def test_split_says_what_is_wrong(arguments, error, message):
         tasks.split(**arguments)
 
 
+@pytest.mark.slow
 @given(order=st.permutations(range(sum(LARGE))), seed=st.integers(0, 2**40))
 @SCHEME
 def test_the_order_of_the_file_does_not_change_an_episode(scheme, order, seed):

@@ -26,6 +26,7 @@ def simulated(p, m, n, n_adapt, noise, spread, n_draws=60):
     return np.mean(draws, axis=0), np.std(draws, axis=0, ddof=1) / np.sqrt(n_draws)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("p", "m", "n", "n_adapt", "noise", "nu"),
     [(60, 15, 32, 20, 1.0, 0.5), (30, 40, 30, 10, 1.0, 1.0), (60, 3, 90, 60, 1.0, 1.0), (40, 10, 10, 10, 0.25, 1.0)],

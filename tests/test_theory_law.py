@@ -59,6 +59,7 @@ DESIGNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DESIGNS)
 def test_interval_and_chance_against_full_simulation(name):
     dist, design, rate = DESIGNS[name]
@@ -77,6 +78,7 @@ def test_interval_and_chance_against_full_simulation(name):
             assert abs(share - 0.05) < 4 * se + 0.015, edge
 
 
+@pytest.mark.slow
 def test_figure_2b_wins_more_often_with_a_smaller_rate():
     dist, design = il.MixedLinearRegression(60, 1.0, 0.5), il.Design(3, 30, 2, 20)
     chances = [il.chance_of_improvement(dist, design, rate) for rate in (-1.0, -0.05, 0.05)]

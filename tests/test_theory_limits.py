@@ -24,6 +24,7 @@ def designs(n, n_steps, seed):
             yield p, design
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The expected loss may be")
 @pytest.mark.parametrize(("p", "design"), [*designs(8, 5, 0), *designs(4, 10, 1)], ids=str)
 def test_no_loss_of_many_steps_is_below_the_noise_of_a_new_row(p, design):
@@ -48,6 +49,7 @@ def test_many_steps_come_back(n_steps):
     assert 0.5 < loss < 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_steps", [1, 4])
 @pytest.mark.parametrize("unit", [1e-6, 1e6])
 def test_units_of_correlated_features_do_not_matter(n_steps, unit):
@@ -59,6 +61,7 @@ def test_units_of_correlated_features_do_not_matter(n_steps, unit):
     np.testing.assert_allclose(il.expected_loss(scaled, design, rates / unit, 0.1 / unit), plain, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_steps", [4])
 def test_correlated_features_and_many_steps_have_best_rates(n_steps):
     dist = il.MixedLinearRegression(16, 1.0, 0.5, covariance=np.arange(1, 17) ** -0.5)
@@ -85,6 +88,7 @@ def test_the_mean_is_infinite_where_nothing_else_determines_a_direction(covarian
         assert np.isfinite(il.expected_loss(dist, design, [-0.3, 0.0], 0.1)).all()
 
 
+@pytest.mark.slow
 def test_the_untrained_start_and_the_best_penalty():
     dist, design, init = il.MixedLinearRegression(60, 1.0, 0.5), il.Design(60, 30, 2, 20), np.full(60, 60**-0.5)
     plain, best = (il.optimal_rates(dist, design, init, l2=l2) for l2 in (None, "best"))
@@ -101,6 +105,7 @@ def test_the_untrained_start_and_the_best_penalty():
     assert min(near) > best.loss
 
 
+@pytest.mark.slow
 def test_not_to_train_at_all_is_an_answer():
     # In the paper's Figure 2 design the start is the centre of the tasks, and all training moves away from it.
     best = il.optimal_rates(il.MixedLinearRegression(60, 1.0, 0.5), il.Design(3, 30, 2, 20), l2="best")

@@ -25,6 +25,7 @@ TABLE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", TABLE, ids=str)
 def test_table_of_optima(case):
     p, m, n_query, n_support, n_adapt, sigma, nu, d0, inner, adapt, loss, no_inner = case
@@ -38,6 +39,7 @@ def test_table_of_optima(case):
     assert best.loss < best.loss_no_inner < best.loss_tied
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("nu", "sign"), [(1.0, -1), (3.0, 1)])
 def test_sign_with_correlated_features(nu, sign):
     # 6.4 (b): positive where nu^2 (1 - 1/m) (tr Sigma^2 / p - 1) > sigma^2.
@@ -46,12 +48,14 @@ def test_sign_with_correlated_features(nu, sign):
     assert best.sign == sign == -np.sign(best.slope_at_zero)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("nu", "l2", "best"), [(3.0, 0.5, 0.42), (1.0, 5.0, 0.09), (0.3, 0.5, -0.55)])
 def test_sign_with_a_penalty(nu, l2, best):
     found = il.optimal_rates(il.MixedLinearRegression(60, 1.0, nu), il.Design(3, 60, 20, 20, l2=l2 / 60))
     assert found.inner_lr == pytest.approx(best, abs=0.03)
 
 
+@pytest.mark.slow
 def test_the_pair_is_a_minimum():
     dist = il.MixedLinearRegression(40, 1.0, 0.7, covariance=np.repeat([0.4, 1.6], 20))
     design = il.Design(3, 40, 20, 20)
@@ -62,6 +66,7 @@ def test_the_pair_is_a_minimum():
     assert best.loss == pytest.approx(grid[1, 1], rel=1e-12)
 
 
+@pytest.mark.slow
 def test_rates_decouple():
     dist = il.MixedLinearRegression(60, 1.0, 0.5)
     rates = [il.optimal_rates(dist, il.Design(3, 30, 2, n)).inner_lr for n in (5, 20, 100)]
@@ -127,6 +132,7 @@ def run(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_command_prints_the_table():
     done = innerloop("theory", *SIZES)
     assert done.code == 0
@@ -176,6 +182,7 @@ def noise_part(supports, queries, rate, n_steps):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("p", "m", "n_query", "n_support", "n_steps"), [(12, 4, 1, 6, 1), (8, 2, 10, 6, 1), (12, 4, 1, 6, 2)]
 )

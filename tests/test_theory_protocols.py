@@ -99,6 +99,7 @@ def test_a_small_positive_rate_never_hurts_on_any_data_set():
             assert (up - down).sum() <= 1e-7 * up.sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", SCORED)
 def test_scored_rows_want_a_positive_rate(protocol):
     # theory_next.md, 2.4: p 20, 50 tasks of 20 rows, nu 2.

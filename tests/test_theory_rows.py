@@ -35,6 +35,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["split", "train"])
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.filterwarnings("ignore:The expected loss may be")
@@ -96,6 +97,7 @@ def test_more_steps_take_gaussian_rows_and_say_so():
     assert loss == pytest.approx(gaussian)
 
 
+@pytest.mark.slow
 def test_with_categories_the_best_rate_puts_the_support_rows_back():
     # Equation 28.4 at N << p: brute force over one-hot rows, one task.
     p, n_t, n_v, sigma = 60, 30, 2, 1.0
@@ -116,6 +118,7 @@ def test_with_categories_the_best_rate_puts_the_support_rows_back():
     assert total[2] == pytest.approx(reference, rel=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("letter", "rates", "kernels"),
     # Differences to rate 0 of 2000 and 400 seeds of kernels, docs/networks.md.

@@ -38,6 +38,7 @@ def test_the_slope_turns_at_the_noise(adapt_lr):
         assert sign * gaps.mean() > 3 * gaps.std(ddof=1) / np.sqrt(len(gaps))
 
 
+@pytest.mark.slow
 def test_the_optimum_turns_at_the_noise():
     design = il.Design(3, 20, 20, 20)
     dist = decaying(0.5, 1.0, 1.0)

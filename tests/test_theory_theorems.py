@@ -36,6 +36,7 @@ def test_one_step_and_fewer_rows_a_negative_rate_beats_its_positive_on_every_dra
         assert negative < positive
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("over", [True, False])
 def test_one_step_the_infimum_is_negative(over):
     for design, nu2 in random_designs(10, 1, over):
@@ -94,6 +95,7 @@ def test_no_number_of_steps_beats_the_best_spectral_rule():
     assert min(found) > 2 / (1 + np.sqrt(2)) ** 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("power", [-1.0, 0.0, 1.0])
 def test_the_slope_for_any_covariance_is_that_of_paired_draws(power):
     p, m, n_v, n_t, step = 12, 3, 14, 10, 0.01

@@ -52,6 +52,7 @@ def names(wheel):
         return archive.namelist()
 
 
+@pytest.mark.slow
 def test_wheel_is_named_after_the_version(wheel):
     assert wheel.name == f"innerloop-{__version__}-py3-none-any.whl"
 
@@ -108,6 +109,7 @@ def test_installed_command_tells_its_version(installed, tmp_path, command):
     assert run(*command, "--version", cwd=tmp_path, path=installed) == __version__
 
 
+@pytest.mark.slow
 def test_installed_script_tells_its_version(installed, tmp_path):
     script = installed / "bin" / "innerloop"
     assert run(script, "--version", cwd=tmp_path, path=installed) == __version__
