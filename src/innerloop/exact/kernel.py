@@ -314,13 +314,13 @@ class KernelPath:
     ----------
     inner_lr, l2
         Rates and penalties, of one shape.
-    coef : (*inner_lr.shape, ..., n_rows, n_targets)
+    coef : ``(*inner_lr.shape, ..., n_rows, n_targets)``
         Coefficients of the training rows: task by task, support before query; axes before them are runs.
-    loss : (*inner_lr.shape, ...)
+    loss : ``(*inner_lr.shape, ...)``
         Meta-training loss, without the penalty; 0 where it is no more than what rounding leaves.
-    rank : (*inner_lr.shape, ...)
+    rank : ``(*inner_lr.shape, ...)``
         Rank of the matrix ``W(a) K W(a)'`` that was inverted: how many query rows are independent, all with l2 > 0.
-    condition : (*inner_lr.shape, ...)
+    condition : ``(*inner_lr.shape, ...)``
         Condition number of what was solved, the penalty included: of that matrix; or, where that is poor, the larger of
         those of K(Z, Z) and of W(a) L with K(Z, Z) = L L'. Predictions have about 16 less its number of digits.
     objective
@@ -373,7 +373,7 @@ class KernelPath:
         )
 
     def predict(self, X: FloatArray) -> FloatArray:
-        """Return f at rows X (..., n, d), before any adaptation: (*inner_lr.shape, ..., n) or (..., n, n_targets)."""
+        """Return f at rows X (..., n, d), before adaptation: ``(*inner_lr.shape, ..., n)`` or (..., n, n_targets)."""
         values = self._values(np.asarray(X, dtype=np.float64))
         return values[..., 0] if self.objective.single_target else values
 
@@ -404,7 +404,7 @@ class KernelPath:
         return values[..., 0] if single else values
 
     def test_loss(self, episodes: Runs, adapt_lr: ArrayLike, n_steps: int | None = None) -> FloatArray:
-        """Return half the mean squared query error on new tasks: (*inner_lr.shape, *adapt_lr.shape, ...).
+        """Return half the mean squared query error on new tasks: ``(*inner_lr.shape, *adapt_lr.shape, ...)``.
 
         Parameters
         ----------
