@@ -27,6 +27,8 @@ extensions = [
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
 default_role = "py:obj"
+highlight_language = "none"
+toc_object_entries_show_parents = "hide"
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
@@ -50,6 +52,7 @@ html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
 html_context = {"default_mode": "auto"}
+html_sidebars = {page: [] for page in ("index", "howto", "theory")}  # they have no pages below them
 html_theme_options = {
     "logo": {"text": "innerloop"},
     "header_links_before_dropdown": 6,

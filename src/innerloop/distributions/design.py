@@ -64,6 +64,15 @@ class Design:
         What scores the n = n_support + n_query rows of a training task. "split", as in the paper: its query rows alone.
         The others score every row once: "train" after adaptation on all n rows, itself included; "leave-one-out" on all
         others; "deal" on the `n_support` rows that follow its fold, as `TaskSet.deal` does.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> design = il.Design(n_tasks=3, n_support=30, n_query=2)
+    >>> design.n_adapt, design.n_query_rows
+    (30, 6)
+    >>> il.Design(n_tasks=3, n_support=30, n_query=2, protocol="leave-one-out").n_query_rows
+    96
     """
 
     n_tasks: int

@@ -56,6 +56,14 @@ class ReluKernel:
     Notes
     -----
     docs/theory.md, section "Kernels"; Cho and Saul (2009), Jacot, Gabriel and Hongler (2018).
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> import numpy as np
+    >>> il.ReluKernel()(np.array([[0.0], [1.0]]), np.array([[1.0]])).round(3)
+    array([[2.818],
+           [5.   ]])
     """
 
     bias_std: float = 1.0
@@ -128,6 +136,15 @@ class KernelObjective:
     docs/theory.md, section "Kernels". Make one with `from_episodes` or `from_tasks`. A kernel has
     features only by their squares: those that are smaller than others by 1e-7 or more are below its rounding and not
     seen. Where features can be formed and are fewer than the rows, `MetaObjective` is the better choice.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> episodes = il.Sinusoid().sample_tasks(n_tasks=5, n_rows=8, seed=0).split(n_support=4)
+    >>> objective = il.KernelObjective.from_episodes(episodes, il.ReluKernel())
+    >>> path = il.solve_path(objective, [-0.1, 0.0, 0.1], l2=1e-3)
+    >>> path.loss.shape
+    (3,)
     """
 
     gram: FloatArray = field(repr=False)
@@ -325,6 +342,18 @@ class KernelPath:
         those of K(Z, Z) and of W(a) L with K(Z, Z) = L L'. Predictions have about 16 less its number of digits.
     objective
         What was minimised.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> import numpy as np
+    >>> episodes = il.Sinusoid().sample_tasks(n_tasks=5, n_rows=8, seed=0).split(n_support=4)
+    >>> path = il.solve(il.KernelObjective.from_episodes(episodes, il.ReluKernel()), inner_lr=0.1, l2=1e-3)
+    >>> x = np.linspace(-1, 1, 6)[:, None]
+    >>> path.predict(x).shape
+    (6,)
+    >>> path.adapt(x, x[:3], np.sin(x[:3, 0]), adapt_lr=0.1).shape  # after a step on three rows of a new task
+    (6,)
     """
 
     inner_lr: FloatArray
