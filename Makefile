@@ -8,7 +8,7 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 READY := $(VENV)/.done
 
-.PHONY: demo test quick lowest lint types bench reproduce wheel clean
+.PHONY: demo test quick lowest lint types docs bench reproduce wheel clean
 
 demo: $(READY)
 	$(BIN)/innerloop demo --out demo
@@ -34,6 +34,10 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
+# A site of static files, docs/_build/html/index.html, that needs no network.
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -W --keep-going -d docs/_build/doctrees docs docs/_build/html
+
 reproduce: $(READY)
 	$(BIN)/innerloop reproduce fig2 fig3 fig5 map --out figures --jobs -1
 
@@ -50,10 +54,14 @@ wheel: $(READY)
 	$(BIN)/python -m build --wheel
 
 clean:
-	rm -rf $(VENV) $(LOWEST) build dist demo figures .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) docs/_build docs/generated build dist demo figures .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "innerloop needs Python 3.11 or later: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(VENV)/.docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	touch $@

@@ -40,6 +40,15 @@ class Episodes:
         Index of the task that each episode belongs to.
     n_tasks
         Number of tasks that `task` counts.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> import numpy as np
+    >>> X, y = np.eye(4), np.arange(4.0)
+    >>> episodes = il.Episodes([(X[:3], y[:3], X[3:], y[3:]), (X[:1], y[:1], X[1:], y[1:])])
+    >>> episodes.n_support, episodes.n_query
+    (array([3, 1]), array([1, 3]))
     """
 
     X: FloatArray

@@ -59,6 +59,17 @@ class TaskSet:
         What X was encoded from, where that took estimates that other rows would change.
     column_map
         How it was encoded.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> import pandas as pd
+    >>> frame = pd.DataFrame({"school": ["b", "b", "a"], "hours": [1.0, 2.0, 3.0], "score": [4.0, 5.0, 6.0]})
+    >>> tasks = il.TaskSet.from_table(frame, group="school", target="score")
+    >>> tasks.ids, tasks.sizes, tasks.feature_names
+    (array(['a', 'b'], dtype='<U1'), array([1, 2]), ('hours',))
+    >>> il.TaskSet.from_arrays([[1.0], [2.0], [3.0]], [4.0, 5.0, 6.0], ["b", "b", "a"]).ids
+    array(['a', 'b'], dtype='<U1')
     """
 
     X: FloatArray = field(repr=False)

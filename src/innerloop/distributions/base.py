@@ -33,6 +33,19 @@ class TaskDistribution(ABC):
 
     A subclass says how the rows of one task are drawn; a frozen dataclass can also be stored by name and fields. One
     with finitely many tasks says how they are split, too.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> class Lines(il.TaskDistribution):
+    ...     n_features = 1
+    ...
+    ...     def draw_task(self, n_rows, rng):
+    ...         x = rng.uniform(size=(n_rows, 1))
+    ...         return x, rng.standard_normal() * x[:, 0]
+    ...
+    >>> Lines().sample_tasks(n_tasks=3, n_rows=4, seed=0).sizes
+    array([4, 4, 4])
     """
 
     n_features: int

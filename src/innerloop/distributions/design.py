@@ -56,14 +56,23 @@ class Design:
     n_adapt_steps : int or math.inf
         Inner steps on a new task; None is `n_steps`.
     l2
-        Penalty (l2 / 2) |coef - init|^2 beside half the mean squared error, as in `solve`.
+        Penalty ``(l2 / 2) |coef - init|^2`` beside half the mean squared error, as in `solve`.
     inner_rule
         "gradient" steps, or "implicit": the inner minimiser of
-        half the mean squared error + |coef - init|^2 / (2 inner_lr), as in implicit MAML, for rates from 0.
+        ``half the mean squared error + |coef - init|^2 / (2 inner_lr)``, as in implicit MAML, for rates from 0.
     protocol
         What scores the n = n_support + n_query rows of a training task. "split", as in the paper: its query rows alone.
         The others score every row once: "train" after adaptation on all n rows, itself included; "leave-one-out" on all
         others; "deal" on the `n_support` rows that follow its fold, as `TaskSet.deal` does.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> design = il.Design(n_tasks=3, n_support=30, n_query=2)
+    >>> design.n_adapt, design.n_query_rows
+    (30, 6)
+    >>> il.Design(n_tasks=3, n_support=30, n_query=2, protocol="leave-one-out").n_query_rows
+    96
     """
 
     n_tasks: int

@@ -40,6 +40,13 @@ class RandomFeatures:
         Standard deviation of the weights.
     seed
         Draws the weights.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> import numpy as np
+    >>> il.RandomFeatures(n_inputs=1, n_features=30, activation="cos")(np.zeros((4, 1))).shape
+    (4, 30)
     """
 
     n_inputs: int

@@ -63,6 +63,14 @@ class MixedLinearRegression(TaskDistribution):
     Notes
     -----
     Bernacchia (2021), section 3, where the covariance is the identity.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> dist = il.MixedLinearRegression(n_features=3, noise_std=0.5, task_std=1.0)
+    >>> tasks = dist.sample_tasks(n_tasks=10, n_rows=5, seed=0)
+    >>> tasks.n_tasks, tasks.X.shape
+    (10, (50, 3))
     """
 
     n_features: int

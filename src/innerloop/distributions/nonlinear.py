@@ -39,6 +39,13 @@ class QuadraticRegression(TaskDistribution):
     Notes
     -----
     Bernacchia (2021), section 4.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> dist = il.QuadraticRegression(n_inputs=2, features=il.RandomFeatures(2, 50))
+    >>> dist.n_features, dist.sample_tasks(n_tasks=10, n_rows=5, seed=0).X.shape
+    (50, (50, 50))
     """
 
     n_inputs: int
@@ -85,6 +92,13 @@ class Sinusoid(TaskDistribution):
         Standard deviation of the label noise z.
     features
         What the model sees of the input, `RandomFeatures` or any function of (n_rows, 1); None is the input itself.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> waves = il.Sinusoid().sample_tasks(n_tasks=4, n_rows=10, seed=0)
+    >>> waves.X.shape, bool(abs(waves.y).max() <= 5)
+    ((40, 1), True)
     """
 
     noise_std: float = 0.0

@@ -44,6 +44,13 @@ class ResampledTasks(TaskDistribution):
     ----------
     tasks
         The table.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> table = il.MixedLinearRegression(3).sample_tasks(n_tasks=10, n_rows=8, seed=0)  # or your table, a TaskSet
+    >>> il.ResampledTasks(table).sample_tasks(n_tasks=4, n_rows=5, seed=0).sizes
+    array([5, 5, 5, 5])
     """
 
     tasks: TaskSet

@@ -51,6 +51,18 @@ def save_model(
         If the folder is a file, or holds something else than a model.
     OSError
         If the disk refuses; what was there before is still there.
+
+    Examples
+    --------
+    >>> import innerloop as il, tempfile
+    >>> tasks = il.MixedLinearRegression(2).sample_tasks(n_tasks=10, n_rows=6, seed=0)
+    >>> model = il.MetaRegressor(adaptation="none").fit(tasks.X, tasks.y, groups=tasks.task_of_row)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     il.save_model(model, folder, forget_groups=True)
+    ...     again = il.load_model(folder)
+    ...
+    >>> bool((again.coef_ == model.coef_).all())
+    True
     """
     folder = Path(folder)
     check_writable(folder)
@@ -93,6 +105,18 @@ def load_model(folder: str | Path) -> MetaRegressor:
         If there is no such folder.
     ValueError
         If it is no model folder, is damaged, or was written by another version.
+
+    Examples
+    --------
+    >>> import innerloop as il, tempfile
+    >>> tasks = il.MixedLinearRegression(2).sample_tasks(n_tasks=10, n_rows=6, seed=0)
+    >>> model = il.MetaRegressor(adaptation="none").fit(tasks.X, tasks.y, groups=tasks.task_of_row)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     il.save_model(model, folder)
+    ...     again = il.load_model(folder)
+    ...
+    >>> again
+    MetaRegressor(adaptation='none')
     """
     description, arrays = _read(Path(folder))
     names = arrays.pop("feature_names", None)

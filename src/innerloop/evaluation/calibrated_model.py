@@ -200,6 +200,15 @@ def calibrate(
     Notes
     -----
     docs/theory.md, sections "Random effects" and "General covariances".
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> tasks = il.MixedLinearRegression(2, noise_std=0.5).sample_tasks(n_tasks=20, n_rows=8, seed=0)
+    >>> calibrated = il.calibrate(tasks, n_resamples=5)
+    >>> calibrated.n_tasks, calibrated.n_rows
+    (20, 8)
+    >>> best = il.optimal_rates(calibrated.dist, calibrated.design(n_support=5))
     """
     check_task_set(tasks)
     if len(tasks) < 2:

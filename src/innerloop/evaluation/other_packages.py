@@ -102,6 +102,14 @@ def compare(
     ------
     ValueError
         If there are several targets, or no group is left to train or to score.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> tasks = il.MixedLinearRegression(1).sample_tasks(n_tasks=12, n_rows=8, seed=0)
+    >>> contenders = il.compare(tasks, n_adapt=4)
+    >>> contenders[0].name
+    'innerloop'
     """
     check_task_set(tasks)
     if tasks.y.ndim > 1:

@@ -56,6 +56,14 @@ class ReluKernel:
     Notes
     -----
     docs/theory.md, section "Kernels"; Cho and Saul (2009), Jacot, Gabriel and Hongler (2018).
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> import numpy as np
+    >>> il.ReluKernel()(np.array([[0.0], [1.0]]), np.array([[1.0]])).round(3)
+    array([[2.818],
+           [5.   ]])
     """
 
     bias_std: float = 1.0
@@ -128,6 +136,15 @@ class KernelObjective:
     docs/theory.md, section "Kernels". Make one with `from_episodes` or `from_tasks`. A kernel has
     features only by their squares: those that are smaller than others by 1e-7 or more are below its rounding and not
     seen. Where features can be formed and are fewer than the rows, `MetaObjective` is the better choice.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> episodes = il.Sinusoid().sample_tasks(n_tasks=5, n_rows=8, seed=0).split(n_support=4)
+    >>> objective = il.KernelObjective.from_episodes(episodes, il.ReluKernel())
+    >>> path = il.solve_path(objective, [-0.1, 0.0, 0.1], l2=1e-3)
+    >>> path.loss.shape
+    (3,)
     """
 
     gram: FloatArray = field(repr=False)
@@ -314,17 +331,29 @@ class KernelPath:
     ----------
     inner_lr, l2
         Rates and penalties, of one shape.
-    coef : (*inner_lr.shape, ..., n_rows, n_targets)
+    coef : ``(*inner_lr.shape, ..., n_rows, n_targets)``
         Coefficients of the training rows: task by task, support before query; axes before them are runs.
-    loss : (*inner_lr.shape, ...)
+    loss : ``(*inner_lr.shape, ...)``
         Meta-training loss, without the penalty; 0 where it is no more than what rounding leaves.
-    rank : (*inner_lr.shape, ...)
+    rank : ``(*inner_lr.shape, ...)``
         Rank of the matrix ``W(a) K W(a)'`` that was inverted: how many query rows are independent, all with l2 > 0.
-    condition : (*inner_lr.shape, ...)
+    condition : ``(*inner_lr.shape, ...)``
         Condition number of what was solved, the penalty included: of that matrix; or, where that is poor, the larger of
         those of K(Z, Z) and of W(a) L with K(Z, Z) = L L'. Predictions have about 16 less its number of digits.
     objective
         What was minimised.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> import numpy as np
+    >>> episodes = il.Sinusoid().sample_tasks(n_tasks=5, n_rows=8, seed=0).split(n_support=4)
+    >>> path = il.solve(il.KernelObjective.from_episodes(episodes, il.ReluKernel()), inner_lr=0.1, l2=1e-3)
+    >>> x = np.linspace(-1, 1, 6)[:, None]
+    >>> path.predict(x).shape
+    (6,)
+    >>> path.adapt(x, x[:3], np.sin(x[:3, 0]), adapt_lr=0.1).shape  # after a step on three rows of a new task
+    (6,)
     """
 
     inner_lr: FloatArray
@@ -373,7 +402,7 @@ class KernelPath:
         )
 
     def predict(self, X: FloatArray) -> FloatArray:
-        """Return f at rows X (..., n, d), before any adaptation: (*inner_lr.shape, ..., n) or (..., n, n_targets)."""
+        """Return f at rows X (..., n, d), before adaptation: ``(*inner_lr.shape, ..., n)`` or (..., n, n_targets)."""
         values = self._values(np.asarray(X, dtype=np.float64))
         return values[..., 0] if self.objective.single_target else values
 
@@ -404,7 +433,7 @@ class KernelPath:
         return values[..., 0] if single else values
 
     def test_loss(self, episodes: Runs, adapt_lr: ArrayLike, n_steps: int | None = None) -> FloatArray:
-        """Return half the mean squared query error on new tasks: (*inner_lr.shape, *adapt_lr.shape, ...).
+        """Return half the mean squared query error on new tasks: ``(*inner_lr.shape, *adapt_lr.shape, ...)``.
 
         Parameters
         ----------

@@ -65,6 +65,18 @@ class MetaObjective:
     -----
     docs/theory.md, sections "The meta-training loss" and "The factor". `from_episodes` and
     `from_tasks` make one.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> dist = il.MixedLinearRegression(5)
+    >>> parts = [dist.sample_tasks(n_tasks=20, n_rows=8, seed=seed) for seed in (0, 1)]
+    >>> first, second = (il.MetaObjective.from_tasks(part, n_support=4) for part in parts)
+    >>> total = first + second  # the loss of both parts together, at every rate
+    >>> total.n_tasks
+    80
+    >>> il.solve(total, inner_lr=-0.1).coef.shape
+    (5,)
     """
 
     factor: FloatArray = field(repr=False)

@@ -39,6 +39,14 @@ class MetaSolution:
         "unique": B has full column rank, or l2 > 0. "nearest": it has not (fewer query rows than features, say), all
         query rows are fitted exactly, and of all such solutions this one is nearest to `init`. "deficient":
         columns of B depend on each other; of all minimisers this one is nearest to `init`.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> tasks = il.MixedLinearRegression(5).sample_tasks(n_tasks=20, n_rows=8, seed=0)
+    >>> solution = il.solve(il.MetaObjective.from_tasks(tasks, n_support=4), inner_lr=-0.1)
+    >>> solution.rank, solution.status
+    (5, 'unique')
     """
 
     inner_lr: float
@@ -57,6 +65,16 @@ class MetaPath:
 
     Every field but `coef` has the shape of ``inner_lr`` broadcast with ``l2``; `coef` has the shape of one
     solution's coefficients after it: (n_rates, n_features) for a list of rates and one target.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> tasks = il.MixedLinearRegression(5).sample_tasks(n_tasks=20, n_rows=8, seed=0)
+    >>> path = il.solve_path(il.MetaObjective.from_tasks(tasks, n_support=4), [-0.1, 0.0, 0.1])
+    >>> path.coef.shape
+    (3, 5)
+    >>> path[1].inner_lr, path[1].status
+    (0.0, 'unique')
     """
 
     inner_lr: FloatArray

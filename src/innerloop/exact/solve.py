@@ -25,7 +25,22 @@ SolutionT_co = TypeVar("SolutionT_co", covariant=True)
 
 
 class IllConditionedWarning(UserWarning):
-    """The meta-training problem determines its solution poorly or not uniquely."""
+    """The meta-training problem determines its solution poorly or not uniquely.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> import warnings
+    >>> tasks = il.MixedLinearRegression(2).sample_tasks(n_tasks=5, n_rows=6)
+    >>> twice = il.TaskSet.from_arrays(tasks.X[:, [0, 0]], tasks.y, tasks.task_of_row)  # one feature, two times
+    >>> objective = il.MetaObjective.from_tasks(twice, n_support=3)
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     solution = il.solve(objective, inner_lr=0.1)
+    ...
+    >>> [warning.category.__name__ for warning in caught], solution.status
+    (['IllConditionedWarning'], 'deficient')
+    """
 
 
 class Path(Protocol[SolutionT_co]):
@@ -95,6 +110,15 @@ def solve(
     -----
     docs/theory.md, sections "Solving" and "Kernels"; Bernacchia (2021), equation of the outer solution,
     omega* = omega_0 + B^+ (g - B omega_0).
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> dist = il.MixedLinearRegression(2, noise_std=0.1, mean=[1.0, -2.0])
+    >>> tasks = dist.sample_tasks(n_tasks=200, n_rows=20, seed=0)
+    >>> solution = il.solve(il.MetaObjective.from_tasks(tasks, n_support=5), inner_lr=-0.1)
+    >>> solution.coef.round(1)
+    array([ 1.1, -2.1])
     """
     check_nonnegative_number(l2, "l2")
     path = solve_unwarned(objective, [as_rate(inner_lr, "inner_lr")], init, l2)
@@ -129,6 +153,15 @@ def solve_path(
     -----
     IllConditionedWarning
         As in `solve`; once for all rates.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> import numpy as np
+    >>> tasks = il.MixedLinearRegression(5).sample_tasks(n_tasks=20, n_rows=8, seed=0)
+    >>> objective = il.MetaObjective.from_tasks(tasks, n_support=4)
+    >>> il.solve_path(objective, np.linspace(-1, 1, 41)).coef.shape
+    (41, 5)
     """
     path = solve_unwarned(objective, inner_lrs, init, l2)
     _warn(path)

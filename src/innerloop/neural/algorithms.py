@@ -35,7 +35,26 @@ Rates = Sequence[Params]
 
 
 class Algorithm(Protocol):
-    """How tasks adapt, and the meta-gradient of that adaptation."""
+    """How tasks adapt, and the meta-gradient of that adaptation.
+
+    Examples
+    --------
+    >>> import innerloop as il, torch
+    >>> from innerloop.neural import MetaTrainer, Training
+    >>> class NoAdaptation:
+    ...     def adapted(self, params):
+    ...         return []
+    ...
+    ...     def predict(self, model, start, rates, batch):
+    ...         return model.predict(start, batch.X_query)
+    ...
+    ...     def losses(self, model, start, rates, batch):
+    ...         return model.losses(start, batch.X_query, batch.y_query)
+    ...
+    >>> design = il.Design(n_tasks=4, n_support=5, n_query=5)
+    >>> training = Training(algorithm=NoAdaptation())
+    >>> MetaTrainer(torch.nn.Linear(1, 1), il.Sinusoid(), design, 0.0, training=training).train(2)
+    """
 
     def adapted(self, params: Params) -> list[str]:
         """Return the names of the parameters that differ from task to task."""
@@ -63,6 +82,17 @@ class MAML:
         Names of parameters or modules that take steps (ANIL: the head), or a predicate; None: all.
     max_norm
         Norm to which a task's gradient is scaled down in each step where it is longer; None: no limit.
+
+    Examples
+    --------
+    >>> import innerloop as il, torch
+    >>> from innerloop.neural import MetaTrainer, Training, MAML
+    >>> design = il.Design(n_tasks=4, n_support=5, n_query=5)
+    >>> training = Training(algorithm=MAML(first_order=True))
+    >>> trainer = MetaTrainer(torch.nn.Linear(1, 1), il.Sinusoid(), design, inner_lr=0.01, training=training)
+    >>> trainer.train(2)
+    >>> len(trainer.evaluate(10))
+    10
     """
 
     first_order: bool = False
@@ -101,6 +131,17 @@ class Reptile:
     """Move the start towards where gradient steps on the support rows lead (Nichol, Achiam and Schulman, 2018).
 
     The meta-gradient is the mean over tasks of ``start - adapted``; query rows are only scored.
+
+    Examples
+    --------
+    >>> import innerloop as il, torch
+    >>> from innerloop.neural import MetaTrainer, Training, Reptile
+    >>> design = il.Design(n_tasks=4, n_support=5, n_query=5)
+    >>> training = Training(algorithm=Reptile())
+    >>> trainer = MetaTrainer(torch.nn.Linear(1, 1), il.Sinusoid(), design, inner_lr=0.01, training=training)
+    >>> trainer.train(2)
+    >>> len(trainer.evaluate(10))
+    10
     """
 
     differentiates_rates: ClassVar[bool] = False
@@ -142,6 +183,17 @@ class ImplicitMAML:
         Penalty :math:`\lambda`, positive.
     n_cg_steps
         Steps of conjugate gradients.
+
+    Examples
+    --------
+    >>> import innerloop as il, torch
+    >>> from innerloop.neural import MetaTrainer, Training, ImplicitMAML
+    >>> design = il.Design(n_tasks=4, n_support=5, n_query=5)
+    >>> training = Training(algorithm=ImplicitMAML(l2=2.0))
+    >>> trainer = MetaTrainer(torch.nn.Linear(1, 1), il.Sinusoid(), design, inner_lr=0.01, training=training)
+    >>> trainer.train(2)
+    >>> len(trainer.evaluate(10))
+    10
     """
 
     differentiates_rates: ClassVar[bool] = False
@@ -256,6 +308,17 @@ class RidgeHead:
         Where targets name classes: how many there are; :math:`Y` then has a column for each.
     scale
         Factor of the predictions.
+
+    Examples
+    --------
+    >>> import innerloop as il, torch
+    >>> from innerloop.neural import MetaTrainer, Training, RidgeHead
+    >>> design = il.Design(n_tasks=4, n_support=5, n_query=5)
+    >>> training = Training(algorithm=RidgeHead(l2=0.1))
+    >>> trainer = MetaTrainer(torch.nn.Linear(1, 1), il.Sinusoid(), design, inner_lr=0.01, training=training)
+    >>> trainer.train(2)
+    >>> len(trainer.evaluate(10))
+    10
     """
 
     differentiates_rates: ClassVar[bool] = False

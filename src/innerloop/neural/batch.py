@@ -70,6 +70,15 @@ class TaskBatch:
         Which support rows count; None: all.
     query_mask : (n_tasks, n_query) of bool
         Which query rows count; None: all.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> from innerloop.neural import TaskBatch
+    >>> episodes = il.Sinusoid().sample_tasks(n_tasks=4, n_rows=10, seed=0).split(n_support=3)
+    >>> batch = TaskBatch.from_episodes(episodes)
+    >>> batch.X_support.shape, batch.y_query.shape
+    (torch.Size([4, 3, 1]), torch.Size([4, 7, 1]))
     """
 
     X_support: Any

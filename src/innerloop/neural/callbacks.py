@@ -30,6 +30,17 @@ class EarlyStopping(Callback):
     ----------
     best_loss, best_iteration
         The lowest mean loss, and where it was.
+
+    Examples
+    --------
+    >>> import innerloop as il, torch
+    >>> from innerloop.neural import EarlyStopping, MetaTrainer
+    >>> stopping = EarlyStopping(every=2, patience=1, n_tasks=10)
+    >>> design = il.Design(n_tasks=4, n_support=5, n_query=5)
+    >>> trainer = MetaTrainer(torch.nn.Linear(1, 1), il.Sinusoid(), design, 0.01, callbacks=[stopping])
+    >>> trainer.train(6)
+    >>> stopping.best_iteration <= trainer.iteration
+    True
     """
 
     def __init__(self, every: int = 500, patience: int = 5, n_tasks: int = 200) -> None:
@@ -69,6 +80,16 @@ class TensorBoardCallback(Callback):
         Log directory; ``tensorboard --logdir folder`` shows it.
     every
         Steps between two entries.
+
+    Examples
+    --------
+    >>> import innerloop as il, tempfile, torch
+    >>> from innerloop.neural import MetaTrainer, TensorBoardCallback
+    >>> design = il.Design(n_tasks=4, n_support=5, n_query=5)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     callbacks = [TensorBoardCallback(folder, every=1)]
+    ...     MetaTrainer(torch.nn.Linear(1, 1), il.Sinusoid(), design, 0.01, callbacks=callbacks).train(2)
+    ...
     """
 
     def __init__(self, folder: str | Path, every: int = 10) -> None:

@@ -55,6 +55,15 @@ class ClassTasks:
     ------
     ValueError
         If a stage would have fewer classes than a task.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from innerloop.neural import TRAINING, ClassTasks
+    >>> X, y = torch.randn(100, 3), [f"class {i % 20}" for i in range(100)]
+    >>> source = ClassTasks(X, y, n_ways=3)
+    >>> source.sample(4, 6, 3, (TRAINING, 0)).X_support.shape  # 4 tasks of 2 rows of each of 3 classes
+    torch.Size([4, 6, 3])
     """
 
     def __init__(

@@ -68,6 +68,15 @@ def adapt(
     ------
     ValueError
         If a rate is not finite or of a wrong shape, or if the module changes buffers in place.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from innerloop.neural import TEST, SinusoidTasks, adapt, predict
+    >>> net, batch = torch.nn.Linear(1, 1, dtype=torch.float64), SinusoidTasks().sample(4, 5, 2, (TEST, 0))
+    >>> adapted = adapt(net, dict(net.named_parameters()), batch, inner_lr=-0.01, n_steps=2)
+    >>> {name: tuple(value.shape) for name, value in adapted.items()}  # one set of parameters for each task
+    {'weight': (4, 1, 1), 'bias': (4, 1)}
     """
     n_steps = as_count(n_steps, "n_steps", 0)
     frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
@@ -91,7 +100,17 @@ def adapt(
 
 
 def predict(module: nn.Module, params: Mapping[str, Tensor], X: Any, by_task: bool | None = None) -> Any:
-    """Return the outputs of each task with its adapted parameters, of `adapt`: (n_tasks, n_rows, ...)."""
+    """Return the outputs of each task with its adapted parameters, of `adapt`: (n_tasks, n_rows, ...).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from innerloop.neural import TEST, SinusoidTasks, adapt, predict
+    >>> net, batch = torch.nn.Linear(1, 1, dtype=torch.float64), SinusoidTasks().sample(4, 5, 2, (TEST, 0))
+    >>> adapted = adapt(net, dict(net.named_parameters()), batch, inner_lr=-0.01, n_steps=2)
+    >>> predict(net, adapted, batch.X_query).shape
+    torch.Size([4, 2, 1])
+    """
     return TaskModel(module, by_task=by_task).predict(params, X)
 
 

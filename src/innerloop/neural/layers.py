@@ -30,6 +30,14 @@ class StepBatchNorm(_BatchNorm):
         Added to the variance.
     momentum
         As of `torch.nn.BatchNorm1d`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from innerloop.neural import StepBatchNorm
+    >>> layer = StepBatchNorm(num_features=8, n_steps=5)
+    >>> layer(torch.randn(10, 8, 4, 4)).shape, layer.weight.shape
+    (torch.Size([10, 8, 4, 4]), torch.Size([6, 8]))
     """
 
     def __init__(self, num_features: int, n_steps: int, eps: float = 1e-5, momentum: float = 0.1) -> None:

@@ -49,6 +49,17 @@ def linearize(
     ------
     ValueError
         If the module has batch normalisation or dropout in training mode, or `adapted` names nothing.
+
+    Examples
+    --------
+    >>> import innerloop as il, torch
+    >>> from innerloop.neural import linearize
+    >>> net = torch.nn.Sequential(torch.nn.Linear(1, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
+    >>> episodes = il.Sinusoid().sample_tasks(n_tasks=20, n_rows=10, seed=0).split(n_support=5)
+    >>> linear = linearize(net)
+    >>> solution = il.solve(il.MetaObjective.from_episodes(linear.episodes(episodes)), inner_lr=0.01, l2=1e-3)
+    >>> {name: tuple(value.shape) for name, value in linear.params_at(solution.coef).items()}
+    {'0.weight': (4, 1), '0.bias': (4,), '2.weight': (1, 4), '2.bias': (1,)}
     """
     return LinearizedModule(module, dict(module.named_parameters()) if params is None else params, adapted)
 
@@ -64,6 +75,18 @@ class LinearizedModule:
     ----------
     n_features
         Number of parameters that move: the length of d.
+
+    Examples
+    --------
+    >>> import innerloop as il, torch
+    >>> from innerloop.neural import linearize
+    >>> net = torch.nn.Sequential(torch.nn.Linear(1, 4), torch.nn.Tanh(), torch.nn.Linear(4, 1))
+    >>> episodes = il.Sinusoid().sample_tasks(n_tasks=20, n_rows=10, seed=0).split(n_support=5)
+    >>> linear = linearize(net)
+    >>> linear.n_features
+    13
+    >>> linear.features(episodes.X[:3]).shape, linear.kernel(episodes.X[:3], episodes.X[:2]).shape
+    ((3, 13), (3, 2))
     """
 
     def __init__(self, module: nn.Module, params: Mapping[str, Tensor], adapted: Subset | None = None) -> None:
@@ -170,13 +193,34 @@ def features(module: nn.Module, constant: bool = True) -> FrozenFeatures:
     -----
     Inner steps of `MetaObjective` are on half the squared error summed over targets, those of a network with `half_mse`
     on its mean: with k targets the network's inner rate a is a / k here.
+
+    Examples
+    --------
+    >>> import innerloop as il, torch
+    >>> from innerloop.neural import features
+    >>> body = torch.nn.Sequential(torch.nn.Linear(1, 8), torch.nn.Tanh())
+    >>> episodes = il.Sinusoid().sample_tasks(n_tasks=20, n_rows=10, seed=0).split(n_support=5)
+    >>> objective = il.MetaObjective.from_episodes(features(body).episodes(episodes))
+    >>> il.solve(objective, inner_lr=-0.1, l2=1e-3).coef.shape  # the last layer, its bias last
+    (9,)
     """
     return FrozenFeatures(module, constant)
 
 
 @final
 class FrozenFeatures:
-    """The outputs of a frozen module as features. Make one with `features`."""
+    """The outputs of a frozen module as features. Make one with `features`.
+
+    Examples
+    --------
+    >>> import innerloop as il, torch
+    >>> from innerloop.neural import features
+    >>> body = torch.nn.Sequential(torch.nn.Linear(1, 8), torch.nn.Tanh())
+    >>> episodes = il.Sinusoid().sample_tasks(n_tasks=20, n_rows=10, seed=0).split(n_support=5)
+    >>> frozen = features(body, constant=False)
+    >>> frozen.episodes(episodes).n_features
+    8
+    """
 
     def __init__(self, module: nn.Module, constant: bool = True) -> None:
         _check_rows_are_independent(module)

@@ -18,6 +18,16 @@ class Scores:
     ----------
     values : (n_tasks,)
         The scores.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from innerloop.neural import Scores
+    >>> scores = Scores(torch.tensor([1.0, 2.0, 3.0]))
+    >>> print(scores)
+    2 ± 1.1 (95 %, 3 tasks)
+    >>> scores.mean()
+    2.0
     """
 
     values: Tensor

@@ -21,7 +21,16 @@ from innerloop.neural.batch import TaskBatch
 
 
 class Stage(IntEnum):
-    """What tasks are for. No task serves two stages."""
+    """What tasks are for. No task serves two stages.
+
+    Examples
+    --------
+    >>> from innerloop.neural import TEST, TRAINING, SinusoidTasks
+    >>> source = SinusoidTasks()
+    >>> trained, tested = (source.sample(4, 5, 2, (stage, 0)) for stage in (TRAINING, TEST))
+    >>> bool((trained.y_query == tested.y_query).any())  # stages never share a task
+    False
+    """
 
     TRAINING = 0
     VALIDATION = 1
@@ -42,6 +51,21 @@ class TaskSource(Protocol):
 
     The same index gives the same tasks, whatever was drawn before. Its first number is a `Stage`: a source never gives
     rows of one stage to another, and refuses a stage for which it has no tasks.
+
+    Examples
+    --------
+    >>> import innerloop as il, torch
+    >>> from innerloop.neural import MetaTrainer, TaskBatch
+    >>> class Lines:
+    ...     def sample(self, n_tasks, n_support, n_query, index):
+    ...         generator = torch.Generator().manual_seed(hash(index) % 2**31)
+    ...         slope = torch.randn(n_tasks, 1, 1, generator=generator)
+    ...         X = torch.randn(n_tasks, n_support + n_query, 1, generator=generator)
+    ...         y = slope * X
+    ...         return TaskBatch(X[:, :n_support], y[:, :n_support], X[:, n_support:], y[:, n_support:])
+    ...
+    >>> design = il.Design(n_tasks=4, n_support=5, n_query=5)
+    >>> MetaTrainer(torch.nn.Linear(1, 1), Lines(), design, inner_lr=0.1).train(2)
     """
 
     def sample(self, n_tasks: int, n_support: int, n_query: int, index: tuple[int, ...]) -> TaskBatch:
@@ -73,6 +97,15 @@ class DistributionTasks:
     ------
     ValueError
         If a stage would have no task, or if two tables have an id in common.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> from innerloop.neural import TEST, TRAINING, DistributionTasks
+    >>> table = il.MixedLinearRegression(3).sample_tasks(n_tasks=30, n_rows=10, seed=0)
+    >>> source = DistributionTasks(table, validation=0.2, test=0.3)
+    >>> source.sample(4, 5, 2, (TRAINING, 0)).X_query.shape, source.sample(4, 5, 2, (TEST, 0)).X_query.shape
+    (torch.Size([4, 2, 3]), torch.Size([4, 2, 3]))
     """
 
     tasks: TaskDistribution | TaskSet
@@ -127,7 +160,14 @@ class DistributionTasks:
 
 
 def SinusoidTasks(seed: int = 0) -> DistributionTasks:
-    """Return a source of `innerloop.Sinusoid` tasks, the sine waves of Finn, Abbeel and Levine (2017)."""
+    """Return a source of `innerloop.Sinusoid` tasks, the sine waves of Finn, Abbeel and Levine (2017).
+
+    Examples
+    --------
+    >>> from innerloop.neural import TEST, SinusoidTasks
+    >>> SinusoidTasks().sample(4, 5, 2, (TEST, 0)).X_support.shape
+    torch.Size([4, 5, 1])
+    """
     return DistributionTasks(Sinusoid(), seed)
 
 
@@ -137,7 +177,16 @@ def TaskSetTasks(
     validation: TaskSet | float | None = 0.2,
     test: TaskSet | float | None = 0.2,
 ) -> DistributionTasks:
-    """Return a source of the tasks of a table; see `DistributionTasks`."""
+    """Return a source of the tasks of a table; see `DistributionTasks`.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> from innerloop.neural import TRAINING, TaskSetTasks
+    >>> table = il.MixedLinearRegression(3).sample_tasks(n_tasks=30, n_rows=10, seed=0)
+    >>> TaskSetTasks(table).sample(4, 5, 2, (TRAINING, 0)).X_support.shape
+    torch.Size([4, 5, 3])
+    """
     return DistributionTasks(ResampledTasks(tasks), seed, validation, test)
 
 

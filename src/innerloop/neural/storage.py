@@ -78,6 +78,18 @@ class TrainedNetwork:
         Units of features and targets; None: as they are.
     details
         Further facts, plain values: for a table its columns.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from innerloop.neural import TrainedNetwork, half_mse
+    >>> net = torch.nn.Linear(1, 1)
+    >>> network = TrainedNetwork(
+    ...     module=net, adapt_lr=0.1, n_steps=1, adapted=["weight", "bias"], loss=half_mse, details={}
+    ... )
+    >>> adapted = network.module_of(torch.ones(5, 1), torch.zeros(5, 1))
+    >>> adapted(torch.ones(2, 1)).shape
+    torch.Size([2, 1])
     """
 
     module: nn.Module
@@ -162,6 +174,12 @@ def load_network(folder: str | Path) -> TrainedNetwork:
         If there is none, as the training has not ended, or was a sweep.
     ValueError
         If it is damaged.
+
+    Examples
+    --------
+    >>> from innerloop.neural import load_network
+    >>> network = load_network("folder")  # made by: innerloop train --data table.csv ... --out folder  # doctest: +SKIP
+    >>> network.predict(X_new, support=(X, y))  # doctest: +SKIP
     """
     tree = _NETWORK.read(Path(folder) / NETWORK)
     module = _MODULES[tree["module"]["kind"]](**tree["module"]["settings"])
@@ -199,6 +217,19 @@ def load_module(folder: str | Path, module: nn.Module | None = None) -> nn.Modul
     -----
     UserWarning
         If the module has running statistics, which a checkpoint does not hold.
+
+    Examples
+    --------
+    >>> import innerloop as il, tempfile, torch
+    >>> from innerloop.neural import MetaTrainer, load_module
+    >>> design = il.Design(n_tasks=4, n_support=5, n_query=5)
+    >>> trainer = MetaTrainer(torch.nn.Linear(1, 1), il.Sinusoid(), design, 0.01)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     trainer.save(folder)
+    ...     again = load_module(folder, torch.nn.Linear(1, 1))
+    ...
+    >>> again
+    Linear(in_features=1, out_features=1, bias=True)
     """
     folder = Path(folder)
     if module is None:

@@ -279,6 +279,17 @@ def sweep(
         ``difference_stderr``, paired over seeds, ``adapt_lr``; over (``seed``, ``inner_lr``): ``loss_by_seed``; over
         (``inner_lr``, ``adapt_lr_tried``): ``validation_loss``. With a metric also ``metric``, ``metric_stderr``,
         ``metric_difference``, ``metric_difference_stderr`` and ``metric_by_seed``.
+
+    Examples
+    --------
+    >>> import innerloop as il, torch
+    >>> from innerloop.neural import sweep
+    >>> rates = [-0.01, 0.0, 0.01]
+    >>> design = il.Design(n_tasks=4, n_support=5, n_query=5)
+    >>> sizes = {"n_seeds": 2, "n_iterations": 3, "n_validation": 8, "n_test": 8}
+    >>> result = sweep(lambda: torch.nn.Linear(1, 1), il.Sinusoid(), design, rates, [0.01, 0.03], **sizes)
+    >>> result.difference.dims, result.difference.shape  # to inner_lr = 0, on the same tasks from the same weights
+    (('inner_lr',), (3,))
     """
     if isinstance(make_module, nn.Module) or not callable(make_module):
         raise TypeError(

@@ -26,6 +26,13 @@ def half_mse(prediction: Tensor, y: Tensor) -> Tensor:
 
     As an inner loss it is that of `MetaObjective` for one target. For k targets the mean makes gradients k times as
     small: a rate of k times the size takes the same steps.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from innerloop.neural import half_mse
+    >>> half_mse(torch.tensor([1.0, 3.0]), torch.tensor([0.0, 0.0]))
+    tensor(2.5000)
     """
     if prediction.shape != y.shape:
         raise ValueError(
@@ -36,7 +43,15 @@ def half_mse(prediction: Tensor, y: Tensor) -> Tensor:
 
 
 def accuracy(prediction: Tensor, y: Tensor) -> Tensor:
-    """Return the share of rows whose largest output is their class."""
+    """Return the share of rows whose largest output is their class.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from innerloop.neural import accuracy
+    >>> accuracy(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0]))
+    tensor(0.5000)
+    """
     return (prediction.argmax(dim=-1) == y).to(prediction.dtype).mean()
 
 

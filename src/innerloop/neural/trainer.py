@@ -40,7 +40,23 @@ from innerloop.neural.twice import undifferentiable
 
 
 class Callback:
-    """Base class of what `MetaTrainer.train` calls; its methods do nothing."""
+    """Base class of what `MetaTrainer.train` calls; its methods do nothing.
+
+    Examples
+    --------
+    >>> import innerloop as il, torch
+    >>> from innerloop.neural import Callback, MetaTrainer
+    >>> class Count(Callback):
+    ...     steps = 0
+    ...
+    ...     def on_step(self, trainer, losses):
+    ...         self.steps += 1
+    ...
+    >>> count, design = Count(), il.Design(n_tasks=4, n_support=5, n_query=5)
+    >>> MetaTrainer(torch.nn.Linear(1, 1), il.Sinusoid(), design, 0.01, callbacks=[count]).train(3)
+    >>> count.steps
+    3
+    """
 
     def on_step(self, trainer: MetaTrainer, losses: Tensor) -> None:
         """Run after each step; `losses` are the query losses of its tasks: (n_tasks,)."""
@@ -87,6 +103,17 @@ class MetaTrainer:
         The tensors of the inner rate, by name.
     iteration
         Iterations done.
+
+    Examples
+    --------
+    >>> import innerloop as il, torch
+    >>> from innerloop.neural import MetaTrainer
+    >>> net = torch.nn.Sequential(torch.nn.Linear(1, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
+    >>> design = il.Design(n_tasks=4, n_support=5, n_query=5)
+    >>> trainer = MetaTrainer(net, il.Sinusoid(), design, inner_lr=-0.01, adapt_lr=0.02)
+    >>> trainer.train(3)
+    >>> trainer.iteration, len(trainer.evaluate(10))
+    (3, 10)
     """
 
     def __init__(

@@ -24,6 +24,14 @@ class Adam:
     ----------
     lr
         Learning rate of the outer loop.
+
+    Examples
+    --------
+    >>> import innerloop as il, torch
+    >>> from innerloop.neural import Adam, MetaTrainer, Training
+    >>> design = il.Design(n_tasks=4, n_support=5, n_query=5)
+    >>> training = Training(optimiser=Adam(lr=0.01))
+    >>> MetaTrainer(torch.nn.Linear(1, 1), il.Sinusoid(), design, 0.01, training=training).train(2)
     """
 
     lr: float = 1e-3
@@ -58,6 +66,14 @@ class Training:
         Compile the whole meta-gradient; worth its seconds where many iterations of the same sizes follow.
     by_task
         See `TaskModel`.
+
+    Examples
+    --------
+    >>> import innerloop as il, torch
+    >>> from innerloop.neural import MAML, Adam, MetaTrainer, Training
+    >>> training = Training(algorithm=MAML(first_order=True), optimiser=Adam(lr=0.01), max_norm=10.0)
+    >>> design = il.Design(n_tasks=4, n_support=5, n_query=5)
+    >>> MetaTrainer(torch.nn.Linear(1, 1), il.Sinusoid(), design, 0.01, training=training).train(2)
     """
 
     algorithm: Algorithm = MAML()  # noqa: RUF009

@@ -58,6 +58,13 @@ def plot_held_out(model: MetaRegressor, ax: Axes | None = None, against: Against
         If `fit` compared no rates, or none of those that `against` names.
     ImportError
         If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> tasks = il.MixedLinearRegression(2, task_std=2.0).sample_tasks(20, 10, seed=0)
+    >>> model = il.MetaRegressor(adaptation="gradient").fit(tasks.X, tasks.y, groups=tasks.task_of_row)
+    >>> ax = il.plot_held_out(model)
     """
     shown = compared(model)
     if not shown:

@@ -42,6 +42,12 @@ def plot_simulation(result: xr.Dataset, ax: Axes | None = None, theory: Callable
     ------
     ImportError
         If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> dist, design = il.MixedLinearRegression(10), il.Design(n_tasks=5, n_support=5, n_query=5)
+    >>> ax = il.plot_simulation(il.estimate_loss(dist, design, [-0.1, 0.0, 0.1], 0.2, n_runs=20))
     """
     ax = axes_or_new(ax)
     result = result.expand_dims([name for name in ("inner_lr", "adapt_lr") if name not in result.dims])

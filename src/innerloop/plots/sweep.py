@@ -33,6 +33,17 @@ def plot_sweep(result: xr.Dataset, ax: Axes, label: str | None = None, differenc
     -------
     matplotlib.axes.Axes
         The axes that were drawn on.
+
+    Examples
+    --------
+    >>> import innerloop as il, torch
+    >>> from innerloop.neural import sweep
+    >>> rates = [-0.01, 0.0, 0.01]
+    >>> design = il.Design(n_tasks=4, n_support=5, n_query=5)
+    >>> sizes = {"n_seeds": 2, "n_iterations": 3, "n_validation": 8, "n_test": 8}
+    >>> result = sweep(lambda: torch.nn.Linear(1, 1), il.Sinusoid(), design, rates, [0.01, 0.03], **sizes)
+    >>> import matplotlib.pyplot as plt
+    >>> ax = il.plot_sweep(result, plt.figure().add_subplot())
     """
     score = "metric" if "metric" in result else "loss"
     prefix, label = "metric_" if score == "metric" else "", score if label is None else label

@@ -46,6 +46,12 @@ def plot_learning_curves(study: HasCurves, ax: Axes | None = None) -> Axes:
     -------
     matplotlib.axes.Axes
         The axes that were drawn on.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> tasks = il.MixedLinearRegression(1, task_std=2.0).sample_tasks(n_tasks=8, n_rows=6, seed=0)
+    >>> ax = il.plot_learning_curves(il.study(tasks, il.MetaRegressor(adaptation="gradient")))
     """
     from matplotlib.ticker import LogLocator
 
@@ -89,6 +95,12 @@ def plot_coverage(coverage: Coverage, ax: Axes | None = None) -> Axes:
     -------
     matplotlib.axes.Axes
         The axes that were drawn on.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> tasks = il.MixedLinearRegression(1, task_std=2.0).sample_tasks(n_tasks=8, n_rows=6, seed=0)
+    >>> ax = il.plot_coverage(il.study(tasks, il.MetaRegressor(adaptation="gradient")).coverage())
     """
     ax = axes_or_new(ax, _WIDTH, _HEIGHT)
     ax.plot([0.4, 1], [0.4, 1], color=GREY, lw=1, ls="--", label="exact")
@@ -118,6 +130,14 @@ def plot_rate(losses: RateSlice, ax: Axes | None = None) -> Axes:
     -------
     matplotlib.axes.Axes
         The axes that were drawn on.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> tasks = il.MixedLinearRegression(1, task_std=2.0).sample_tasks(n_tasks=8, n_rows=6, seed=0)
+    >>> for losses in il.study(tasks, il.MetaRegressor(adaptation="gradient")).rate_slices():
+    ...     ax = il.plot_rate(losses)
+    ...
     """
     ax = axes_or_new(ax, _WIDTH, _HEIGHT)
     x, y, error = losses.rates, losses.mse, losses.difference_se

@@ -42,6 +42,12 @@ def plot_theory(
     Returns
     -------
     matplotlib.figure.Figure
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> dist, design = il.MixedLinearRegression(60, task_std=0.5), il.Design(3, n_support=30, n_query=2, n_adapt=20)
+    >>> figure = il.plot_theory(dist, design, il.optimal_rates(dist, design))
     """
     from matplotlib.figure import Figure
 

@@ -117,6 +117,14 @@ def advise(tasks: TaskSet, model: MetaRegressor | None = None) -> Advice:
     Notes
     -----
     docs/theory.md, section "Further data".
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> tasks = il.MixedLinearRegression(1, task_std=2.0).sample_tasks(n_tasks=20, n_rows=8, seed=0)
+    >>> advice = il.advise(tasks, il.MetaRegressor(adaptation="gradient"))
+    >>> bool(advice)
+    True
     """
     return study(tasks, model).advise()
 
@@ -134,6 +142,14 @@ class TableStudy:
         Errors of all methods, task by task.
     names
         Of the table, the target and the column of task ids.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> tasks = il.MixedLinearRegression(1, task_std=2.0).sample_tasks(n_tasks=8, n_rows=6, seed=0)
+    >>> result = il.study(tasks, il.MetaRegressor(adaptation="gradient"))
+    >>> result.model.adaptation_, len(result.curves) == len(result.methods)
+    ('gradient', True)
     """
 
     model: MetaRegressor

@@ -132,6 +132,16 @@ def estimate_loss(
     Notes
     -----
     docs/theory.md, section "Monte Carlo". The paper's protocol is ``scoring="sampled"``.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> dist, design = il.MixedLinearRegression(10), il.Design(n_tasks=5, n_support=5, n_query=5)
+    >>> result = il.estimate_loss(dist, design, inner_lr=[-0.1, 0.0], adapt_lr=0.2, n_runs=20)
+    >>> dict(result.sizes)
+    {'inner_lr': 2, 'adapt_lr': 1}
+    >>> result.difference.sel(inner_lr=0.0).item()  # to inner_lr = 0, on the same draws
+    0.0
     """
     plan = _plan(dist, design, (inner_lr, adapt_lr), seed, init, baseline, scoring, (n_test_tasks, n_test_rows))
     most, jobs = as_count(n_runs, "n_runs", 2), _check_jobs(n_jobs)

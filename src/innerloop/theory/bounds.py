@@ -40,6 +40,14 @@ class ReferenceLosses:
         The same where the centre is known.
     floor
         The noise of a new row.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> design = il.Design(n_tasks=4, n_support=5, n_query=5)
+    >>> losses = il.reference_losses(il.MixedLinearRegression(4), design)
+    >>> bool(losses.floor < losses.bayes_known_centre < losses.bayes)
+    True
     """
 
     ridge_adaptation: float
@@ -74,6 +82,14 @@ def reference_losses(
     Notes
     -----
     Equations 26.1 to 26.3 of docs/theory.md.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> dist, design = il.MixedLinearRegression(4), il.Design(n_tasks=4, n_support=5, n_query=5)
+    >>> losses = il.reference_losses(dist, design)
+    >>> bool(losses.bayes < il.optimal_rates(dist, design).loss)
+    True
     """
     if not dist.is_isotropic or not dist.is_gaussian:
         raise ValueError("`dist` must have isotropic tasks and isotropic Gaussian features: no other bound is derived.")

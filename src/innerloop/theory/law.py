@@ -28,7 +28,16 @@ Complex = NDArray[Any]
 
 
 class LossInterval(NamedTuple):
-    """The range in which the test loss of one training set lies."""
+    """The range in which the test loss of one training set lies.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> dist, design = il.MixedLinearRegression(60, task_std=0.5), il.Design(3, n_support=30, n_query=2, n_adapt=20)
+    >>> low, high = il.loss_interval(dist, design, inner_lr=0.0, adapt_lr=0.08, level=0.5)
+    >>> low < high
+    True
+    """
 
     low: float
     high: float
@@ -68,6 +77,14 @@ def loss_interval(
     Notes
     -----
     Three cumulants of the deterministic equivalent, corrected for finite size, and a shifted gamma law through them.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> dist, design = il.MixedLinearRegression(60, task_std=0.5), il.Design(3, n_support=30, n_query=2, n_adapt=20)
+    >>> interval = il.loss_interval(dist, design, inner_lr=-1.0, adapt_lr=0.08)
+    >>> interval.low < il.expected_loss(dist, design, -1.0, 0.08) < interval.high
+    True
     """
     if not 0 < as_number(level, "level") < 1:
         raise ValueError(f"`level` must be between 0 and 1, got {level}.")
@@ -107,6 +124,14 @@ def chance_of_improvement(dist: MixedLinearRegression, design: Design, inner_lr:
     ------
     ValueError
         If the law is not derived for the design (section 27), or the rates are equal.
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> design = il.Design(n_tasks=3, n_support=30, n_query=2, n_adapt=20)
+    >>> dist = il.MixedLinearRegression(60, task_std=0.5)
+    >>> round(il.chance_of_improvement(dist, design, inner_lr=-1.0), 1)
+    0.8
     """
     rates = np.array([as_rate(inner_lr, "inner_lr"), as_rate(over, "over")])
     if rates[0] == rates[1]:

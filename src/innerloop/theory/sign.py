@@ -50,6 +50,16 @@ def turning_noise(dist: MixedLinearRegression, design: Design, adapt_lr: float =
     ------
     ValueError
         If the slope is not known exactly (equation 17.2).
+
+    Examples
+    --------
+    >>> import innerloop as il
+    >>> import numpy as np
+    >>> from innerloop.theory import turning_noise
+    >>> dist = il.MixedLinearRegression(5, covariance=np.array([5.0, 2.0, 1.0, 0.5, 0.2]))
+    >>> design = il.Design(n_tasks=10, n_support=5, n_query=5)
+    >>> turning_noise(dist, design) > 0  # with less noise than this, the best rate is positive
+    True
     """
     p, n_rows = dist.n_features, design.n_query_rows
     if not dist.is_gaussian or design.protocol != "split" or design.l2 > 0 or n_rows <= p + 1:

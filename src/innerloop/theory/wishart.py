@@ -43,6 +43,12 @@ def wishart_trace_moment(exponents: Sequence[int], n_rows: int, n_features: int)
     ------
     ValueError
         If an exponent is negative or a size not positive.
+
+    Examples
+    --------
+    >>> from innerloop.theory import wishart_trace_moment
+    >>> wishart_trace_moment((2,), n_rows=3, n_features=2)  # E tr S^2 = n p (n + p + 1)
+    36
     """
     powers = tuple(sorted((as_count(k, "exponents", 0) for k in exponents), reverse=True))
     return _moment(powers, as_count(n_rows, "n_rows"), as_count(n_features, "n_features"))
@@ -81,6 +87,13 @@ def wishart_word_moment(words: Sequence[Sequence[int]], n_rows: int, covariance:
     -------
     float
         The sum of exact whole-number coefficients times products of traces of powers of Sigma.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from innerloop.theory import wishart_trace_moment, wishart_word_moment
+    >>> wishart_word_moment([[0, 0]], n_rows=3, covariance=np.ones(2)) == wishart_trace_moment((2,), 3, 2)
+    True
     """
     closed = tuple(tuple(as_count(gap, "words", 0) for gap in word) for word in words)
     return float(_evaluate(_word_terms(_canonical(closed), as_count(n_rows, "n_rows")), covariance)[0])
