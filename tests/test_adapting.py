@@ -158,6 +158,7 @@ def test_standard_deviations_are_those_of_unseen_targets(kind):
         assert std.mean() < model.predict(X[rest], return_std=True)[1].mean()
 
 
+@pytest.mark.slow
 def test_intervals_of_seen_tasks_narrow_with_their_rows_and_widen_with_the_level():
     X, y, groups = drawn(40, 8, (0.5, 2.0))
     model = il.MetaRegressor(adaptation="ridge").fit(X, y, groups)

@@ -79,6 +79,7 @@ def test_the_predicted_error_is_that_on_rows_that_no_task_adapted_on(
     assert more - 4 * np.sqrt(2) * error < predicted_error(trained, 2 * n_support) < found
 
 
+@pytest.mark.slow
 def test_the_predicted_error_of_tasks_of_different_scales_is_that_on_new_ones():
     rng, m, n_adapt = np.random.default_rng(0), 300, 6
     n_tasks = 10 * m

@@ -125,6 +125,7 @@ def test_the_adaptation_rate_is_where_held_out_loss_is_lowest(n_steps, l2):
     assert min(nearby) - at_choice < 1e-3 * at_choice
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_on_pure_noise_there_is_no_inner_loop_in_training(seed):
     X, _, groups = table([8] * 40, 3, seed=seed)

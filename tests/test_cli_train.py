@@ -216,6 +216,7 @@ def test_the_folder_of_another_training_is_refused(tmp_path):
     assert tree(tmp_path) == sorted([*before, "other", "other/letter.txt"])
 
 
+@pytest.mark.slow
 def test_a_table_of_ones_own(tmp_path):
     rng = np.random.default_rng(0)
     groups = np.repeat([f"g{i}" for i in range(30)], 8)
@@ -235,6 +236,7 @@ def test_a_table_of_ones_own(tmp_path):
     assert "holds another training (source" in again.err
 
 
+@pytest.mark.slow
 def test_a_folder_of_images_of_ones_own(tmp_path):
     for i in range(10):
         (tmp_path / "images" / f"class {i}").mkdir(parents=True)

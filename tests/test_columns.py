@@ -341,6 +341,7 @@ def test_a_frame_of_numbers_alone_gives_the_model_of_its_array():
     np.testing.assert_array_equal(of_frame.group_coef_, of_array.group_coef_)
 
 
+@pytest.mark.slow
 def test_a_table_without_features_is_a_table_of_intercepts():
     groups = np.repeat(np.arange(8), 4)
     y = np.repeat(RNG.standard_normal(8), 4) + 0.1 * RNG.standard_normal(32)

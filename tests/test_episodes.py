@@ -41,6 +41,7 @@ def test_select_speaks_of_tasks_that_may_have_several_episodes():
     assert_parts_equal(chosen, [part for part, task in zip(episodes, episodes.task, strict=True) if task != 1])
 
 
+@pytest.mark.slow
 @given(st.one_of(st.lists(st.integers(-3, 2)), st.lists(st.booleans(), min_size=3, max_size=3)))
 def test_both_selections_are_those_of_numpy(chosen):
     X = np.arange(24.0)[:, None]

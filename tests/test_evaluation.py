@@ -82,6 +82,7 @@ def column(y):
     return y.reshape(len(y), -1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "n_targets"), [*((settings, None) for settings in SETTINGS), (SETTINGS[0], 2)], ids=str
 )
@@ -262,6 +263,7 @@ def test_learning_curves_of_many_long_tasks_are_drawn_from_some(monkeypatch):
     assert np.isnan(some.over_rows[some.n_rows >= 4]).all()
 
 
+@pytest.mark.slow
 def test_given_unseen_tasks_are_scored_with_the_choices_of_the_others():
     tasks, training = made()
     X, y, groups = table([5, 1, 8], 3, seed=5)
@@ -443,6 +445,7 @@ def test_it_is_said_which_rate_was_given(settings, label, words):
     assert words in result.verdict
 
 
+@pytest.mark.slow
 def test_two_tasks_are_tested_at_the_rates_chosen_on_both():
     tasks = il.MixedLinearRegression(3, noise_std=0.1, task_std=2.0).sample_tasks(2, 40, seed=1)
     training = prepared(tasks)

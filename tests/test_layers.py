@@ -99,6 +99,7 @@ def loaded_after(code):
     return set(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_importing_the_package_loads_numpy_and_scipy_only():
     loaded = loaded_after("import innerloop")
     assert {"numpy", "scipy"} <= loaded

@@ -24,6 +24,7 @@ def original(model, theta, X):
     return model._table.scaling.design(X) @ theta + model._table.scaling.y_mean
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_targets", [None, 1, 3])
 @pytest.mark.parametrize("fit_intercept", [True, False])
 def test_without_inner_loop_it_is_ordinary_least_squares_on_all_rows(n_targets, fit_intercept):
@@ -184,6 +185,7 @@ def test_the_units_of_one_target_do_not_touch_the_others(params):
     np.testing.assert_allclose(il.MetaRegressor(**params).fit(X, constant, groups).predict(X)[:, 1], 1 / 3, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", [RATES, {}, {"l2": 0.0}], ids=str)
 def test_constant_and_collinear_columns_are_harmless(params):
     X, y, groups = table([8] * 12, 3)

@@ -108,6 +108,7 @@ class Recording(il.MetaRegressor):
         return super().fit(X, y, groups)
 
 
+@pytest.mark.slow
 def test_with_routing_on_a_search_fits_and_refits_with_groups():
     X, y, groups = data()
     SEEN.clear()
@@ -157,6 +158,7 @@ def test_groups_that_say_the_same_as_the_group_column_in_another_form_are_no_mat
     assert same.predict(frame, groups=groups).tobytes() == model.predict(frame).tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("routing", [False, True])
 def test_a_splitter_by_districts_does_not_make_tasks_of_them(routing):
     frame, y, district = districts()
@@ -173,6 +175,7 @@ def test_a_splitter_by_districts_does_not_make_tasks_of_them(routing):
     assert np.mean((best.predict(frame) - y) ** 2) < 0.5
 
 
+@pytest.mark.slow
 @FRAME
 @pytest.mark.parametrize("scaled", [True, False])
 def test_a_group_column_passes_through_a_pipeline(library, scaled):

@@ -97,6 +97,7 @@ STEPS = pytest.mark.parametrize("n_steps", [1, 5])
 KINDS = pytest.mark.parametrize("kind", MODULES)
 
 
+@pytest.mark.slow
 @BOTH_WAYS
 @STEPS
 @KINDS

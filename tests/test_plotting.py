@@ -163,6 +163,7 @@ def test_legends_leave_the_recommended_rates_free(drawn):
         assert not extent(ax.get_legend()).contains(x, y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["free", "few query rows", "large"])
 def test_legends_lie_over_no_curve(name):
     figure = held_out_figure(MODELS[name](), "A table")
@@ -183,6 +184,7 @@ def test_the_map_shows_the_lowest_pair():
     assert marker(both, "lowest").get_xydata()[0] == pytest.approx([results["inner_lr"][low], results["adapt_lr"][low]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "labels"),
     [
@@ -203,6 +205,7 @@ def test_only_rates_that_were_compared_are_drawn(given, labels):
     assert figure.axes[0].get_ylim()[0] <= y <= figure.axes[0].get_ylim()[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("l2", ["auto", 0.0])
 def test_nothing_to_compare_is_refused(l2):
     with pytest.raises(ValueError, match="compared no rates"):
@@ -335,6 +338,7 @@ def test_what_cannot_be_drawn_is_refused_before_anything_is_drawn(given, against
     assert not ax.has_data()
 
 
+@pytest.mark.slow
 def test_the_drawn_losses_are_the_lowest_over_the_penalties():
     model = fitted(l2="auto")
     results = model.cv_results_
@@ -349,6 +353,7 @@ def test_the_drawn_losses_are_the_lowest_over_the_penalties():
     np.testing.assert_allclose(y, [lowest[model.inner_lr_, rate] for rate in x])
 
 
+@pytest.mark.slow
 def test_without_matplotlib_drawing_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"^Drawing needs matplotlib: pip install 'innerloop\[plot\]'\.$"):
@@ -374,6 +379,7 @@ def series_of(ax):
     return drawn
 
 
+@pytest.mark.slow
 def test_dots_are_the_simulated_losses_and_bars_their_standard_errors(simulated):
     ax = axes()
     assert il.plot_simulation(simulated, ax) is ax
@@ -409,6 +415,7 @@ def test_the_line_is_the_theory(simulated, part):
         np.testing.assert_allclose(y, theory(rate, x) if "inner_lr" in part else theory(x, rate))
 
 
+@pytest.mark.slow
 def test_legends_of_simulations_lie_below_the_data_and_stay_short(simulated):
     from matplotlib.figure import Figure
 

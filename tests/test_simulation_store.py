@@ -114,6 +114,7 @@ def test_any_number_of_processes_gives_the_same_bits(serial, n_jobs):
         assert estimate(name, n_jobs=n_jobs, block_size=4).identical(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [ProcessPoolExecutor, ThreadPoolExecutor])
 def test_any_executor_gives_the_same_bits(serial, kind, tmp_path):
     with kind(3) as executor:
@@ -156,12 +157,14 @@ print(set(before), set(within), threads() == before)
 """
 
 
+@pytest.mark.slow
 def test_threads_leave_blas_as_it_was():
     environment = os.environ | {"OMP_NUM_THREADS": "2", "PYTHONPATH": str(Path(il.__file__).parents[1])}
     ran = subprocess.run([sys.executable, "-c", THREADS], env=environment, capture_output=True, text=True, check=True)
     assert ran.stdout == "{2} {1} True\n"
 
 
+@pytest.mark.slow
 def test_a_longer_sweep_reuses_the_blocks_that_are_there(tmp_path, undisturbed):
     logged(tmp_path, n_runs=20)
     first = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "store").glob("block-*")}

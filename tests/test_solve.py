@@ -213,6 +213,7 @@ def test_the_penalty_that_the_warning_advises_silences_it():
         il.solve(objective(dependent("repeated", RAGGED)), 0.1, l2=1e-3)
 
 
+@pytest.mark.slow
 def test_a_collinear_solve_warns_before_and_after_fits_in_threads(monkeypatch):
     problem, rng = objective(dependent("repeated", RAGGED)), np.random.default_rng(0)
     X = rng.standard_normal((120, 3))

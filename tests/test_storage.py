@@ -71,6 +71,7 @@ def test_a_loaded_model_predicts_the_same_bits(tmp_path, params, ids, n_targets)
     assert refitted.coef_.tobytes() == model.coef_.tobytes()
 
 
+@pytest.mark.slow
 def test_feature_names_and_the_group_column_are_kept(tmp_path):
     _, X, y, groups = fitted(ids=UNICODE)
     frame = pd.DataFrame(X, columns=["ü", "日本", "x 1"]).assign(who=groups)
@@ -93,6 +94,7 @@ def test_a_model_that_knows_no_groups_is_kept(tmp_path):
     assert len(loaded.groups_) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", [None, np.random.RandomState(3), np.int64(3), 3], ids=str)
 def test_a_random_state_that_is_no_number_does_not_prevent_saving(tmp_path, state):
     model, X, _, groups = fitted(random_state=state)
@@ -123,6 +125,7 @@ def test_saving_over_a_model_keeps_the_one_before_and_no_other(folder):
         assert len(named) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["manifest.json", "model", "arrays"])
 @pytest.mark.parametrize("damage", ["flipped", "gone"])
 def test_a_damaged_save_falls_back_to_the_one_before_with_a_warning(folder, part, damage):

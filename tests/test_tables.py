@@ -333,6 +333,7 @@ def test_a_parquet_file_that_is_damaged_inside_is_named(tmp_path):
         read_table(path, "id")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compression", ["none", "snappy", "zstd"])
 def test_no_flipped_bit_of_a_page_with_a_checksum_is_read(tmp_path, compression):
     path = tmp_path / "a.parquet"

@@ -65,6 +65,7 @@ def test_what_is_not_derived_is_refused():
         reference_losses(il.MixedLinearRegression(2, covariance=[1, 2]), il.Design(3, 2, 2, 2))
 
 
+@pytest.mark.slow
 def test_ragged_tasks_are_weighted_as_equal_ones_nearly():
     dist = il.MixedLinearRegression(60, 1.0, 0.5)
     ragged = il.reference_losses(dist, il.Design(3, [10, 20, 30], [2, 2, 5], 20))

@@ -315,6 +315,7 @@ EXTREME = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The expected loss may be")
 @pytest.mark.parametrize(("p", "design", "rate"), EXTREME, ids=str)
 @pytest.mark.parametrize("correlated", [False, True])

@@ -66,6 +66,7 @@ def test_leave_one_out_and_dealing_are_those_of_a_task_set():
 DESIGNS = [(60, 40, 6, 0.25, 0.0), (60, 20, 6, 4.0, 0.0), (60, 90, 3, 4.0, 0.0), (60, 40, 6, 4.0, 0.1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", SCORED)
 @pytest.mark.parametrize(("p", "n", "m", "nu2", "l2"), DESIGNS)
 def test_theory_is_near_monte_carlo_at_every_rate(protocol, p, n, m, nu2, l2):

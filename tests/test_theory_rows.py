@@ -49,6 +49,7 @@ def test_theory_is_near_monte_carlo(case, protocol):
     assert (np.abs(expected - losses.mean(axis=0)) < 4 * error + off * losses.mean(axis=0)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["intercept", "t rows", "fourth moment 9"])
 @pytest.mark.filterwarnings("ignore:The expected loss may be")
 def test_the_test_side_is_exact(case):

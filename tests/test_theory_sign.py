@@ -27,6 +27,7 @@ def test_the_boundary_is_that_of_the_derivation():
     assert np.isinf(boundary(0.5, -1, 0.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapt_lr", [0.0, 0.2])
 def test_the_slope_turns_at_the_noise(adapt_lr):
     design, step = il.Design(3, 20, [15, 20, 25], 20), 0.02

@@ -80,6 +80,7 @@ def test_two_steps_want_a_positive_rate(sizes, better):
     assert not il.optimal_rates(il.MixedLinearRegression(60, 1.0, 0.15), il.Design(m, n_t, n_v, 20)).overshoots
 
 
+@pytest.mark.slow
 def test_no_number_of_steps_beats_the_best_spectral_rule():
     # N << p, c = 2: noise relative to no inner loop, .500 .423 .384 .362 and (24.3) .343.
     p, n_t = 4000, 2000
