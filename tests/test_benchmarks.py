@@ -29,6 +29,7 @@ def test_both_ways_to_the_meta_parameters_agree(result):
     assert result["largest_relative_difference"] < 1e-11
 
 
+@pytest.mark.slow
 def test_the_result_is_json_with_its_environment(result):
     assert set(json.loads(json.dumps(result))["environment"]) >= {"python", "processor", "numpy", "scipy", "blas"}
     assert all(seconds > 0 for seconds in result["seconds"].values())

@@ -63,6 +63,7 @@ def test_fit_ends_well_and_says_nothing_on_standard_error(fitted):
     assert (fitted[0].code, fitted[0].err) == (0, "")
 
 
+@pytest.mark.slow
 def test_fit_counts_tasks_rows_and_features(fitted):
     assert "table.csv: 12 tasks, 144 rows, 4 features\nfeatures: a, b, c, sum\n" in fitted[0].out
     assert "- 'same' is 1.5 wherever it is known: left out\n" in fitted[0].out
@@ -91,6 +92,7 @@ def test_no_number_of_the_table_is_cut_off(tmp_path, scale):
     assert "…" not in ran.out
 
 
+@pytest.mark.slow
 def test_fit_prints_the_verdict_on_one_line(fitted, results):
     assert results["verdict"] in fitted[0].out.splitlines()
 
@@ -288,6 +290,7 @@ def test_output_that_cannot_be_encoded_still_ends_well(table, tmp_path):
     assert (ran.returncode, ran.stderr) == (0, b"")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("flag", "printed"), [("--version", package.__version__), ("--help", "Usage: innerloop")])
 def test_version_and_help_load_no_heavy_package(flag, printed):
     code = (

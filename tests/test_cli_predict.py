@@ -57,6 +57,7 @@ def test_every_row_without_a_target_is_predicted_in_the_order_of_the_file(model,
     assert found["group"].tolist() == frame["task"][rows].tolist()
 
 
+@pytest.mark.slow
 def test_predictions_say_what_they_rest_on(model, tmp_path):
     found = read(predict(model, save(half_empty(), tmp_path / "t.csv")))
     based_on = found.groupby("group")["based_on"].agg(set).to_dict()

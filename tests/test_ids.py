@@ -81,6 +81,7 @@ def two_forms(values):
     return not as_numbers and any(t + ".0" in texts for t in texts)
 
 
+@pytest.mark.slow
 @given(st.lists(VALUES, max_size=8), st.lists(VALUES, max_size=8))
 def test_ids_are_equal_as_the_rule_says_or_refused(left, right):
     found = [distinct_or_none(values) for values in (left, right)]

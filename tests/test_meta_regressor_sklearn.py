@@ -57,6 +57,7 @@ def manual_scores(estimator, X, y, groups, n_splits=3, with_groups=True):
     return scores
 
 
+@pytest.mark.slow
 @FRAME
 @pytest.mark.parametrize("n_targets", [None, 2])
 def test_a_column_of_a_frame_names_the_tasks(library, n_targets):
@@ -147,6 +148,7 @@ def test_groups_that_differ_from_the_group_column_are_refused_everywhere():
         model.predict(frame, groups=district[:3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [list, np.float64, np.uint8, "str"], ids=str)
 def test_groups_that_say_the_same_as_the_group_column_in_another_form_are_no_matter(form):
     frame, y, _ = districts()

@@ -76,6 +76,7 @@ def test_every_axis_is_labelled(drawn):
     assert figure.get_suptitle() == "A table"
 
 
+@pytest.mark.slow
 def test_every_axis_has_a_legend_that_explains_all_it_draws(drawn):
     for ax in drawn[2]:
         texts = [text.get_text() for text in ax.get_legend().get_texts()]

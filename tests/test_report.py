@@ -65,6 +65,7 @@ def test_the_page_is_well_formed_and_whole(written):
     assert len(identifiers) == len(set(identifiers))
 
 
+@pytest.mark.slow
 def test_a_policy_forbids_all_but_what_the_page_has(written):
     source = written[1]
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', source).group(1)

@@ -42,6 +42,7 @@ def test_its_model_is_the_one_that_fit_gives(tasks, study):
     assert study.model.get_params() == il.MetaRegressor(cv=3, group="g").get_params()
 
 
+@pytest.mark.slow
 def test_its_methods_are_a_frame_with_the_model_first(study):
     frame = study.methods
     assert list(frame.columns) == COLUMNS
