@@ -95,12 +95,19 @@ def test_the_result_in_words(excess, words):
 
 
 @pytest.mark.slow
-def test_the_command(tmp_path):
+@pytest.mark.parametrize("missing", [[], ["gpboost"]], ids=["as installed", "one package missing"])
+def test_the_command(tmp_path, monkeypatch, missing):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else find_spec(name))
     table = save(small_table(), tmp_path / "table.csv")
     options = [*COLUMNS, "--n-adapt", 4, "--features", "a", "b"]
     ran = innerloop("compare", table, *options)
     assert ran.code == 0, ran.err
     assert re.search(r"^statsmodels MixedLM, random intercept: adapted by hand +\d", ran.out, flags=re.M)
+    assert "…" not in ran.out
+    if missing:
+        assert ran.out.count("pip install gpboost") == 1
+        return
     values = json.loads(innerloop("compare", table, *options, "--json").out)
     assert values["contenders"][0]["name"] == "innerloop"
 

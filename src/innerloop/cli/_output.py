@@ -41,7 +41,8 @@ def show(study: TableStudy) -> None:
 
 def print_table(table: Table) -> None:
     """Print a table whole; a narrow console would cut numbers off."""
-    Console(highlight=False, emoji=False, width=max(console.width, 120)).print(table, crop=False)
+    width = Console(width=10_000).measure(table).maximum  # no cell is cut, however narrow the terminal
+    Console(highlight=False, emoji=False, width=max(console.width, width)).print(table, crop=False)
 
 
 def _rates(study: TableStudy) -> str:
