@@ -69,7 +69,7 @@ def choices(monkeypatch):
         return found
 
     monkeypatch.setattr(_nested, "_choose", record)
-    monkeypatch.setattr(_nested, "cpu_count", lambda: 1)  # folds in their order
+    monkeypatch.setattr(_nested, "on_threads", map)  # folds in their order
     return chosen
 
 

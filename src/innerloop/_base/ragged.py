@@ -19,6 +19,23 @@ def ragged_ranges(first: IntArray, sizes: IntArray) -> IntArray:
     return np.repeat(first - row_starts(sizes)[:-1], sizes) + np.arange(int(sizes.sum()))
 
 
+def of_similar_size(sizes: IntArray) -> Iterator[IntArray]:
+    """Yield the segments in groups of similar size, the smaller first, in order of size.
+
+    Padding to the largest of a group costs less than twice the rows, as its sizes are within a power of 2.
+    """
+    order = np.argsort(sizes, kind="stable")
+    power = np.ceil(np.log2(np.maximum(sizes[order], 1)))
+    for similar in np.split(order, np.flatnonzero(np.diff(power)) + 1):
+        if len(similar):
+            yield similar
+
+
+def padded_rows(first: IntArray, sizes: IntArray) -> IntArray:
+    """Return the rows of segments, none empty, as rows of a matrix; shorter ones repeat their last row."""
+    return first[:, None] + np.minimum(np.arange(sizes.max()), sizes[:, None] - 1)
+
+
 def padded_ranges(first: IntArray, end: IntArray, most_rows: int) -> Iterator[tuple[IntArray, IntArray]]:
     """Yield segments of similar length together, as rows of a matrix; shorter ones repeat their last row.
 
@@ -37,13 +54,8 @@ def padded_ranges(first: IntArray, end: IntArray, most_rows: int) -> Iterator[tu
         Fewer than half of the rows are repeated.
     """
     sizes = end - first
-    order = np.argsort(sizes, kind="stable")
-    power = np.ceil(np.log2(sizes[order]))
-    for similar in np.split(order, np.flatnonzero(np.diff(power)) + 1):
-        if len(similar) == 0:
-            continue
-        width = int(sizes[similar[-1]])
-        step = max(1, most_rows // width)
+    for similar in of_similar_size(sizes):
+        step = max(1, most_rows // int(sizes[similar[-1]]))
         for i in range(0, len(similar), step):
             chosen = similar[i : i + step]
-            yield chosen, np.minimum(first[chosen, None] + np.arange(width), end[chosen, None] - 1)
+            yield chosen, padded_rows(first[chosen], sizes[chosen])

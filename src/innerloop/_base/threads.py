@@ -1,19 +1,23 @@
-"""A limit of one BLAS thread for many small matrices.
+"""Threads: a limit of one BLAS thread for many small matrices, and a pool for whole fits.
 
 Synchronising BLAS threads at every small call costs more than they save, and far more on a busy machine.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import cached_property
 from threading import Lock
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, TypeVar, final
 
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
 
 _SMALL = 400
+_Argument = TypeVar("_Argument")
+_Result = TypeVar("_Result")
 
 
 @final
@@ -56,3 +60,11 @@ _ONE_THREAD = _OneThread()
 def one_thread(n_features: int = 0) -> AbstractContextManager[None]:
     """Return a context in which BLAS uses one thread; with many features it changes nothing."""
     return _ONE_THREAD if n_features <= _SMALL else nullcontext()
+
+
+def on_threads(function: Callable[[_Argument], _Result], arguments: Iterable[_Argument]) -> Iterator[_Result]:
+    """Yield the results of a function in the order of its arguments, computed on a thread for each core."""
+    from joblib import cpu_count  # imported late to keep `import innerloop` light
+
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        yield from pool.map(function, arguments)

@@ -74,7 +74,7 @@ class Predictor:
         first = np.searchsorted(place[order], np.arange(len(known) + 1))
         used = np.flatnonzero(np.diff(first))
         at_once = max(1, _MOST_NUMBERS // X.shape[1] ** 2)
-        for block in row_blocks(known.select(used), at_once * X.shape[1] ** 2):
+        for block in row_blocks(known.select(used)):
             members = used[block.members]
             of_target = [
                 self.rule.uncertainty(self.coef, block, target_cov, k) for k, target_cov in enumerate(task_cov)

@@ -160,9 +160,8 @@ def estimate_effects(
                 columns = np.flatnonzero(varies)
                 problem = RestrictedLikelihood(row_blocks(sample), target, sample.n_rows, prior, columns)
                 roots = DiagonalRoots.separate(columns, _mean_squares(sample.X), prior, spread)
-                unit = _unit(sample.X, prior)
-                known = None if start is None else _Known.of(start, similar, target, prior, unit)
-                task_cov, penalty = _minimise(_Search(problem, roots, unit, given), structure, known)
+                known = None if start is None else _Known.of(start, similar, target, prior)
+                task_cov, penalty = _minimise(_Search(problem, roots, _unit(sample.X, prior), given), structure, known)
                 solutions.append((task_cov, penalty, problem.solve(problem.sums(task_cov), penalty)))
             else:
                 solutions.append(_solve_in_row_space(sample, target, prior, directions, varies, given))
@@ -267,14 +266,10 @@ class _Known(NamedTuple):
     similar: FloatArray | None
 
     @classmethod
-    def of(
-        cls, start: RandomEffects, similar: RandomEffects | None, target: int, prior: IntArray, unit: FloatArray
-    ) -> _Known:
-        """Return what two estimates tell of one target; a prior that the start did not have begins at its unit."""
+    def of(cls, start: RandomEffects, similar: RandomEffects | None, target: int, prior: IntArray) -> _Known:
         first = [int(np.argmax(prior == number)) for number in range(int(prior.max(initial=-1)) + 1)]
-        precision = start.precision[target][first]
         cov = None if similar is None else similar.task_cov[target]
-        return cls(start.task_cov[target].diagonal(), np.where(precision > 0, precision, unit), cov)
+        return cls(start.task_cov[target].diagonal(), start.precision[target][first], cov)
 
 
 def _minimise(diagonal: _Search, structure: Structure, known: _Known | None) -> tuple[FloatArray, FloatArray]:

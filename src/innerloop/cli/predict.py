@@ -44,8 +44,8 @@ def predict(
 
     A group with labelled rows in the table adapts on these alone, also if it was seen in training. Groups seen in
     training need no labelled rows (a network keeps nothing of them); other groups are predicted with the
-    meta-parameters. Writes CSV: the group, the row
-    of the table (counted from 1), the prediction, its basis ("adapted", "seen" or "meta"); with `level` an interval.
+    meta-parameters. Writes CSV: the group, the row of the table (counted from 1), the prediction, its basis
+    ("adapted", "seen" or "meta"); with `level` an interval.
     A group whose id a spreadsheet would run as a formula (it begins with =, +, - or @ and is no number) is written with
     a ' before it.
 

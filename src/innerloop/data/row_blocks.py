@@ -9,7 +9,7 @@ from typing import final
 import numpy as np
 
 from innerloop._base.checks import FloatArray, IntArray
-from innerloop._base.ragged import ragged_ranges, row_starts
+from innerloop._base.ragged import of_similar_size, padded_rows, ragged_ranges, row_starts
 from innerloop.data.tasks import TaskSet
 
 _MOST_NUMBERS = 2**22
@@ -42,13 +42,8 @@ class RowBlock:
 def row_blocks(tasks: TaskSet, most_numbers: int = _MOST_NUMBERS) -> Iterator[RowBlock]:
     """Yield all tasks in blocks of at most about `most_numbers` numbers each (or of one task)."""
     sizes = tasks.sizes
-    order = np.argsort(sizes, kind="stable")
-    # Padding to the largest of a block costs less than twice the rows where sizes of a block are within a power of 2.
-    power = np.ceil(np.log2(np.maximum(sizes[order], 1)))
     width = tasks.n_features + (1 if tasks.y.ndim == 1 else tasks.y.shape[1])
-    for similar in np.split(order, np.flatnonzero(np.diff(power)) + 1):
-        if len(similar) == 0:
-            continue
+    for similar in of_similar_size(sizes):
         # Those who ask for blocks make matrices of p x p of each task.
         step = max(1, most_numbers // (max(int(sizes[similar[-1]]), width) * width))
         for i in range(0, len(similar), step):
@@ -57,11 +52,10 @@ def row_blocks(tasks: TaskSet, most_numbers: int = _MOST_NUMBERS) -> Iterator[Ro
 
 def _block(tasks: TaskSet, members: IntArray) -> RowBlock:
     sizes, p = tasks.sizes[members], tasks.n_features
-    place = np.arange(sizes.max())
-    rows = tasks.starts[members, None] + np.minimum(place, sizes[:, None] - 1)
+    rows = padded_rows(tasks.starts[members], sizes)
     y = np.take(tasks.y, rows, axis=0).reshape(*rows.shape, -1)
     both = np.concatenate((np.take(tasks.X, rows, axis=0), y), axis=2)
-    both[place >= sizes[:, None]] = 0.0
+    both[np.arange(rows.shape[1]) >= sizes[:, None]] = 0.0
     if both.shape[1] > both.shape[2]:
         both = np.asarray(np.linalg.qr(both, mode="r"))
     return RowBlock(members, tasks.original_sizes[members], both[:, :, :p], both[:, :, p:])

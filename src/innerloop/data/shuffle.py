@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from innerloop._base.checks import FloatArray, IntArray, as_count
+from innerloop._base.ragged import of_similar_size
 from innerloop.data.ids import id_texts
 
 Words = NDArray[np.uint64]
@@ -43,9 +44,8 @@ def shuffled_order(
     order = np.empty(len(task), dtype=np.intp)
     whole = _Whole(targets[0], features)
     # Tasks of similar size are shuffled together, the smaller ones padded.
-    power = np.ceil(np.log2(np.maximum(sizes, 1)))
-    for similar in (np.flatnonzero((power == p) & (sizes > 0)) for p in np.unique(power)):
-        place = np.arange(sizes[similar].max(initial=0))
+    for similar in of_similar_size(sizes):
+        place = np.arange(sizes[similar[-1]])
         rows = first[similar, None] + place
         real = place < sizes[similar, None]
         shuffled = _shuffled(targets, whole, np.where(real, rows, 0), real, words[similar, None])

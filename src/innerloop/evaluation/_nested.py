@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
-from joblib import cpu_count
 
 from innerloop._base.checks import FloatArray
 from innerloop._base.seeds import Stream, stream
-from innerloop._base.threads import one_thread
+from innerloop._base.threads import on_threads, one_thread
 from innerloop.data.episodes import Episodes
 from innerloop.data.tasks import TaskSet
 from innerloop.evaluation._errors import dealt, episodes_by_size
@@ -66,9 +64,8 @@ def evaluate(trained: TrainedTable, tasks: TaskSet, tick: Callable[[], None] = l
             return _errors(fitted, chosen, rest, unseen, sizes)
 
         errors = np.full((1 + len(sizes), len(tasks), len(methods)), np.nan)
-        with ThreadPoolExecutor(cpu_count()) as pool:
-            for f, of_fold in enumerate(pool.map(errors_of_fold, range(int(fold.max()) + 1))):
-                errors[:, fold == f] = of_fold
+        for f, of_fold in enumerate(on_threads(errors_of_fold, range(int(fold.max()) + 1))):
+            errors[:, fold == f] = of_fold
     return _evaluation(trained, tasks, overall, held_out, errors, _NESTED if len(tasks) > 2 else _TWO_TASKS)
 
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import final
 
 import numpy as np
-from joblib import cpu_count
 from numpy.typing import ArrayLike
 from scipy.linalg import block_diag
 
 from innerloop._base.checks import FloatArray, as_count
 from innerloop._base.seeds import Stream, stream
-from innerloop._base.threads import one_thread
+from innerloop._base.threads import on_threads, one_thread
 from innerloop.adaptation.random_effects import RandomEffects, estimate_effects
 from innerloop.data.scaling import Scaling
 from innerloop.data.tasks import TaskSet, check_task_set
@@ -218,7 +216,7 @@ def calibrate(
     scaling = Scaling.fit(tasks.X, tasks.y, standardize, fit_intercept)
     scaled = scaling.tasks(tasks)
     n_drawn, n_resamples = min(len(tasks), _MOST_RESAMPLED), as_count(n_resamples, "n_resamples", 2)
-    with one_thread(tasks.n_features), ThreadPoolExecutor(cpu_count()) as pool:
+    with one_thread(tasks.n_features):
         estimated = _Estimates.of(scaled, fit_intercept, seed)
 
         def resample(i: int) -> _Estimates:
@@ -226,7 +224,7 @@ def calibrate(
             return _Estimates.of(scaled.select(drawn), fit_intercept, seed, estimated.effects)
 
         resampled = []
-        for estimates in pool.map(resample, range(n_resamples)):
+        for estimates in on_threads(resample, range(n_resamples)):
             resampled.append(estimates)
             tick()
     narrowed = float(np.sqrt(n_drawn / len(tasks)))

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import final
 
 import numpy as np
-from joblib import cpu_count
 
 from innerloop._base.checks import FloatArray
 from innerloop._base.seeds import Stream, stream
 from innerloop._base.standard_errors import standard_errors
-from innerloop._base.threads import one_thread
+from innerloop._base.threads import on_threads, one_thread
 from innerloop.data.tasks import TaskSet
 from innerloop.tabular.settings import Settings
 from innerloop.tabular.training import MetaTraining, TrainedTable
@@ -63,14 +61,13 @@ def coverage(
     def of_fold(f: int) -> dict[int, FloatArray]:
         """Return the shares of the fold's tasks, by the number of adaptation rows."""
         rest, unseen = tasks.select(fold != f), tasks.select(np.flatnonzero(fold == f)[:_MOST_TASKS])
-        # With positions for ids the draw of rows does not depend on the names of groups.
-        trained = MetaTraining.prepare(replace(rest, ids=np.arange(len(rest))), settings).choose()
+        trained = MetaTraining.prepare(rest, settings).choose()
         sizes = [int(n) for n in support_sizes if (unseen.sizes > n).any()]
         return {n: _shares(trained, unseen.select(unseen.sizes > n), n) for n in sizes}
 
     inside: dict[int, list[FloatArray]] = {int(n): [] for n in support_sizes}
-    with one_thread(tasks.n_features), ThreadPoolExecutor(cpu_count()) as pool:
-        for shares in pool.map(of_fold, range(int(fold.max()) + 1)):
+    with one_thread(tasks.n_features):
+        for shares in on_threads(of_fold, range(int(fold.max()) + 1)):
             for n, of_tasks in shares.items():
                 inside[n].append(of_tasks)
             tick()

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, final
 
 import numpy as np
-from joblib import cpu_count
 from numpy.typing import NDArray
 
 from innerloop._base.checks import FloatArray, IntArray
 from innerloop._base.standard_errors import mean_and_error
+from innerloop._base.threads import on_threads
 from innerloop.adaptation.predictor import Mixture
 from innerloop.adaptation.rules import NoAdaptation
 from innerloop.tabular.comparison import Comparison, Residuals, TrainingPart
@@ -70,8 +69,7 @@ class AdaptationChoice:
 def choose_adaptation(comparison: Comparison, candidates: Sequence[Kind], whole: TrainingPart) -> AdaptationChoice:
     """Weigh candidates by stacking at each number of rows, fit them to the whole, and calibrate intervals."""
     models = [whole.effects(kind.model) for kind in candidates]  # from which those of the folds start
-    with ThreadPoolExecutor(cpu_count()) as pool:
-        members = list(pool.map(lambda part: [kind.fit(part) for kind in candidates], comparison.parts))
+    members = list(on_threads(lambda part: [kind.fit(part) for kind in candidates], comparison.parts))
     residuals = comparison.residuals(members)
     products = {n: np.mean([split.products() for split in splits], axis=0) for n, splits in residuals.items()}
     n_rows = np.array(list(residuals), dtype=float)
@@ -96,13 +94,18 @@ def _weights(candidates: Sequence[Kind], products: dict[int, FloatArray]) -> Flo
     weight = np.array([stack(M) for M in products.values()])
     for k, kind in enumerate(candidates):
         gains = [
-            float(np.mean(M[:, k, k] - np.einsum("p,ipq,q->i", w, M, w)))
+            float(np.mean(M[:, k, k] - _combined(M, w)))
             for (n, M), w in zip(products.items(), weight, strict=True)
             if n > 0
         ]
         if isinstance(kind, Unadapted) and gains and np.mean(gains) <= 0:
             weight[:] = np.arange(len(candidates)) == k
     return weight
+
+
+def _combined(products: FloatArray, weight: FloatArray) -> FloatArray:
+    """Return the mean squared error of a combination on each task: (n_tasks,)."""
+    return np.asarray(np.einsum("p,ipq,q->i", weight, products, weight))
 
 
 def _calibration(comparison: Comparison, predictor: Mixture, residuals: dict[int, list[Residuals]]) -> Calibration:
@@ -123,7 +126,7 @@ def _calibration(comparison: Comparison, predictor: Mixture, residuals: dict[int
 def _table(candidates: Sequence[Kind], weight: FloatArray, products: dict[int, FloatArray]) -> dict[str, NDArray[Any]]:
     rows = []
     for (n, M), w in zip(products.items(), weight, strict=True):
-        chosen = np.einsum("p,ipq,q->i", w, M, w)
+        chosen = _combined(M, w)
         errors = [("chosen", 1.0, chosen)] if len(candidates) > 1 else []
         errors += [(kind.label, w[k], M[:, k, k]) for k, kind in enumerate(candidates)]
         rows += [(label, n, share, *mean_and_error(mse), *mean_and_error(mse - chosen)) for label, share, mse in errors]
