@@ -388,7 +388,8 @@ class NumberCode:
             notes.append(f"{column.name!r} is {known}: left out")
         if len(present) and (n := len(column.values) - len(present)):
             beside = ", with a column that says where" if indicator else ""
-            notes.append(f"{column.name!r} is missing in {n} row{'s' if n > 1 else ''}: set to the median {median:g}{beside}")
+            rows = "1 row" if n == 1 else f"{n} rows"
+            notes.append(f"{column.name!r} is missing in {rows}: set to the median {median:g}{beside}")
         if column.kind == "date" and varies:
             notes.append(f"{column.name!r} is a date: in days")
         return cls(column.name, column.kind, median, varies, indicator, len(present) < len(column.values)), notes
