@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 
 import innerloop as il
 from cases import close
-from innerloop.adaptation.covariance_roots import NOISE_POWER
+from innerloop.adaptation.covariance_roots import NOISE_POWER, DiagonalRoots, FullRoots
 from innerloop.adaptation.random_effects import _LOG_SPREAD, _UNSHRUNK, estimate_effects, update_mean
 from innerloop.adaptation.restricted_likelihood import RestrictedLikelihood
 from innerloop.adaptation.rules import GradientSteps, NoAdaptation, Ridge
@@ -84,14 +84,47 @@ def test_its_gradient_is_that_of_small_differences():
     rng = np.random.default_rng(2)
     root = rng.standard_normal((3, 3))
     task_cov, own = root @ root.T, problem(tasks)
-    _, slope, by_precision = own.loss(task_cov, np.array([0.3]))
+    at = own.evaluate(task_cov, np.array([0.3]))
     for _ in range(4):
         way = rng.standard_normal((3, 3))
         way = way + way.T
-        up, down = (own.loss(task_cov + sign * step * way, np.array([0.3]))[0] for sign in (1, -1))
-        assert np.sum(slope * way) == pytest.approx((up - down) / (2 * step), rel=1e-5)
-    up, down = (own.loss(task_cov, np.array([0.3 * np.exp(sign * step)]))[0] for sign in (1, -1))
-    assert by_precision[0] == pytest.approx((up - down) / (2 * step), rel=1e-5)
+        up, down = (own.evaluate(task_cov + sign * step * way, np.array([0.3])).loss for sign in (1, -1))
+        assert np.sum(at.by_cov * way) == pytest.approx((up - down) / (2 * step), rel=1e-5)
+    up, down = (own.evaluate(task_cov, np.array([0.3 * np.exp(sign * step)])).loss for sign in (1, -1))
+    assert at.by_precision[0] == pytest.approx((up - down) / (2 * step), rel=1e-5)
+
+
+@pytest.mark.parametrize("structure", ["diagonal", "shared", "full"])
+def test_the_information_is_that_of_all_rows_at_once(structure):
+    tasks, precision, varying, step = mixed_tasks(SIZES, [0.5, 0.2, 2.0]), 0.3, np.array([0, 2]), 1e-6
+    X, y, n, p = tasks.X, tasks.y, tasks.n_rows, tasks.n_features
+    if structure == "full":
+        roots, t = FullRoots(p, varying, np.array([0.7, 1.4])), np.array([0.9, -0.4, 1.2])
+    else:
+        make = DiagonalRoots.separate if structure == "diagonal" else DiagonalRoots.shared
+        roots = make(varying, np.array([1.1, 1.0, 0.9]), np.zeros(3, dtype=int), 1.0)
+        t = np.array([-0.5, 0.3])[: len(roots.size)]
+
+    def covariance(t, precision):  # of all rows, omega included
+        root = roots.root(t)
+        same = tasks.task_of_row[:, None] == tasks.task_of_row
+        return np.eye(n) + X @ root @ root.T @ X.T * same + X[:, :2] @ X[:, :2].T / precision
+
+    V = covariance(t, precision)
+    inverse, ones = np.linalg.inv(V), X[:, 2:]
+    P = inverse - inverse @ ones @ np.linalg.solve(ones.T @ inverse @ ones, ones.T @ inverse)
+    noise = y @ P @ y / (n - 1)
+    directions = [
+        (covariance(t + step * e, precision) - covariance(t - step * e, precision)) / (2 * step) for e in np.eye(len(t))
+    ]
+    directions.append(-X[:, :2] @ X[:, :2].T / precision)  # by the log precision
+    u = np.array([direction @ P @ y for direction in directions]).T
+    slope = u.T @ P @ y
+    expected = (u.T @ P @ u - np.outer(slope, slope) / ((n - 1) * noise)) / noise
+    own = RestrictedLikelihood(row_blocks(tasks), 0, n, priors(p), varying)
+    root = roots.root(t)
+    at = own.evaluate(root @ root.T, np.array([precision]))
+    np.testing.assert_allclose(own.information(at, roots.directions(t), len(t)), expected, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("seed", range(3))

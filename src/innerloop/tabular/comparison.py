@@ -91,8 +91,13 @@ class Estimates:
     def _of_columns(self, model: Model) -> RandomEffects:
         if model not in self._found:
             columns = self._terms.columns(model)
-            similar = None if self._similar is None else self._similar._of_columns(model)
-            start = self._of_columns(model._replace(structure="diagonal")) if model.structure == "full" else similar
+            diagonal, others = model._replace(structure="diagonal"), self._similar
+            similar = None
+            if model.structure == "full":
+                start: RandomEffects | None = self._of_columns(diagonal)
+                similar = None if others is None else (others._of_columns(diagonal), others._of_columns(model))
+            else:
+                start = None if others is None else others._of_columns(model)
             self._found[model] = estimate_effects(
                 replace(self.tasks, X=self.tasks.X[:, columns], feature_names=None),
                 model.structure,
@@ -100,7 +105,7 @@ class Estimates:
                 n_curves=int(self._terms.curved[columns].sum()),
                 varying=self._terms.varying[columns],
                 start=start,
-                similar=similar if model.structure == "full" else None,
+                similar=similar,
             )
         return self._found[model]
 
