@@ -11,7 +11,7 @@ are relative to that of the noise, :math:`s^2`. The restricted likelihood (`rest
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, final
 
 import numpy as np
@@ -84,6 +84,16 @@ class RandomEffects:
     def new_task_cov(self) -> FloatArray:
         """Covariance of a new task's coefficients around `mean`, relative to the noise variance."""
         return self.task_cov + self.mean_cov
+
+    def with_curves(self, n_curves: int, intercept: bool) -> RandomEffects:
+        """Return the same model with columns of curves, which have no effect, before the intercept."""
+        p = len(self.mean) + n_curves
+        end = p - intercept
+        curves = np.arange(end - n_curves, end)
+        wide = self.in_columns(np.delete(np.arange(p), curves), p)
+        precision = wide.precision.copy()
+        precision[:, curves] = self.precision.max(axis=1, keepdims=True)
+        return replace(wide, precision=precision)
 
     def in_columns(self, columns: IntArray, n_features: int) -> RandomEffects:
         """Return the same model with these columns among more, of which the others have no effect."""

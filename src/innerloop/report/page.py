@@ -15,14 +15,13 @@ import numpy as np
 from innerloop.evaluation import Curve, Evaluation
 from innerloop.evaluation.advice import further_data
 from innerloop.evaluation.calibrated_model import CalibratedModel, calibrate
-from innerloop.evaluation.coverage import N_FOLDS, coverage
 from innerloop.evaluation.methods import FEATURE_RATES, GRADIENT
 from innerloop.evaluation.rate_slices import RateSlice, slices, theory_failures
 from innerloop.plots.table import plot_coverage, plot_learning_curves, plot_rate
 from innerloop.report.pictures import as_svg
 
 N_RESAMPLES = 30
-N_TICKS = N_RESAMPLES + N_FOLDS
+N_TICKS = N_RESAMPLES
 # Tasks in the tables of the best and the worst.
 _SHOWN_TASKS = 5
 # Directions of feature space are called flat if their variance is this much below the largest, and features collinear
@@ -61,12 +60,13 @@ def report_page(
 
     trained, tasks = evaluation.trained, evaluation.tasks
     settings = trained.training.settings
-    covered = coverage(settings, tasks, evaluation.n_rows.tolist(), tick)
     calibrated = _calibrate(evaluation, tick)
     through = slices(evaluation, calibrated)
     svgs = {
         "learning": as_svg(partial(plot_learning_curves, evaluation), "Learning curves of all methods"),
-        "coverage": as_svg(partial(plot_coverage, covered), "Share of targets inside their prediction intervals"),
+        "coverage": as_svg(
+            partial(plot_coverage, evaluation.coverage), "Share of targets inside their prediction intervals"
+        ),
     }
     for losses in through:
         svgs[losses.name] = as_svg(partial(plot_rate, losses), f"Error on unseen tasks against {losses.name}")
@@ -85,7 +85,7 @@ def report_page(
         feature_rates=_feature_rates(evaluation),
         overshoots=_overshoots(evaluation.curves, evaluation.n_support),
         options=further_data(trained),
-        coverage=covered,
+        coverage=evaluation.coverage,
         extremes=_extremes(evaluation),
         calibrated=calibrated,
         notes=() if tasks.column_map is None else tasks.column_map.notes,

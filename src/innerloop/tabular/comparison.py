@@ -70,7 +70,7 @@ class Estimates:
     options
         Of `estimate_effects`.
     similar
-        Estimates from similar tasks, to start from.
+        Estimates from similar tasks, to start from. They may have other curves.
     """
 
     def __init__(self, tasks: TaskSet, terms: Terms, options: dict[str, Any], similar: Estimates | None = None) -> None:
@@ -84,30 +84,41 @@ class Estimates:
 
     def widened(self, tasks: TaskSet, terms: Terms) -> Estimates:
         """Return estimates that keep those found, given the same tasks with the columns of curves too."""
-        wide = Estimates(tasks, terms, self._options)
+        wide = Estimates(tasks, terms, self._options, self._similar)
         wide._found |= self._found
         return wide
 
     def _of_columns(self, model: Model) -> RandomEffects:
         if model not in self._found:
             columns = self._terms.columns(model)
-            diagonal, others = model._replace(structure="diagonal"), self._similar
-            similar = None
+            n_curves = int(self._terms.curved[columns].sum())
+            diagonal, others = model._replace(structure="diagonal"), self._similar_with(model)
+            start, similar = None, None
             if model.structure == "full":
-                start: RandomEffects | None = self._of_columns(diagonal)
+                start = self._of_columns(diagonal)
                 similar = None if others is None else (others._of_columns(diagonal), others._of_columns(model))
-            else:
-                start = None if others is None else others._of_columns(model)
+            elif others is not None:
+                start = others._of_columns(model)
+            elif model.is_curved:
+                start = self._of_columns(model._replace(is_curved=False)).with_curves(n_curves, self._terms.intercept)
             self._found[model] = estimate_effects(
                 replace(self.tasks, X=self.tasks.X[:, columns], feature_names=None),
                 model.structure,
                 **self._options,
-                n_curves=int(self._terms.curved[columns].sum()),
+                n_curves=n_curves,
                 varying=self._terms.varying[columns],
                 start=start,
                 similar=similar,
             )
         return self._found[model]
+
+    def _similar_with(self, model: Model) -> Estimates | None:
+        """Return the estimates of similar tasks if they have the model's columns."""
+        others = self._similar
+        if others is None or (model.is_curved and others._terms is not self._terms):
+            return None
+        same = len(others._terms.columns(model)) == len(self._terms.columns(model))
+        return others if same else None
 
 
 @final

@@ -208,21 +208,21 @@ class MetaTraining:
         assert self.gradient is not None
         return gradient_steps(self.gradient.objective, rates, self.settings.n_steps)
 
-    def choose(self) -> TrainedTable:
-        """Fit the candidates and weigh them by held-out tasks."""
+    def choose(self, similar: Estimates | None = None) -> TrainedTable:
+        """Fit the candidates and weigh them by held-out tasks; estimates of similar tasks are to start from."""
         with one_thread(self.tasks.n_features):
             settings, options = self.settings, self._options()
             intercept = settings.fit_intercept
             straight = Terms(np.zeros(self.tasks.n_features, dtype=bool), self.varying, intercept)
-            estimates = Estimates(variance_sample(self.tasks, settings.seed), straight, options)
+            estimates = Estimates(variance_sample(self.tasks, settings.seed), straight, options, similar)
             curves = self._curves(estimates)
             tasks, terms = curves.tasks(self.tasks, intercept), _with_curves(straight, curves)
-            similar = estimates.widened(curves.tasks(estimates.tasks, intercept), terms)
+            wide = estimates.widened(curves.tasks(estimates.tasks, intercept), terms)
             rows = reduced(tasks)
-            comparison, candidates = self._comparison(tasks, terms, similar)
-            whole = TrainingPart(similar, options, rows, self._gradient_part())
+            comparison, candidates = self._comparison(tasks, terms, wide)
+            whole = TrainingPart(wide, options, rows, self._gradient_part())
             choice = choose_adaptation(comparison, candidates, whole)
-            return TrainedTable(self, curves, choice, whole.effects(choice.main.model), tasks, rows)
+            return TrainedTable(self, curves, choice, whole.effects(choice.main.model), tasks, rows, wide)
 
     def _curves(self, estimates: Estimates) -> Curves:
         """Return the curves that are to be tried."""
@@ -353,6 +353,8 @@ class TrainedTable:
         In scaled units, with the columns of curves.
     rows
         The same with reduced rows; see `innerloop.data.row_blocks.reduced`.
+    estimates
+        Of all random-effects models that were compared.
     """
 
     training: MetaTraining = field(repr=False)
@@ -361,6 +363,7 @@ class TrainedTable:
     effects: RandomEffects = field(repr=False)
     tasks: TaskSet = field(repr=False)
     rows: TaskSet = field(repr=False)
+    estimates: Estimates = field(repr=False)
 
     @property
     def predictor(self) -> Mixture:
