@@ -8,6 +8,9 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 READY := $(VENV)/.done
 
+# Containers often forbid bytecode; each of many short processes would then compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test quick lowest lint types docs bench reproduce wheel clean
 
 demo: $(READY)

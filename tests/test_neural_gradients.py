@@ -169,6 +169,7 @@ def test_gradients_through_a_ridge_head(kind, by_task, n_support):
     assert_same(found, dict(zip(params, expected, strict=True)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subset", [None, ["4"], ["0.weight", "2.bias"]], ids=["all", "head", "parts"])
 @pytest.mark.parametrize("first_order", [False, True], ids=["second order", "first order"])
 @pytest.mark.parametrize(("n_support", "n_steps"), SHAPES.values(), ids=SHAPES)
