@@ -60,7 +60,7 @@ def evaluate(trained: TrainedTable, tasks: TaskSet, tick: Callable[[], None] = l
             fitted = MetaTraining.prepare(rest, settings, tick, training.n_support)
             if len(rest) > 1:
                 fitted = fitted.with_gradient(tick)
-                model = scored = fitted.choose(trained.estimates)
+                model = scored = fitted.choose()
                 chosen = _choose(fitted, methods, tick)[0]
             else:  # nothing can be chosen on one task
                 model, chosen = fitted.choose(), overall

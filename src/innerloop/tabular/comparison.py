@@ -70,7 +70,7 @@ class Estimates:
     options
         Of `estimate_effects`.
     similar
-        Estimates from similar tasks, to start from. They may have other curves.
+        Estimates from similar tasks with the same columns, to start from.
     """
 
     def __init__(self, tasks: TaskSet, terms: Terms, options: dict[str, Any], similar: Estimates | None = None) -> None:
@@ -84,7 +84,7 @@ class Estimates:
 
     def widened(self, tasks: TaskSet, terms: Terms) -> Estimates:
         """Return estimates that keep those found, given the same tasks with the columns of curves too."""
-        wide = Estimates(tasks, terms, self._options, self._similar)
+        wide = Estimates(tasks, terms, self._options)
         wide._found |= self._found
         return wide
 
@@ -92,7 +92,7 @@ class Estimates:
         if model not in self._found:
             columns = self._terms.columns(model)
             n_curves = int(self._terms.curved[columns].sum())
-            diagonal, others = model._replace(structure="diagonal"), self._similar_with(model)
+            diagonal, others = model._replace(structure="diagonal"), self._similar
             start, similar = None, None
             if model.structure == "full":
                 start = self._of_columns(diagonal)
@@ -111,14 +111,6 @@ class Estimates:
                 similar=similar,
             )
         return self._found[model]
-
-    def _similar_with(self, model: Model) -> Estimates | None:
-        """Return the estimates of similar tasks if they have the model's columns."""
-        others = self._similar
-        if others is None or (model.is_curved and others._terms is not self._terms):
-            return None
-        same = len(others._terms.columns(model)) == len(self._terms.columns(model))
-        return others if same else None
 
 
 @final

@@ -208,13 +208,13 @@ class MetaTraining:
         assert self.gradient is not None
         return gradient_steps(self.gradient.objective, rates, self.settings.n_steps)
 
-    def choose(self, similar: Estimates | None = None) -> TrainedTable:
-        """Fit the candidates and weigh them by held-out tasks; estimates of similar tasks are to start from."""
+    def choose(self) -> TrainedTable:
+        """Fit the candidates and weigh them by held-out tasks."""
         with one_thread(self.tasks.n_features):
             settings, options = self.settings, self._options()
             intercept = settings.fit_intercept
             straight = Terms(np.zeros(self.tasks.n_features, dtype=bool), self.varying, intercept)
-            estimates = Estimates(variance_sample(self.tasks, settings.seed), straight, options, similar)
+            estimates = Estimates(variance_sample(self.tasks, settings.seed), straight, options)
             curves = self._curves(estimates)
             tasks, terms = curves.tasks(self.tasks, intercept), _with_curves(straight, curves)
             wide = estimates.widened(curves.tasks(estimates.tasks, intercept), terms)
@@ -222,7 +222,7 @@ class MetaTraining:
             comparison, candidates = self._comparison(tasks, terms, wide)
             whole = TrainingPart(wide, options, rows, self._gradient_part())
             choice = choose_adaptation(comparison, candidates, whole)
-            return TrainedTable(self, curves, choice, whole.effects(choice.main.model), tasks, rows, wide)
+            return TrainedTable(self, curves, choice, whole.effects(choice.main.model), tasks, rows)
 
     def _curves(self, estimates: Estimates) -> Curves:
         """Return the curves that are to be tried."""
@@ -353,8 +353,6 @@ class TrainedTable:
         In scaled units, with the columns of curves.
     rows
         The same with reduced rows; see `innerloop.data.row_blocks.reduced`.
-    estimates
-        Of all random-effects models that were compared.
     """
 
     training: MetaTraining = field(repr=False)
@@ -363,7 +361,6 @@ class TrainedTable:
     effects: RandomEffects = field(repr=False)
     tasks: TaskSet = field(repr=False)
     rows: TaskSet = field(repr=False)
-    estimates: Estimates = field(repr=False)
 
     @property
     def predictor(self) -> Mixture:
