@@ -173,6 +173,17 @@ def test_intervals_of_a_group_do_not_depend_on_which_others_adapt(ragged, others
     np.testing.assert_allclose(after, (lower[kept], upper[kept]), rtol=1e-9)
 
 
+def test_intervals_say_how_wide_they_are(ragged):
+    model, X, groups = ragged
+    table = model._table
+    place = table.places(groups)
+    for level in (0.5, 0.9):
+        lower, upper = model.predict_interval(X, groups, level)
+        np.testing.assert_allclose((lower + upper) / 2, model.predict(X, groups), atol=1e-12)
+        np.testing.assert_allclose(upper - lower, 2 * table.half_width(X, place, level), rtol=1e-9)
+        assert (upper > lower).all()
+
+
 def test_the_variance_of_a_new_task_counts_how_well_the_population_is_known():
     X, y, groups = table([6] * 6, 2, seed=5)
     trained = prepared(il.TaskSet.from_arrays(X, y, groups), adaptation="ridge", basis="linear").choose()

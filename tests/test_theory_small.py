@@ -91,6 +91,26 @@ def test_units_of_features_do_not_matter_with_a_penalty(sizes, unit):
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+LAWS = {
+    "Gaussian": {},
+    "t rows": {"row_dof": 7},
+    "fourth moment 9": {"fourth_moment": 9},
+    "intercept": {"intercept": True},
+    "correlated": {"covariance": np.linspace(0.3, 2, 8)},
+}
+
+
+@pytest.mark.parametrize(
+    "design", [il.Design(4, 8, 5, 6), il.Design(4, 8, 1, 6), il.Design(4, 8, 5, 6, l2=0.1)], ids=str
+)
+@pytest.mark.parametrize("law", LAWS)
+def test_units_of_the_target_do_not_matter(law, design):
+    tau, init, rates = np.full(8, 0.5), np.full(8, 0.7), np.array([-0.3, 0.0, 0.2])
+    small, large = (il.MixedLinearRegression(8, unit, unit * tau, **LAWS[law]) for unit in (1e-3, 3.0))
+    expected = unwarned_loss(large, design, rates, 0.1, 3.0 * init)
+    np.testing.assert_allclose(9e6 * unwarned_loss(small, design, rates, 0.1, 1e-3 * init), expected, rtol=1e-7)
+
+
 DESIGNS = {
     "few rows": (il.MixedLinearRegression(30, 1.0, 0.5), il.Design(3, 15, 2, 10)),
     "many rows": (il.MixedLinearRegression(10, 0.5, 1.0), il.Design(6, 5, 8, 5)),
