@@ -9,7 +9,13 @@ from scipy.optimize import minimize
 import innerloop as il
 from cases import close
 from innerloop.adaptation.covariance_roots import NOISE_POWER, DiagonalRoots, FullRoots
-from innerloop.adaptation.random_effects import _LOG_SPREAD, _UNSHRUNK, estimate_effects, update_mean
+from innerloop.adaptation.random_effects import (
+    _LOG_SPREAD,
+    _UNSHRUNK,
+    estimate_effects,
+    update_mean,
+    variance_sample,
+)
 from innerloop.adaptation.restricted_likelihood import RestrictedLikelihood
 from innerloop.adaptation.rules import GradientSteps, NoAdaptation, Ridge
 from innerloop.data.row_blocks import RowBlock, reduced, row_blocks
@@ -290,6 +296,18 @@ def test_turned_rows_say_the_same_as_all_rows():
             assert len(block.X[i]) <= 5
             seen += 1
     assert seen == len(tasks)
+
+
+def test_of_very_many_tasks_a_random_part_is_used_and_another_seed_takes_others():
+    tasks = il.TaskSet.from_arrays(np.ones((6000, 1)), np.zeros(6000), np.repeat(np.arange(3000), 2))
+    first, second = (variance_sample(tasks, seed).ids for seed in (0, 1))
+    assert len(first) == len(second) == len(np.unique(first)) < 3000
+    for ids in (first, second):
+        counts = np.histogram(ids, bins=6, range=(0, 3000))[0] / len(ids)
+        assert (np.abs(counts - 1 / 6) < 5 * np.sqrt(1 / 6 / len(ids))).all()
+    assert len(np.intersect1d(first, second)) < 0.6 * len(first)
+    among = np.arange(3000) % 2 == 0
+    assert set(variance_sample(tasks, 0, among).ids) <= set(np.flatnonzero(among))
 
 
 @pytest.mark.parametrize("structure", ["diagonal", "full"])

@@ -306,6 +306,15 @@ def test_legends_can_be_read_on_a_phone(label):
 
 
 @pytest.mark.slow
+def test_the_page_shows_an_error_and_its_root(written):
+    page = re.sub(r"<[^>]+>", " ", written[1])
+    error, root = map(
+        float, re.search(r"([\d.e+-]+) ± [\d.e+-]+\s+MSE on unseen tasks \(its root: ([\d.e+-]+)", page).groups()
+    )
+    assert root == pytest.approx(error**0.5, rel=0.006)
+
+
+@pytest.mark.slow
 def test_intervals_of_unseen_tasks_hold_what_they_promise():
     import innerloop as il
     from innerloop.evaluation.coverage import LEVELS
