@@ -25,13 +25,14 @@ def read_tasks(
     drop: list[str] | None,
     delimiter: str | None,
     min_rows: int | None,
+    weights: str | None = None,
 ) -> TableTasks:
     """Return the tasks of a file."""
     if group == target:
         raise ValueError(f"--group and --target must be different columns, got {group!r} for both.")
     file = read_table(table, group, delimiter)
-    rows = read_task_rows(file.frame, group, target, features, drop or [], file.name, file.place)
-    tasks = TaskSet.from_columns(rows.columns, rows.y, rows.ids, rows.task)
+    rows = read_task_rows(file.frame, group, target, features, drop or [], file.name, file.place, weights)
+    tasks = TaskSet.from_columns(rows.columns, rows.y, rows.ids, rows.task, rows.weights)
     notes = [*file.notes, *rows.notes]
     if min_rows is not None and (few := int((tasks.sizes < min_rows).sum())):
         notes.append(f"{few} tasks of fewer than {min_rows} rows are left out")

@@ -36,6 +36,7 @@ def fit(
     report: Path | None = None,
     features: Names = None,
     drop: Names = None,
+    weights: str | None = None,
     n_support: int | None = None,
     n_query: int | None = None,
     n_steps: int = 1,
@@ -79,6 +80,9 @@ def fit(
         Feature columns; all but group and target unless given.
     drop
         Columns to leave out.
+    weights
+        Column with the precisions of the rows: a row of weight w has noise of 1 / w times the variance. Rows of weight
+        0 are left out.
     n_support
         Rows a new task will adapt on; half of the median task, at most 10, unless given.
     n_query
@@ -143,7 +147,7 @@ def fit(
         need_matplotlib("--report")
     if min_rows is not None:
         as_count(min_rows, "min_rows")
-    read = read_tasks(table, group, target, features, drop, delimiter, min_rows)
+    read = read_tasks(table, group, target, features, drop, delimiter, min_rows, weights)
     check_sizes(read.tasks, table, n_support, n_query)
     result = study(read.tasks, model, title=table.name, target=target, group=group, progress=True)
     if out is not None:  # first, so that nothing that follows can lose it
