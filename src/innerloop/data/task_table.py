@@ -14,6 +14,7 @@ from innerloop._base.checks import FloatArray, IntArray
 from innerloop.data.columns import Columns, ProblemError, read_column, refuse
 from innerloop.data.frames import as_frame, column_names, row_name
 from innerloop.data.ids import distinct_ids
+from innerloop.data.targets import log_targets
 
 
 @final
@@ -113,10 +114,11 @@ def read_task_rows(
     name: str = "`frame`",
     place: Callable[[int], str] = row_name,
     weights: str | None = None,
+    positive: bool = False,
 ) -> TaskRows:
     """Read the ids, targets and features of a data frame; see `TaskSet.from_table`.
 
-    `name` is what messages call the frame, and ``place(i)`` its row i.
+    `name` is what messages call the frame, and ``place(i)`` its row i. With `positive`, other targets are refused.
     """
     table = as_frame(frame, name)
     targets = [_as_name(target, "target")] if isinstance(target, str | int) else [_as_name(t, "target") for t in target]
@@ -139,6 +141,8 @@ def read_task_rows(
     ids, task = read_ids(table, group, name, place)
     columns = Columns.read(table.select(chosen), task, None if features is None else chosen, (), name, place)
     codes, y = _read_targets(table, targets, name, place)
+    if positive:
+        log_targets(y, f"column {targets[0]!r} of {name}", place)
     notes = [code.note for code in codes if code.note]
     known = ~np.isnan(y).any(axis=1)
     if not known.any():

@@ -19,6 +19,7 @@ from innerloop.data.columns import ColumnMap, Columns
 from innerloop.data.episodes import Episodes
 from innerloop.data.frames import as_frame, is_frame, take_groups
 from innerloop.data.ids import distinct_ids
+from innerloop.data.targets import log_targets
 from innerloop.data.tasks import TaskSet
 from innerloop.tabular.effects import Effects, effects_of, group_effects_of
 from innerloop.tabular.fitted_table import FittedTable
@@ -86,6 +87,10 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
     order : column, default=None
         Name or position of a feature, such as a date, by which the rows of a group come: choices and intervals are then
         made for adaptation on a group's first rows. None: on any rows.
+    target_transform : {None, "log"}, default=None
+        "log": for positive targets, whose noise grows with their level. Everything is fitted to their logarithms, and
+        `coef_`, held-out errors and effects are of these; predictions are transformed back to the target's median,
+        not its mean, intervals by their ends, and standard deviations as those of a log-normal target.
     verbose : bool, default=False
         Whether to show a progress bar while fitting, where standard error is a terminal.
 
@@ -122,6 +127,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
     columns_ : ColumnMap or None
         How the columns of a data frame became features: `coef_` belongs to ``columns_.feature_names``, and
         ``columns_.notes`` says what was done. None where X was an array.
+    notes_ : tuple of str
+        What was done with columns, and what to know of a target of 0 and 1 or of counts.
     n_features_in_ : int
     feature_names_in_ : (n_features,), where X had string column names
 
@@ -155,8 +162,10 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
     l2_: float
     cv_results_: dict[str, NDArray[Any]] | None
     columns_: ColumnMap | None
+    notes_: tuple[str, ...]
     _table: FittedTable
-    _group: str | None  # the parameter at the time of fitting
+    _group: str | None  # these are parameters at the time of fitting
+    _is_log: bool
 
     # With metadata routing on, `groups` reaches the model as well as the splitter without further requests.
     __metadata_request__fit = {"groups": True}
@@ -181,6 +190,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         cv: Any = 5,
         standardize: bool = True,
         fit_intercept: bool = True,
+        target_transform: Literal["log"] | None = None,
         verbose: bool = False,
     ) -> None:
         self.inner_lr = inner_lr
@@ -198,6 +208,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         self.cv = cv
         self.standardize = standardize
         self.fit_intercept = fit_intercept
+        self.target_transform = target_transform
         self.verbose = verbose
 
     def fit(
@@ -233,6 +244,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         X, groups = take_groups(self.group, X, groups)
         if not is_frame(X):
             X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64)
+        if settings.target_transform:
+            y = log_targets(as_targets(y, "y", len(X)), "`y`")
         if groups is None:
             warnings.warn(
                 "neither `groups` nor `group` is given: all rows count as one task and there is no inner loop. "
@@ -254,7 +267,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
             row_fold = row_fold[np.argsort(distinct_ids(groups, "groups", len(X))[1], kind="stable")]
         with progress("Meta-training", settings.n_folds, shown=bool(self.verbose)) as tick:
             training = MetaTraining.prepare(tasks, settings, tick, row_fold=row_fold)
-        self._group = self.group
+        self._group, self._is_log = self.group, settings.target_transform == "log"
         self._set_table(training.choose().table(remember=knows_groups))
         return self
 
@@ -280,7 +293,11 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         """
         X, place = self._rows(X, groups)
         prediction = self._table.predict(X, place)
-        return (prediction, self._table.std(X, place)) if return_std else prediction
+        std = self._table.std(X, place) if return_std else None
+        if self._is_log:
+            prediction = np.exp(prediction)
+            std = None if std is None else prediction * np.sqrt(np.exp(std**2) * np.expm1(std**2))
+        return prediction if std is None else (prediction, std)
 
     def predict_interval(
         self,
@@ -318,7 +335,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         if weights is not None and not weights.all():
             raise ValueError("`sample_weight` must be positive here: a row of weight 0 has no interval.")
         prediction, half = self._table.predict(X, place), self._table.half_width(X, place, level, weights)
-        return prediction - half, prediction + half
+        lower, upper = prediction - half, prediction + half
+        return (np.exp(lower), np.exp(upper)) if self._is_log else (lower, upper)
 
     def adapt(
         self, X: Any, y: ArrayLike, groups: ArrayLike | None = None, sample_weight: ArrayLike | None = None
@@ -344,6 +362,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         if self.columns_ is None:
             X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64, reset=False)
         weights = None if sample_weight is None else as_weights(sample_weight, "sample_weight", len(X))
+        if self._is_log:
+            y = log_targets(as_targets(y, "y", len(X)), "`y`")
         tasks = TaskSet.from_arrays(self._features(X), y, groups, weights=weights)
         if tasks.y.shape[1:] != np.shape(self.intercept_):
             raise ValueError(f"`y` must have the targets seen in fit, got shape {tasks.y.shape}.")
@@ -430,6 +450,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         """Set the fitted attributes, which are views of a fitted table."""
         selection = table.selection
         self._table, self.columns_ = table, table.columns
+        self.notes_ = (*(() if table.columns is None else table.columns.notes), *table.target_notes)
         self.adaptation_, self.n_support_ = selection.adaptation, selection.n_support
         self.inner_lr_, self.adapt_lr_, self.l2_ = selection.rates
         self.inner_lr_se_, self.adapt_lr_se_ = selection.inner_lr_se, selection.adapt_lr_se
@@ -467,7 +488,7 @@ def fitted_regressor(
     model.n_features_in_ = len(table.scaling.kept) if feature_names is None else len(feature_names)
     if feature_names is not None:
         model.feature_names_in_ = np.array(feature_names, dtype=object)
-    model._group = model.group
+    model._group, model._is_log = model.group, model.target_transform == "log"
     model._set_table(table)
     return model
 

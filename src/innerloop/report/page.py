@@ -88,7 +88,7 @@ def report_page(
         coverage=covered,
         extremes=_extremes(evaluation),
         calibrated=calibrated,
-        notes=() if tasks.column_map is None else tasks.column_map.notes,
+        notes=(*(() if tasks.column_map is None else tasks.column_map.notes), *trained.training.notes),
         constant=_feature_names(evaluation, ~trained.training.scaling.kept),
         collinear=_collinear(evaluation),
         failures=_failures(calibrated, through),

@@ -87,6 +87,8 @@ class FittedTable:
         Their coefficients, in scaled units, with the columns of curves.
     columns
         From the columns of a table to X; None where X came as numbers.
+    target_notes
+        What to know about the targets, in sentences without a full stop.
     """
 
     scaling: Scaling
@@ -99,6 +101,7 @@ class FittedTable:
     known: TaskSet
     known_coef: FloatArray
     columns: ColumnMap | None = None
+    target_notes: tuple[str, ...] = ()
 
     def meta_parameters(self) -> tuple[FloatArray, FloatArray]:
         """Return coefficients (n_targets, n_features) and intercepts (n_targets,) in data units.
@@ -184,6 +187,7 @@ class FittedTable:
             "single_target": self.single_target,
             "intercept": self.scaling.intercept,
             "columns": None if self.columns is None else self.columns.to_state(),
+            "target_notes": list(self.target_notes),
         }
         parts: dict[str, Mapping[str, Any]] = {
             "scaling": {name: value for name, value in vars(self.scaling).items() if name != "intercept"},
@@ -235,6 +239,7 @@ class FittedTable:
             known=TaskSet(**parts["known"]),
             known_coef=parts["groups"]["coef"],
             columns=None if scalars["columns"] is None else ColumnMap.from_state(scalars["columns"]),
+            target_notes=tuple(scalars.get("target_notes", ())),
         )
 
 

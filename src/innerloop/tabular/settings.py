@@ -43,6 +43,7 @@ class Settings:
     n_steps: int = 1
     n_folds: int = 5
     splits: Any = None
+    target_transform: Literal["log"] | None = None
     standardize: bool = True
     fit_intercept: bool = True
     seed: int = 0
@@ -120,6 +121,7 @@ def read_settings(parameters: Mapping[str, Any]) -> Settings:
         n_steps=as_count(given.n_steps, "n_steps"),
         n_folds=n_folds,
         splits=splits,
+        target_transform=_transform(given.target_transform),
         standardize=bool(given.standardize),
         fit_intercept=bool(given.fit_intercept),
         seed=as_seed(given.random_state),
@@ -131,6 +133,12 @@ def _one_of(value: Any, name: str, values: tuple[str, ...]) -> Any:
         return value
     *names, last = map(repr, values)
     raise ValueError(f"`{name}` must be {', '.join(names)} or {last}, got {value!r}.")
+
+
+def _transform(value: Any) -> Literal["log"] | None:
+    if value is None or (isinstance(value, str) and value == "log"):
+        return value  # type: ignore[return-value]
+    raise ValueError(f"`target_transform` must be None or 'log', got {value!r}.")
 
 
 def _folds(cv: Any) -> tuple[int, Any]:

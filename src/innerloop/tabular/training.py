@@ -22,6 +22,7 @@ from innerloop.data.curves import Curves
 from innerloop.data.episodes import Episodes
 from innerloop.data.row_blocks import reduced
 from innerloop.data.scaling import Scaling
+from innerloop.data.targets import target_notes
 from innerloop.data.tasks import TaskSet
 from innerloop.exact.objective import MetaObjective
 from innerloop.tabular.adaptation_choice import AdaptationChoice, choose_adaptation
@@ -140,6 +141,8 @@ class MetaTraining:
         Training of gradient steps; None where it was not asked for.
     columns
         By which the features of the tasks were encoded.
+    notes
+        On the targets; see `innerloop.data.targets.target_notes`.
     """
 
     settings: Settings
@@ -153,6 +156,7 @@ class MetaTraining:
     fold: IntArray
     gradient: GradientTraining | None
     columns: ColumnMap | None
+    notes: tuple[str, ...]
 
     @classmethod
     def prepare(
@@ -205,8 +209,9 @@ class MetaTraining:
                 fold = folds_of_tasks(len(tasks), settings)[scaled.ids]
             else:
                 fold = fold_of_tasks(row_fold, tasks)
-            columns, ids = tasks.column_map, tasks.ids
-            training = cls(settings, scaling, n_support, scaled, ids, varying, bendable, order, fold, None, columns)
+            uses = varying, bendable, order
+            notes = target_notes(tasks.y)
+            training = cls(settings, scaling, n_support, scaled, tasks.ids, *uses, fold, None, tasks.column_map, notes)
             return training.with_gradient(tick) if settings.takes_gradient_steps() else training
 
     def with_gradient(self, tick: Callable[[], None] = _no_tick, is_free: bool = False) -> MetaTraining:
@@ -440,6 +445,7 @@ class TrainedTable:
             known=self.rows.select(np.arange(0)),
             known_coef=np.empty((0, *predictor.unseen.shape)),
             columns=training.columns,
+            target_notes=training.notes,
         )
         return table.remember(self.tasks, replace(self.rows, ids=training.ids)) if remember else table
 
