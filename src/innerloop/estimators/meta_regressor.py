@@ -381,7 +381,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
             and the noise.
         """
         check_is_fitted(self)
-        return effects_of(self._table, self._feature_labels())
+        return effects_of(self._table, self.feature_labels())
 
     def group_effects(self) -> pd.DataFrame:
         """Return the coefficients of the known groups, with standard errors.
@@ -392,9 +392,11 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
             Columns "group", "coefficient", "estimate" and "standard_error"; of several targets "target" too.
         """
         check_is_fitted(self)
-        return group_effects_of(self._table, self._feature_labels())
+        return group_effects_of(self._table, self.feature_labels())
 
-    def _feature_labels(self) -> list[str]:
+    def feature_labels(self) -> list[str]:
+        """Return the names of the features that `coef_` belongs to: of columns, or x0, x1, ..."""
+        check_is_fitted(self)
         if self.columns_ is not None:
             return list(self.columns_.feature_names)
         return [str(name) for name in getattr(self, "feature_names_in_", map("x{}".format, range(self.n_features_in_)))]

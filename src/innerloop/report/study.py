@@ -260,7 +260,7 @@ class TableStudy:
     def page(self, command: str = "", progress: bool = False) -> str:
         """Return the page that `report` writes."""
         with progress_bar("Writing the report", N_TICKS, shown=progress) as tick:
-            return report_page(self.evaluation, self.names, command, tick)
+            return report_page(self.model, self.evaluation, self.names, command, tick)
 
     def _repr_html_(self) -> str:
         """Return verdict, table and learning curves, for notebooks."""
