@@ -244,14 +244,41 @@ def test_adapt_returns_another_estimator_that_knows_old_and_new_groups(n_targets
     np.testing.assert_array_equal(anew.predict(X, groups), adapted.predict(X, groups))
     assert np.abs(anew.predict(X, groups) - model.predict(X, groups))[groups == 3].min() > 0
     np.testing.assert_array_equal(adapted.predict(X), model.predict(X))
-    again = adapted.adapt(X[~unchanged], y[~unchanged], groups=groups[~unchanged])
-    np.testing.assert_allclose(again.predict(X, groups), model.predict(X, groups), rtol=1e-12)
 
 
-def test_adapt_on_the_rows_of_fit_gives_the_same_groups():
+ADAPTING = [RATES, {"adaptation": "ridge"}, {"adaptation": "ridge", "basis": "spline"}]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_targets", [None, 2])
+@pytest.mark.parametrize("params", ADAPTING, ids=["gradient", "ridge", "curves"])
+def test_rows_of_a_known_group_are_added_to_those_it_has(tmp_path, params, n_targets):
+    """Rows in parts are as good as all at once, under one population: fitted, loaded, by weights, with intervals."""
+    X, y, groups = table([8] * 12, 2, n_targets)
+    first = np.arange(len(y)) % 8 < 4
+    weights = np.random.default_rng(0).uniform(0.5, 2.0, len(y))
+    model = il.MetaRegressor(**params).fit(X[first], y[first], groups[first], weights[first])
+    il.save_model(model, tmp_path / "model")
+    il.save_model(model, tmp_path / "nameless", forget_groups=True)
+    at_once = il.load_model(tmp_path / "nameless").adapt(X, y, groups, weights)
+    in_parts = il.load_model(tmp_path / "model").adapt(X[~first], y[~first], groups[~first], weights[~first])
+    np.testing.assert_allclose(in_parts.predict(X, groups, True), at_once.predict(X, groups, True), rtol=1e-7)
+    third = in_parts.adapt(X[:1], y[:1], [3]).adapt(X[:2], y[:2], ["new"] * 2)
+    others = groups != 3
+    np.testing.assert_allclose(third.predict(X[others], groups[others]), in_parts.predict(X[others], groups[others]))
+    assert np.abs(third.predict(X[~others], groups[~others]) - in_parts.predict(X[~others], groups[~others])).max() > 0
+
+
+def test_a_model_that_forgot_its_groups_adapts_on_new_rows_alone(tmp_path):
     X, y, groups = table(UNEQUAL, 3, ids=list("hgfedcba"))
     model = il.MetaRegressor(**RATES).fit(X, y, groups)
-    np.testing.assert_array_equal(model.adapt(X, y, groups).group_coef_, model.group_coef_)
+    il.save_model(model, tmp_path / "model", forget_groups=True)
+    np.testing.assert_array_equal(il.load_model(tmp_path / "model").adapt(X, y, groups).group_coef_, model.group_coef_)
+
+
+def test_ids_of_any_length_join_the_known_ones():
+    X, y, groups = table(UNEQUAL, 3, ids=list("hgfedcba"))
+    model = il.MetaRegressor(**RATES).fit(X, y, groups)
     longer = model.adapt(X[:2], y[:2], groups=["a much longer id", "é"])
     assert longer.groups_.tolist() == ["a", "a much longer id", *"bcdefgh", "é"]
     np.testing.assert_array_equal(longer.predict(X, groups), model.predict(X, groups))

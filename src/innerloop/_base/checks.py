@@ -107,6 +107,22 @@ def as_nonnegative(value: ArrayLike, name: str) -> FloatArray:
     return array
 
 
+def as_weights(value: ArrayLike, name: str, n_rows: int) -> FloatArray:
+    """Return the weights of rows, finite and none negative: (n_rows,). One number is the weight of every row."""
+    weights = as_floats(value, name)
+    if weights.ndim == 0:
+        weights = np.full(n_rows, float(weights))
+    if weights.shape != (n_rows,):
+        raise ValueError(f"`{name}` must have one number for each of the {n_rows} rows, got shape {weights.shape}.")
+    check_finite(weights, name)
+    if (weights < 0).any():
+        row = int(np.argmax(weights < 0))
+        raise ValueError(f"`{name}` must be zero or positive, got {weights[row]:g} at row {row} (counted from 0).")
+    if not weights.any():
+        raise ValueError(f"`{name}` must be positive in some row, but it is zero in all, which leaves no rows.")
+    return weights
+
+
 def as_positions(value: ArrayLike, name: str, n: int) -> IntArray:
     """Return the positions among `n` things that `value` names, as numpy does.
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from innerloop.cli._output import console
 from innerloop.data.table_files import read_table
+from innerloop.data.targets import target_notes
 from innerloop.data.task_table import TargetCode, read_task_rows
 from innerloop.data.tasks import TaskSet
 
@@ -25,18 +26,21 @@ def read_tasks(
     drop: list[str] | None,
     delimiter: str | None,
     min_rows: int | None,
+    weights: str | None = None,
+    positive: bool = False,
 ) -> TableTasks:
     """Return the tasks of a file."""
     if group == target:
         raise ValueError(f"--group and --target must be different columns, got {group!r} for both.")
     file = read_table(table, group, delimiter)
-    rows = read_task_rows(file.frame, group, target, features, drop or [], file.name, file.place)
-    tasks = TaskSet.from_columns(rows.columns, rows.y, rows.ids, rows.task)
+    rows = read_task_rows(file.frame, group, target, features, drop or [], file.name, file.place, weights, positive)
+    tasks = TaskSet.from_columns(rows.columns, rows.y, rows.ids, rows.task, rows.weights)
     notes = [*file.notes, *rows.notes]
     if min_rows is not None and (few := int((tasks.sizes < min_rows).sum())):
         notes.append(f"{few} tasks of fewer than {min_rows} rows are left out")
         tasks = tasks.select(tasks.sizes >= min_rows).fit_columns()
-    return TableTasks(tasks, rows.targets[0], (*notes, *(tasks.column_map.notes if tasks.column_map else ())))
+    columns = tasks.column_map.notes if tasks.column_map else ()
+    return TableTasks(tasks, rows.targets[0], (*notes, *columns, *target_notes(tasks.y)))
 
 
 @final

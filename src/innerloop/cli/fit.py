@@ -36,6 +36,7 @@ def fit(
     report: Path | None = None,
     features: Names = None,
     drop: Names = None,
+    weights: str | None = None,
     n_support: int | None = None,
     n_query: int | None = None,
     n_steps: int = 1,
@@ -51,6 +52,7 @@ def fit(
     min_rows: int | None = None,
     standardize: bool = True,
     intercept: bool = True,
+    log_target: Annotated[bool, Parameter(negative="")] = False,
     seed: int = 0,
     delimiter: str | None = None,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
@@ -79,6 +81,9 @@ def fit(
         Feature columns; all but group and target unless given.
     drop
         Columns to leave out.
+    weights
+        Column with the precisions of the rows: a row of weight w has noise of 1 / w times the variance. Rows of weight
+        0 are left out.
     n_support
         Rows a new task will adapt on; half of the median task, at most 10, unless given.
     n_query
@@ -109,6 +114,8 @@ def fit(
         Whether to bring features to unit standard deviation.
     intercept
         Whether to fit an intercept.
+    log_target
+        Fit the logarithm of a positive target, and report errors of it; the saved model predicts the target's median.
     seed
         Deals rows into support and query and tasks into folds.
     delimiter
@@ -132,6 +139,7 @@ def fit(
         basis=list(curve) if curve else basis,
         varying=list(varying) if varying else None,
         order=order,
+        target_transform="log" if log_target else None,
     )
     read_settings(model.get_params())
     if forget_groups and out is None:
@@ -143,7 +151,7 @@ def fit(
         need_matplotlib("--report")
     if min_rows is not None:
         as_count(min_rows, "min_rows")
-    read = read_tasks(table, group, target, features, drop, delimiter, min_rows)
+    read = read_tasks(table, group, target, features, drop, delimiter, min_rows, weights, log_target)
     check_sizes(read.tasks, table, n_support, n_query)
     result = study(read.tasks, model, title=table.name, target=target, group=group, progress=True)
     if out is not None:  # first, so that nothing that follows can lose it
@@ -179,6 +187,7 @@ def as_json(result: TableStudy) -> dict[str, Any]:
         "n_steps": training.settings.n_steps,
         "methods": [_score(score) for score in result.evaluation.scores],
         "verdict": result.verdict,
+        "notes": list(model.notes_),
     }
 
 

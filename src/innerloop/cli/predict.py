@@ -42,10 +42,11 @@ def predict(
 ) -> None:
     """Predict the rows of a table that have no target.
 
-    A group with labelled rows in the table adapts on these alone, also if it was seen in training. Groups seen in
-    training need no labelled rows (a network keeps nothing of them); other groups are predicted with the
-    meta-parameters. Writes CSV: the group, the row of the table (counted from 1), the prediction, its basis
-    ("adapted", "seen" or "meta"); with `level` an interval.
+    A group with labelled rows in the table adapts on them; if it was seen in training, on its rows there too, so that
+    labelled rows of training do not belong in the table. Groups seen in training need no labelled rows (a network, and
+    a model made with --forget-groups, keep nothing of them); other groups are predicted with the meta-parameters.
+    Writes CSV: the group, the row of the table (counted from 1), the prediction, its basis ("adapted", "seen" or
+    "meta"); with `level` an interval.
     A group whose id a spreadsheet would run as a formula (it begins with =, +, - or @ and is no number) is written with
     a ' before it.
 
@@ -86,6 +87,13 @@ def predict(
         messages.print(
             f"No group of {table} was seen in training and none has labelled rows: all rows are predicted with the "
             "meta-parameters.",
+            markup=False,
+        )
+    if again := len(np.unique(task[labelled & seen])):
+        messages.print(
+            f"{again} group{'s' if again > 1 else ''} of {table} {'were' if again > 1 else 'was'} seen in training: "
+            "labelled rows here are added to the rows there; leave out those that were among them.",
+            soft_wrap=True,
             markup=False,
         )
     rows = ~labelled

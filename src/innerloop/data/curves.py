@@ -102,7 +102,7 @@ class Curves:
         """Return the same episodes with these columns too."""
         support, query = (episodes.support_rows, episodes.n_support), (episodes.query_rows, episodes.n_query)
         X = self.expand(episodes.X, intercept)
-        return Episodes.from_rows(X, episodes.y, support, query, episodes.task, episodes.n_tasks)
+        return Episodes.from_rows(X, episodes.y, support, query, episodes.task, episodes.n_tasks, episodes.weights)
 
     def tasks(self, tasks: TaskSet, intercept: bool) -> TaskSet:
         """Return the same tasks with these columns too."""

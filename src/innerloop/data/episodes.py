@@ -40,6 +40,8 @@ class Episodes:
         Index of the task that each episode belongs to.
     n_tasks
         Number of tasks that `task` counts.
+    weights : (n_rows,) or None
+        Precisions of all rows; see `TaskSet`.
 
     Examples
     --------
@@ -59,6 +61,7 @@ class Episodes:
     n_query: IntArray
     task: IntArray
     n_tasks: int
+    weights: FloatArray | None = None
 
     def __init__(self, episodes: Iterable[Episode]) -> None:
         parts = [_check_episode(i, *episode) for i, episode in enumerate(episodes)]
@@ -89,13 +92,14 @@ class Episodes:
         query: tuple[IntArray, IntArray],
         task: IntArray,
         n_tasks: int | None = None,
+        weights: FloatArray | None = None,
     ) -> Episodes:
         """Make episodes of rows of X and y: (positions, rows per episode) for support and for query.
 
         `n_tasks` None: the tasks up to the last that has an episode.
         """
         episodes = cls.__new__(cls)
-        episodes.X, episodes.y, episodes.task = X, y, task
+        episodes.X, episodes.y, episodes.task, episodes.weights = X, y, task, weights
         episodes.support_rows, episodes.n_support = support
         episodes.query_rows, episodes.n_query = query
         episodes.n_tasks = int(task.max(initial=-1)) + 1 if n_tasks is None else n_tasks
@@ -151,7 +155,17 @@ class Episodes:
             (self.query_rows[ragged_ranges(row_starts(self.n_query)[members], n_query)], n_query),
             self.task[members],
             self.n_tasks,
+            self.weights,
         )
+
+    def whitened(self) -> Episodes:
+        """Return the episodes with rows multiplied by the roots of their weights; see `TaskSet.whitened`."""
+        if self.weights is None:
+            return self
+        root = np.sqrt(self.weights)
+        support, query = (self.support_rows, self.n_support), (self.query_rows, self.n_query)
+        X, y = self.X * root[:, None], (self.y.T * root).T
+        return Episodes.from_rows(X, y, support, query, self.task, self.n_tasks)
 
     def blocks(self, max_rows: int) -> Iterator[EpisodeBlock]:
         """Yield blocks of episodes of equal shape, of at most `max_rows` query rows.

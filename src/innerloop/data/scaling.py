@@ -18,7 +18,8 @@ class Scaling:
     """An affine map of features and targets: ``[(x - x_mean) * x_rate, 1]`` and ``(y - y_mean) * y_rate``.
 
     Constant features, which say nothing, are left out (`kept` is false for them). Several targets are brought to unit
-    deviation, so that none decides the choices made for all; one keeps its unit (`y_rate` is 1).
+    deviation, so that none decides the choices made for all; one keeps its unit (`y_rate` is 1). Weights of rows are
+    divided by their mean, `weight_unit`: only their ratios matter.
 
     Means and rates are rounded to 14 bits (of the spread, and of themselves): features have mean 0 and deviation 1 to
     four digits, and mapping data that were given to a few digits rounds nothing, which poorly conditioned fits would
@@ -31,24 +32,29 @@ class Scaling:
     y_mean: FloatArray
     y_rate: FloatArray
     intercept: bool
+    weight_unit: float = 1.0
 
     @classmethod
-    def fit(cls, X: FloatArray, y: FloatArray, standardize: bool, intercept: bool) -> Scaling:
+    def fit(cls, tasks: TaskSet, standardize: bool, intercept: bool) -> Scaling:
         """Read the map off the rows.
 
         Without an intercept nothing is centred, and features are divided by their root mean square.
         """
+        X, y, weights, unit = tasks.X, tasks.y, tasks.weights, 1.0
+        if weights is not None:
+            unit = float(weights[0] if np.ptp(weights) == 0 else weights.mean())
+            weights = None if np.ptp(weights) == 0 else weights / unit
         kept = _varies(X) if intercept else np.abs(X).max(axis=0) > 0
         X = X[:, kept]
         x_mean, y_mean = np.zeros(X.shape[1]), np.zeros(y.shape[1:])
         if intercept:
-            x_mean, y_mean = (_near(part.mean(axis=0), np.ptp(part, axis=0)) for part in (X, y))
-        x_rate = _rate(X - x_mean) if standardize else np.ones(X.shape[1])
+            x_mean, y_mean = (_near(_mean(part, weights), np.ptp(part, axis=0)) for part in (X, y))
+        x_rate = _rate(X - x_mean, weights) if standardize else np.ones(X.shape[1])
         y_rate = np.ones(y.shape[1:])
         if y_rate.size > 1:
             varies = _varies(y)
-            y_rate[varies] = _rate((y - y_mean)[:, varies])
-        return cls(kept, x_mean, x_rate, y_mean, y_rate, intercept)
+            y_rate[varies] = _rate((y - y_mean)[:, varies], weights)
+        return cls(kept, x_mean, x_rate, y_mean, y_rate, intercept, unit)
 
     @property
     def n_columns(self) -> int:
@@ -64,8 +70,12 @@ class Scaling:
         return columns
 
     def tasks(self, tasks: TaskSet) -> TaskSet:
-        """Return the same tasks in these units."""
-        return TaskSet(self.design(tasks.X), (tasks.y - self.y_mean) * self.y_rate, tasks.starts, tasks.ids)
+        """Return the same tasks in these units, with weights of mean 1 over the rows of `fit`, if they have any."""
+        weights = tasks.weights
+        if weights is not None:
+            weights = None if (weights == self.weight_unit).all() else weights / self.weight_unit
+        y = (tasks.y - self.y_mean) * self.y_rate
+        return TaskSet(self.design(tasks.X), y, tasks.starts, tasks.ids, weights=weights)
 
     def original(self, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return coefficients and intercept in the user's units.
@@ -94,10 +104,14 @@ def _varies(columns: FloatArray) -> NDArray[np.bool_]:
     return np.asarray(high - low > 4 * np.finfo(float).eps * np.maximum(np.abs(low), np.abs(high)))
 
 
-def _rate(centred: FloatArray) -> FloatArray:
+def _mean(columns: FloatArray, weights: FloatArray | None) -> FloatArray:
+    return np.asarray(columns.mean(axis=0) if weights is None else np.average(columns, axis=0, weights=weights))
+
+
+def _rate(centred: FloatArray, weights: FloatArray | None) -> FloatArray:
     """Return about one over the root mean square of each column."""
     unit = np.abs(centred).max(axis=0)
-    rate = 1 / (unit * np.sqrt(np.mean((centred / unit) ** 2, axis=0)))
+    rate = 1 / (unit * np.sqrt(_mean((centred / unit) ** 2, weights)))
     return _near(rate, rate)
 
 

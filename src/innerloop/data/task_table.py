@@ -14,6 +14,7 @@ from innerloop._base.checks import FloatArray, IntArray
 from innerloop.data.columns import Columns, ProblemError, read_column, refuse
 from innerloop.data.frames import as_frame, column_names, row_name
 from innerloop.data.ids import distinct_ids
+from innerloop.data.targets import log_targets
 
 
 @final
@@ -91,6 +92,8 @@ class TaskRows:
         How each target column is a number.
     notes
         What was left out or changed, in sentences without a full stop.
+    weights : (n_rows,) or None
+        Precisions of the rows, above 0.
     """
 
     columns: Columns
@@ -99,6 +102,7 @@ class TaskRows:
     task: IntArray
     targets: tuple[TargetCode, ...]
     notes: tuple[str, ...]
+    weights: FloatArray | None = None
 
 
 def read_task_rows(
@@ -109,29 +113,36 @@ def read_task_rows(
     drop: Sequence[str] = (),
     name: str = "`frame`",
     place: Callable[[int], str] = row_name,
+    weights: str | None = None,
+    positive: bool = False,
 ) -> TaskRows:
     """Read the ids, targets and features of a data frame; see `TaskSet.from_table`.
 
-    `name` is what messages call the frame, and ``place(i)`` its row i.
+    `name` is what messages call the frame, and ``place(i)`` its row i. With `positive`, other targets are refused.
     """
     table = as_frame(frame, name)
     targets = [_as_name(target, "target")] if isinstance(target, str | int) else [_as_name(t, "target") for t in target]
     group = _as_name(group, "group")
     features, drop = None if features is None else [str(f) for f in features], [str(d) for d in drop]
-    column_names(table, [group, *targets, *(features or []), *drop], name)
-    taken = [group, *targets]
+    of_weights = [] if weights is None else [_as_name(weights, "weights")]
+    column_names(table, [group, *targets, *of_weights, *(features or []), *drop], name)
+    taken = [group, *targets, *of_weights]
     if not targets or len(set(taken)) < len(taken):
-        raise ValueError(f"`group` and `target` must name different columns, one target at least, got {taken}.")
+        what = "`group`, `target` and `weights`" if of_weights else "`group` and `target`"
+        raise ValueError(f"{what} must name different columns, one target at least, got {taken}.")
     for i, feature in enumerate(features or []):
         if feature in (*taken, *(features or [])[:i]):
             raise ValueError(
-                f"`features` names {feature!r}, which is the group, a target or named already; leave it out."
+                f"`features` names {feature!r}, which is the group, a target, the weights or named already; leave it "
+                "out."
             )
     unused = {*taken, *drop}
     chosen = [c for c in (table.columns if features is None else features) if c not in unused]
     ids, task = read_ids(table, group, name, place)
     columns = Columns.read(table.select(chosen), task, None if features is None else chosen, (), name, place)
     codes, y = _read_targets(table, targets, name, place)
+    if positive:
+        log_targets(y, f"column {targets[0]!r} of {name}", place)
     notes = [code.note for code in codes if code.note]
     known = ~np.isnan(y).any(axis=1)
     if not known.any():
@@ -140,10 +151,20 @@ def read_task_rows(
         notes.append(
             f"{gone} row{'s' if gone > 1 else ''} without target left out, first {place(int(np.argmin(known)))}"
         )
+    row_weights = _read_weights(table, of_weights[0], name, place) if of_weights else None
+    if row_weights is not None:
+        if gone := int((row_weights[known] == 0).sum()):
+            notes.append(f"{gone} row{'s' if gone > 1 else ''} of weight 0 or without weight left out")
+        known &= row_weights > 0
+        if not known.any():
+            raise ValueError(f"{name} has no row with a target and a positive weight in {of_weights[0]!r}.")
+    if not known.all():
         columns, y, task = columns.take(known), y[known], task[known]
+        row_weights = None if row_weights is None else row_weights[known]
         present, task = np.unique(task, return_inverse=True)
         ids = ids[present]
-    return TaskRows(columns, y[:, 0] if isinstance(target, str | int) else y, ids, task, tuple(codes), tuple(notes))
+    y = y[:, 0] if isinstance(target, str | int) else y
+    return TaskRows(columns, y, ids, task, tuple(codes), tuple(notes), row_weights)
 
 
 def read_ids(
@@ -166,6 +187,19 @@ def _read_targets(
             problems.append(problem.of(target))
     refuse(problems, name)
     return codes, np.column_stack(values)
+
+
+def _read_weights(table: nw.DataFrame[Any], column: str, name: str, place: Callable[[int], str]) -> FloatArray:
+    """Return the weights of rows, 0 where there is none."""
+    try:
+        weights: FloatArray = np.nan_to_num(read_column(table.get_column(column), place, "number").values)
+        if (negative := weights < 0).any():
+            row = int(np.argmax(negative))
+            raise ProblemError(f"the negative weight {weights[row]:g}", place(row))
+    except ProblemError as problem:
+        refuse([problem.of(column)], name)
+        raise
+    return weights
 
 
 def _as_name(value: Any, name: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from innerloop._base.checks import FloatArray, IntArray, as_count, as_matrix, as_positions, as_targets
+from innerloop._base.checks import FloatArray, IntArray, as_count, as_matrix, as_positions, as_targets, as_weights
 from innerloop._base.ragged import ragged_ranges, row_starts
 from innerloop.data.episodes import Episodes
 from innerloop.data.ids import distinct_ids
@@ -59,6 +59,8 @@ class TaskSet:
         What X was encoded from, where that took estimates that other rows would change.
     column_map
         How it was encoded.
+    weights : (n_rows,) or None
+        Precisions of the rows, above 0: a row of weight w has noise of 1 / w times the variance. None: all are equal.
 
     Examples
     --------
@@ -80,6 +82,7 @@ class TaskSet:
     reduced_from: IntArray | None = field(default=None, repr=False)
     columns: Columns | None = field(default=None, repr=False)
     column_map: ColumnMap | None = field(default=None, repr=False)
+    weights: FloatArray | None = field(default=None, repr=False)
 
     @classmethod
     def from_arrays(
@@ -88,6 +91,7 @@ class TaskSet:
         y: ArrayLike,
         groups: ArrayLike,
         feature_names: Sequence[str] | None = None,
+        weights: ArrayLike | None = None,
     ) -> TaskSet:
         """Group rows by task.
 
@@ -102,11 +106,13 @@ class TaskSet:
             12.0 and "12"; `innerloop.data.ids` says the rule.
         feature_names
             Names for messages and reports.
+        weights : (n_rows,)
+            Precisions of the rows; see `TaskSet`. Rows of weight 0 are left out.
 
         Raises
         ------
         TypeError, ValueError
-            If something is not a number, is missing, or differs in length.
+            If something is not a number, is missing, or differs in length, or a weight is negative.
         """
         names = tuple(feature_names) if feature_names is not None else None
         matrix = as_matrix(X, "X", names)
@@ -115,10 +121,13 @@ class TaskSet:
         if names is not None and len(names) != matrix.shape[1]:
             raise ValueError(f"`feature_names` must name {matrix.shape[1]} features, got {len(names)}.")
         targets = as_targets(y, "y", len(matrix))
+        if weights is not None and len(used := np.flatnonzero(checked := as_weights(weights, "weights", len(matrix)))):
+            matrix, targets, groups, weights = matrix[used], targets[used], np.asarray(groups)[used], checked[used]
         ids, task = distinct_ids(groups, "groups", len(matrix))
         order = np.argsort(task, kind="stable")
         sizes = np.bincount(task, minlength=len(ids))
-        return cls(matrix[order], targets[order], row_starts(sizes), ids, names)
+        of_rows = None if weights is None else np.asarray(weights)[order]
+        return cls(matrix[order], targets[order], row_starts(sizes), ids, names, weights=of_rows)
 
     @classmethod
     def from_table(
@@ -128,6 +137,7 @@ class TaskSet:
         target: str | Sequence[str],
         features: Sequence[str] | None = None,
         drop: Sequence[str] = (),
+        weights: str | None = None,
     ) -> TaskSet:
         """Group the rows of a data frame by task.
 
@@ -147,6 +157,8 @@ class TaskSet:
             Names of the feature columns, used whatever they look like; None takes all the others.
         drop
             Names of columns to leave out.
+        weights
+            Name of a column with the precisions of the rows; see `TaskSet`. Rows of weight 0, or of none, are left out.
 
         Raises
         ------
@@ -155,14 +167,16 @@ class TaskSet:
         """
         from innerloop.data.task_table import read_task_rows
 
-        rows = read_task_rows(frame, group, target, features, drop)
-        tasks = cls.from_columns(rows.columns, rows.y, rows.ids, rows.task)
+        rows = read_task_rows(frame, group, target, features, drop, weights=weights)
+        tasks = cls.from_columns(rows.columns, rows.y, rows.ids, rows.task, rows.weights)
         if notes := (*rows.notes, *rows.columns.notes):
             warnings.warn(f"{'; '.join(notes)}.", UserWarning, stacklevel=2)
         return tasks
 
     @classmethod
-    def from_columns(cls, columns: Columns, y: FloatArray, ids: NDArray[Any], task: IntArray) -> TaskSet:
+    def from_columns(
+        cls, columns: Columns, y: FloatArray, ids: NDArray[Any], task: IntArray, weights: FloatArray | None = None
+    ) -> TaskSet:
         """Group rows by task, and fit a map from their columns to features.
 
         Parameters
@@ -174,10 +188,20 @@ class TaskSet:
             Distinct ids, sorted.
         task : (n_rows,)
             Position of each row's id.
+        weights : (n_rows,)
+            Above 0.
         """
         order = np.argsort(task, kind="stable")
         starts = row_starts(np.bincount(task, minlength=len(ids)))
-        tasks = cls(np.empty((len(y), 0)), y[order], starts, ids, (), columns=columns.take(order)).fit_columns()
+        tasks = cls(
+            np.empty((len(y), 0)),
+            y[order],
+            starts,
+            ids,
+            (),
+            columns=columns.take(order),
+            weights=None if weights is None else weights[order],
+        ).fit_columns()
         assert tasks.column_map is not None
         return tasks if tasks.column_map.estimates else replace(tasks, columns=None)
 
@@ -258,14 +282,35 @@ class TaskSet:
         rows = ragged_ranges(self.starts[chosen], sizes)
         original = None if self.reduced_from is None else self.reduced_from[chosen]
         columns = None if self.columns is None else self.columns.take(rows)
-        starts, ids = row_starts(sizes), self.ids[chosen]
-        return TaskSet(self.X[rows], self.y[rows], starts, ids, self.feature_names, original, columns, self.column_map)
+        weights = None if self.weights is None else self.weights[rows]
+        return TaskSet(
+            self.X[rows],
+            self.y[rows],
+            row_starts(sizes),
+            self.ids[chosen],
+            self.feature_names,
+            original,
+            columns,
+            self.column_map,
+            weights,
+        )
+
+    def whitened(self) -> TaskSet:
+        """Return the tasks with rows, a column of ones among them, multiplied by the roots of their weights.
+
+        Rows then have equal noise, and no weights.
+        """
+        if self.weights is None:
+            return self
+        root = np.sqrt(self.weights)
+        return replace(self, X=self.X * root[:, None], y=(self.y.T * root).T, weights=None)
 
     def sorted_by(self, feature: int) -> TaskSet:
         """Return the tasks with the rows of each in the order of a feature; equal rows keep theirs."""
         order = np.lexsort((self.X[:, feature], self.task_of_row))
         columns = None if self.columns is None else self.columns.take(order)
-        return replace(self, X=self.X[order], y=self.y[order], columns=columns)
+        weights = None if self.weights is None else self.weights[order]
+        return replace(self, X=self.X[order], y=self.y[order], columns=columns, weights=weights)
 
     def split(self, n_support: int | None = None, n_query: int | None = None, seed: int = 0) -> Episodes:
         """Draw one episode per task: support rows to adapt on, and other rows to score.
@@ -307,6 +352,7 @@ class TaskSet:
             (order[ragged_ranges(self.starts[:-1] + support, query)], query),
             np.arange(len(self)),
             len(self),
+            self.weights,
         )
 
     def hold_out(self, n_support: int, order: IntArray, most_query: int | None = None) -> Episodes:
@@ -338,6 +384,7 @@ class TaskSet:
             (order[ragged_ranges(first + n_support, n_query)], n_query),
             chosen,
             len(self),
+            self.weights,
         )
 
     def deal(self, n_support: int | None = None, seed: int = 0) -> Episodes:
@@ -376,6 +423,7 @@ class TaskSet:
             (order[ragged_ranges(self.starts[task] + first, end - first)], end - first),
             task,
             len(self),
+            self.weights,
         )
 
     def default_support(self) -> int:
@@ -414,7 +462,14 @@ class TaskSet:
         return replace(self, ids=order_of_contents(*self._columns(), self.starts))
 
     def _columns(self) -> tuple[list[FloatArray], list[FloatArray]]:
-        return list(np.atleast_2d(self.y.T)), list(self.X.T)
+        weights = [] if self.weights is None else [self.weights]
+        return [*np.atleast_2d(self.y.T), *weights], list(self.X.T)
+
+
+def check_unweighted(tasks: TaskSet | Episodes, what: str) -> None:
+    """Refuse weights of rows where they would have no effect; `what` takes none."""
+    if tasks.weights is not None:
+        raise ValueError(f"{what} takes no weights of rows, and these rows have some; make the tasks without.")
 
 
 def as_episodes(

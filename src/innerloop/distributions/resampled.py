@@ -10,7 +10,7 @@ import numpy as np
 
 from innerloop._base.checks import as_floats
 from innerloop.data.shuffle import uniform_of_ids
-from innerloop.data.tasks import TaskSet, check_task_set
+from innerloop.data.tasks import TaskSet, check_task_set, check_unweighted
 from innerloop.distributions.base import EpisodeArrays, Rows, TaskDistribution
 
 
@@ -57,6 +57,7 @@ class ResampledTasks(TaskDistribution):
 
     def __post_init__(self) -> None:
         check_task_set(self.tasks)
+        check_unweighted(self.tasks, "`ResampledTasks`, which networks draw from,")
 
     @property
     def n_features(self) -> int:  # type: ignore[override]

@@ -13,15 +13,17 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from innerloop._base.checks import FloatArray, IntArray, as_targets
+from innerloop._base.checks import FloatArray, IntArray, as_targets, as_weights
 from innerloop._base.progress import progress
 from innerloop.data.columns import ColumnMap, Columns
 from innerloop.data.episodes import Episodes
-from innerloop.data.frames import is_frame, take_groups
+from innerloop.data.frames import as_frame, is_frame, take_groups
 from innerloop.data.ids import distinct_ids
+from innerloop.data.targets import log_targets
 from innerloop.data.tasks import TaskSet
 from innerloop.tabular.effects import Effects, effects_of, group_effects_of
 from innerloop.tabular.fitted_table import FittedTable
+from innerloop.tabular.folds import fold_of_rows
 from innerloop.tabular.intervals import as_level
 from innerloop.tabular.kinds import Adaptations
 from innerloop.tabular.settings import Basis, read_settings
@@ -67,8 +69,10 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         rows of the task are not used in training.
     n_steps : int, default=1
         Gradient steps, in training and in adaptation.
-    cv : int, default=5
-        Folds of tasks in the cross-validation.
+    cv : int, splitter or iterable of splits, default=5
+        Folds of tasks in the cross-validation; or a splitter of scikit-learn, such as ``GroupKFold(4)``, which is given
+        the rows and their groups; or pairs of arrays (positions of training rows, of rows held out). Splits hold every
+        row out once, and whole groups. Of one task: rows.
     standardize : bool, default=True
         Whether features are scaled to unit standard deviation. Rates then do not depend on the units of the data.
     fit_intercept : bool, default=True
@@ -83,6 +87,10 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
     order : column, default=None
         Name or position of a feature, such as a date, by which the rows of a group come: choices and intervals are then
         made for adaptation on a group's first rows. None: on any rows.
+    target_transform : {None, "log"}, default=None
+        "log": for positive targets, whose noise grows with their level. Everything is fitted to their logarithms, and
+        `coef_`, held-out errors and effects are of these; predictions are transformed back to the target's median,
+        not its mean, intervals by their ends, and standard deviations as those of a log-normal target.
     verbose : bool, default=False
         Whether to show a progress bar while fitting, where standard error is a terminal.
 
@@ -119,6 +127,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
     columns_ : ColumnMap or None
         How the columns of a data frame became features: `coef_` belongs to ``columns_.feature_names``, and
         ``columns_.notes`` says what was done. None where X was an array.
+    notes_ : tuple of str
+        What was done with columns, and what to know of a target of 0 and 1 or of counts.
     n_features_in_ : int
     feature_names_in_ : (n_features,), where X had string column names
 
@@ -152,8 +162,10 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
     l2_: float
     cv_results_: dict[str, NDArray[Any]] | None
     columns_: ColumnMap | None
+    notes_: tuple[str, ...]
     _table: FittedTable
-    _group: str | None  # the parameter at the time of fitting
+    _group: str | None  # these are parameters at the time of fitting
+    _is_log: bool
 
     # With metadata routing on, `groups` reaches the model as well as the splitter without further requests.
     __metadata_request__fit = {"groups": True}
@@ -175,9 +187,10 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         n_support: int | None = None,
         n_query: int | None = None,
         n_steps: int = 1,
-        cv: int = 5,
+        cv: Any = 5,
         standardize: bool = True,
         fit_intercept: bool = True,
+        target_transform: Literal["log"] | None = None,
         verbose: bool = False,
     ) -> None:
         self.inner_lr = inner_lr
@@ -195,9 +208,12 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         self.cv = cv
         self.standardize = standardize
         self.fit_intercept = fit_intercept
+        self.target_transform = target_transform
         self.verbose = verbose
 
-    def fit(self, X: Any, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
+    def fit(
+        self, X: Any, y: ArrayLike, groups: ArrayLike | None = None, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Meta-train on the tasks.
 
         Parameters
@@ -210,6 +226,10 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         groups : (n_rows,), default=None
             Task id of each row. Neither `groups` nor `group`: all rows are one task. Where X has the column that
             `group` names, that column holds the ids, and `groups` must agree with it or be None.
+        sample_weight : (n_rows,), default=None
+            Precisions of the rows: a row of weight w has noise of 1 / w times the variance, as the mean of w
+            measurements has. Only their ratios matter; rows of weight 0 are left out. Errors are then weighted, and
+            intervals are those of a row of average weight. None: all rows are equal.
 
         Returns
         -------
@@ -224,6 +244,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         X, groups = take_groups(self.group, X, groups)
         if not is_frame(X):
             X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64)
+        if settings.target_transform:
+            y = log_targets(as_targets(y, "y", len(X)), "`y`")
         if groups is None:
             warnings.warn(
                 "neither `groups` nor `group` is given: all rows count as one task and there is no inner loop. "
@@ -233,11 +255,20 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
                 UserWarning,
                 stacklevel=2,
             )
-        tasks = self._tasks(X, y, np.zeros(len(X), dtype=int) if groups is None else groups)
+        knows_groups = groups is not None
+        n_rows = len(X)
+        row_fold = None if settings.splits is None else fold_of_rows(settings.splits, X, y, groups)
+        groups = np.zeros(n_rows, dtype=int) if groups is None else groups
+        weights = None if sample_weight is None else as_weights(sample_weight, "sample_weight", n_rows)
+        if weights is not None and not weights.all():
+            X, y, groups, row_fold, weights = _rows_with(weights > 0, X, y, groups, row_fold, weights)
+        tasks = self._tasks(X, y, groups, weights)
+        if row_fold is not None:
+            row_fold = row_fold[np.argsort(distinct_ids(groups, "groups", len(X))[1], kind="stable")]
         with progress("Meta-training", settings.n_folds, shown=bool(self.verbose)) as tick:
-            training = MetaTraining.prepare(tasks, settings, tick)
-        self._group = self.group
-        self._set_table(training.choose().table(remember=groups is not None))
+            training = MetaTraining.prepare(tasks, settings, tick, row_fold=row_fold)
+        self._group, self._is_log = self.group, settings.target_transform == "log"
+        self._set_table(training.choose().table(remember=knows_groups))
         return self
 
     def predict(
@@ -262,10 +293,18 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         """
         X, place = self._rows(X, groups)
         prediction = self._table.predict(X, place)
-        return (prediction, self._table.std(X, place)) if return_std else prediction
+        std = self._table.std(X, place) if return_std else None
+        if self._is_log:
+            prediction = np.exp(prediction)
+            std = None if std is None else prediction * np.sqrt(np.exp(std**2) * np.expm1(std**2))
+        return prediction if std is None else (prediction, std)
 
     def predict_interval(
-        self, X: Any, groups: ArrayLike | None = None, level: float = 0.9
+        self,
+        X: Any,
+        groups: ArrayLike | None = None,
+        level: float = 0.9,
+        sample_weight: ArrayLike | None = None,
     ) -> tuple[FloatArray, FloatArray]:
         """Return intervals that contain the target of a new row with a given probability.
 
@@ -278,6 +317,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
             As in `predict`.
         level : float, default=0.9
             Above 0, at most 0.9999.
+        sample_weight : (n_rows,), default=None
+            Weights of the rows, above 0, in the unit of those of `fit`. None: that of an average row there.
 
         Returns
         -------
@@ -286,20 +327,29 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If `level` is out of its range.
+            If `level` is out of its range, or a weight is not positive.
         """
         level = as_level(level)
         X, place = self._rows(X, groups)
-        prediction, half = self._table.predict(X, place), self._table.half_width(X, place, level)
-        return prediction - half, prediction + half
+        weights = None if sample_weight is None else as_weights(sample_weight, "sample_weight", len(X))
+        if weights is not None and not weights.all():
+            raise ValueError("`sample_weight` must be positive here: a row of weight 0 has no interval.")
+        prediction, half = self._table.predict(X, place), self._table.half_width(X, place, level, weights)
+        lower, upper = prediction - half, prediction + half
+        return (np.exp(lower), np.exp(upper)) if self._is_log else (lower, upper)
 
-    def adapt(self, X: Any, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
+    def adapt(
+        self, X: Any, y: ArrayLike, groups: ArrayLike | None = None, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Return a fitted estimator that also knows the groups of these rows; the estimator itself does not change.
 
         Parameters
         ----------
         X, y, groups
-            Labelled rows of new tasks, as in `fit`. A known group adapts on these rows alone, from the meta-parameters.
+            Labelled rows, as in `fit`. Those of a known group are added to the rows it has, of `fit` and of earlier
+            calls, so that each row is to be given once; a model saved with `forget_groups` knows none.
+        sample_weight
+            Weights of the rows in the unit of those of `fit`. None: that of an average row there.
 
         Returns
         -------
@@ -311,7 +361,10 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
             raise ValueError("`groups` must say which task each row belongs to, got None.")
         if self.columns_ is None:
             X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=np.float64, reset=False)
-        tasks = TaskSet.from_arrays(self._features(X), y, groups)
+        weights = None if sample_weight is None else as_weights(sample_weight, "sample_weight", len(X))
+        if self._is_log:
+            y = log_targets(as_targets(y, "y", len(X)), "`y`")
+        tasks = TaskSet.from_arrays(self._features(X), y, groups, weights=weights)
         if tasks.y.shape[1:] != np.shape(self.intercept_):
             raise ValueError(f"`y` must have the targets seen in fit, got shape {tasks.y.shape}.")
         adapted = copy.copy(self)
@@ -328,7 +381,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
             and the noise.
         """
         check_is_fitted(self)
-        return effects_of(self._table, self._feature_labels())
+        return effects_of(self._table, self.feature_labels())
 
     def group_effects(self) -> pd.DataFrame:
         """Return the coefficients of the known groups, with standard errors.
@@ -339,9 +392,11 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
             Columns "group", "coefficient", "estimate" and "standard_error"; of several targets "target" too.
         """
         check_is_fitted(self)
-        return group_effects_of(self._table, self._feature_labels())
+        return group_effects_of(self._table, self.feature_labels())
 
-    def _feature_labels(self) -> list[str]:
+    def feature_labels(self) -> list[str]:
+        """Return the names of the features that `coef_` belongs to: of columns, or x0, x1, ..."""
+        check_is_fitted(self)
         if self.columns_ is not None:
             return list(self.columns_.feature_names)
         return [str(name) for name in getattr(self, "feature_names_in_", map("x{}".format, range(self.n_features_in_)))]
@@ -367,16 +422,16 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         ids, task = distinct_ids(groups, "groups", len(X))
         return X, self._table.places(ids)[task]
 
-    def _tasks(self, X: Any, y: Any, groups: Any) -> TaskSet:
+    def _tasks(self, X: Any, y: Any, groups: Any, weights: FloatArray | None) -> TaskSet:
         """Return the tasks to fit, of an array or of a frame with columns of any kind."""
         if not is_frame(X):
-            return TaskSet.from_arrays(X, y, groups)
+            return TaskSet.from_arrays(X, y, groups, weights=weights)
         validate_data(self, X, skip_check_array=True)  # keeps the names of columns
         ids, task = distinct_ids(groups, "groups", len(X))
         columns = Columns.read(X, task, name="`X`")
         if columns.notes:
             warnings.warn(f"{'; '.join(columns.notes)}.", UserWarning, stacklevel=3)
-        return TaskSet.from_columns(columns, as_targets(y, "y", len(X)), ids, task)
+        return TaskSet.from_columns(columns, as_targets(y, "y", len(X)), ids, task, weights)
 
     def _features(self, X: Any) -> FloatArray:
         """Return the matrix of features of an array or a frame like that of `fit`."""
@@ -397,6 +452,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         """Set the fitted attributes, which are views of a fitted table."""
         selection = table.selection
         self._table, self.columns_ = table, table.columns
+        self.notes_ = (*(() if table.columns is None else table.columns.notes), *table.target_notes)
         self.adaptation_, self.n_support_ = selection.adaptation, selection.n_support
         self.inner_lr_, self.adapt_lr_, self.l2_ = selection.rates
         self.inner_lr_se_, self.adapt_lr_se_ = selection.inner_lr_se, selection.adapt_lr_se
@@ -408,6 +464,12 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         self.groups_ = table.known.ids
         coef, intercept = table.group_coef()
         self.group_coef_, self.group_intercept_ = coef[:, target], intercept[:, target]
+
+
+def _rows_with(mask: NDArray[np.bool_], X: Any, *others: Any) -> list[Any]:
+    """Return the rows of a frame or an array, and of what goes with them, where a mask holds; None stays None."""
+    kept = as_frame(X, "`X`").filter(mask.tolist()).to_native() if is_frame(X) else X[mask]
+    return [kept, *(None if part is None else np.asarray(part)[mask] for part in others)]
 
 
 def fitted_regressor(
@@ -428,7 +490,7 @@ def fitted_regressor(
     model.n_features_in_ = len(table.scaling.kept) if feature_names is None else len(feature_names)
     if feature_names is not None:
         model.feature_names_in_ = np.array(feature_names, dtype=object)
-    model._group = model.group
+    model._group, model._is_log = model.group, model.target_transform == "log"
     model._set_table(table)
     return model
 

@@ -165,7 +165,9 @@ def _damaged(folder: str | Path, reason: object) -> ValueError:
 
 
 def _plain(value: Any) -> Any:
-    """Return a parameter as a type that JSON has; None for a random state that is an object."""
+    """Return a parameter as a type that JSON has; None, the default, for random states and splitters."""
+    if isinstance(value, list | tuple) and all(isinstance(item, str | int | np.integer) for item in value):
+        return [_plain(item) for item in value]
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
         return value.item()
     return value if value is None or isinstance(value, bool | int | float | str) else None

@@ -29,7 +29,9 @@ def dealt(tasks: TaskSet, n_support: int, seed: int, in_order: bool) -> Episodes
     support = np.minimum(tasks.sizes - 1, n_support)
     first, query = tasks.starts[:-1], tasks.sizes - support
     support_rows, query_rows = ragged_ranges(first, support), ragged_ranges(first + support, query)
-    return Episodes.from_rows(tasks.X, tasks.y, (support_rows, support), (query_rows, query), np.arange(len(tasks)))
+    task, n_tasks = np.arange(len(tasks)), len(tasks)
+    rows = (support_rows, support), (query_rows, query)
+    return Episodes.from_rows(tasks.X, tasks.y, *rows, task, n_tasks, tasks.weights)
 
 
 def episodes_by_size(
@@ -55,7 +57,8 @@ def _shortened(tasks: TaskSet, seed: int, in_order: bool) -> TaskSet:
     sizes = np.minimum(tasks.sizes, _MOST_ROWS)
     order = np.arange(tasks.n_rows) if in_order else tasks.shuffled(seed)
     rows = order[ragged_ranges(tasks.starts[:-1], sizes)]
-    return TaskSet(tasks.X[rows], tasks.y[rows], row_starts(sizes), tasks.ids)
+    weights = None if tasks.weights is None else tasks.weights[rows]
+    return TaskSet(tasks.X[rows], tasks.y[rows], row_starts(sizes), tasks.ids, weights=weights)
 
 
 def mean_errors(episodes: Episodes, population: FloatArray) -> FloatArray:
@@ -64,11 +67,14 @@ def mean_errors(episodes: Episodes, population: FloatArray) -> FloatArray:
     Episodes without support rows are predicted by the mean `population`.
     """
     y, adapts = episodes.y.reshape(len(episodes.y), -1), np.flatnonzero(episodes.n_support)
+    weights = np.ones(len(y)) if episodes.weights is None else episodes.weights
     mean = np.repeat(population.reshape(1, -1), len(episodes), axis=0)
     if len(adapts):
-        n_support = episodes.n_support[adapts]
-        mean[adapts] = np.add.reduceat(y[episodes.support_rows], row_starts(n_support)[:-1]) / n_support[:, None]
-    return mean_squares(episodes, y[episodes.query_rows] - np.repeat(mean, episodes.n_query, axis=0))
+        rows, first = episodes.support_rows, row_starts(episodes.n_support[adapts])[:-1]
+        of_rows = weights[rows]
+        mean[adapts] = np.add.reduceat(of_rows[:, None] * y[rows], first) / np.add.reduceat(of_rows, first)[:, None]
+    error = y[episodes.query_rows] - np.repeat(mean, episodes.n_query, axis=0)
+    return mean_squares(episodes, np.sqrt(weights[episodes.query_rows])[:, None] * error)
 
 
 def ridge_errors(episodes: Episodes, intercept: bool) -> FloatArray:
@@ -81,19 +87,20 @@ def ridge_errors(episodes: Episodes, intercept: bool) -> FloatArray:
     """
     n_tasks = int(episodes.task.max()) + 1
     total = np.zeros((n_tasks, len(PER_TASK_L2_GRID)))
+    weights = np.ones(len(episodes.y)) if episodes.weights is None else episodes.weights
     for block in episodes.blocks(max_rows=2**12):
         X, y, X_query, error = block.X_support, block.y_support, block.X_query, block.y_query
-        n = X.shape[1]
+        n, w, w_query = X.shape[1], weights[block.support][..., None], weights[block.query][..., None]
         if intercept and n:
-            error = error - y.mean(axis=1, keepdims=True)
-            X_query = X_query - X.mean(axis=1, keepdims=True)
-            y = y - y.mean(axis=1, keepdims=True)
-            X = X - X.mean(axis=1, keepdims=True)
+            X_mean, y_mean = ((w * part).sum(axis=1, keepdims=True) / w.sum(axis=1, keepdims=True) for part in (X, y))
+            X, y, X_query, error = X - X_mean, y - y_mean, X_query - X_mean, error - y_mean
+        X, y = np.sqrt(w) * X, np.sqrt(w) * y
         Xt = X.transpose(0, 2, 1)
         values, vectors = np.linalg.eigh(X @ Xt)
         projected = vectors.transpose(0, 2, 1) @ y
         query = (X_query @ Xt) @ vectors
         for j, l2 in enumerate(PER_TASK_L2_GRID):
             residual = error - query @ (projected / (np.maximum(values, 0) + l2 * max(n, 1))[..., None])
+            residual = np.sqrt(w_query) * residual
             np.add.at(total[:, j], episodes.task[block.members], np.square(residual).mean(axis=2).sum(axis=1))
     return np.asarray(total / np.bincount(episodes.task, episodes.n_query)[:, None])

@@ -213,8 +213,8 @@ def calibrate(
         raise ValueError("`tasks` must hold at least two tasks: from one, no differences can be estimated.")
     if tasks.y.ndim > 1:
         raise ValueError(f"`tasks` must have one target, got {tasks.y.shape[1]}; calibrate one at a time.")
-    scaling = Scaling.fit(tasks.X, tasks.y, standardize, fit_intercept)
-    scaled = scaling.tasks(tasks)
+    scaling = Scaling.fit(tasks, standardize, fit_intercept)
+    scaled = scaling.tasks(tasks).whitened()
     n_drawn, n_resamples = min(len(tasks), _MOST_RESAMPLED), as_count(n_resamples, "n_resamples", 2)
     with one_thread(tasks.n_features):
         estimated = _Estimates.of(scaled, fit_intercept, seed)

@@ -109,7 +109,7 @@ class _AtRates(Method):
     def fit(self, trained: TrainedTable, rates: Rates | None, tasks: TaskSet) -> Scorer:  # noqa: ARG002
         assert rates is not None
         predictor = trained.training.predictor_at(rates)
-        return lambda unseen, _: predictor.mse(unseen)
+        return lambda unseen, _: predictor.mse(unseen.whitened())
 
 
 @final
@@ -276,7 +276,7 @@ class TaskMean(Method):
 
     def fit(self, trained: TrainedTable, rates: Rates | None, tasks: TaskSet) -> Scorer:  # noqa: ARG002
         """Return errors by the mean of each task's support rows."""
-        population = np.asarray(tasks.y.mean(axis=0))
+        population = np.asarray(np.average(tasks.y, axis=0, weights=tasks.weights))
         return lambda unseen, _: mean_errors(unseen, population)
 
 

@@ -18,7 +18,7 @@ from innerloop._base.seeds import stream
 from innerloop._base.standard_errors import mean_and_error, ratio_errors
 from innerloop.adaptation.predictor import mean_squares
 from innerloop.data.episodes import Episodes
-from innerloop.data.tasks import TaskSet, check_task_set
+from innerloop.data.tasks import TaskSet, check_task_set, check_unweighted
 from innerloop.estimators.meta_regressor import MetaRegressor, predict_episodes
 
 Effects = Literal["intercept", "slopes"]
@@ -112,6 +112,7 @@ def compare(
     'innerloop'
     """
     check_task_set(tasks)
+    check_unweighted(tasks, "`compare`")
     if tasks.y.ndim > 1:
         raise ValueError(f"`tasks` must have one target, got {tasks.y.shape[1]}.")
     train, unseen = _split(tasks, as_count(n_adapt, "n_adapt"), seed)

@@ -18,7 +18,7 @@ from scipy.linalg import lapack
 from innerloop._base.checks import FloatArray, IntArray, as_count, as_floats, as_nonnegative, check_finite
 from innerloop._base.ragged import row_starts
 from innerloop.data.episodes import Episodes, check_episodes
-from innerloop.data.tasks import TaskSet, as_episodes
+from innerloop.data.tasks import TaskSet, as_episodes, check_unweighted
 from innerloop.exact._least_squares import ROUNDING, least_squares, residual_above_rounding
 from innerloop.exact.objective import step_coefficients
 from innerloop.exact.solutions import POOR_CONDITION
@@ -511,6 +511,7 @@ def _gather(episodes: Runs) -> _Rows:
         raise ValueError("`episodes` must hold at least one run, got none.")
     for run in runs:
         check_episodes(run)
+        check_unweighted(run, "`KernelObjective`")
     first = runs[0]
     for i, run in enumerate(runs):
         if not (np.array_equal(run.n_support, first.n_support) and np.array_equal(run.n_query, first.n_query)):

@@ -96,7 +96,8 @@ class MetaObjective:
         Parameters
         ----------
         episodes
-            From `TaskSet.split`, `TaskSet.deal` or ``Episodes([...])``.
+            From `TaskSet.split`, `TaskSet.deal` or ``Episodes([...])``. Weights multiply the squared error of a row,
+            in the inner loop too.
         n_steps
             Inner gradient steps K, at least 1.
 
@@ -108,6 +109,7 @@ class MetaObjective:
             If `n_steps` is below 1.
         """
         check_episodes(episodes)
+        episodes = episodes.whitened()
         K = as_count(n_steps, "n_steps")
         factor = Factor((K + 1) * (episodes.n_features + episodes.n_targets))
         for _, rows in residual_columns(episodes, K):

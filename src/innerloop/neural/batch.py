@@ -13,6 +13,7 @@ from torch.utils import _pytree
 
 from innerloop._base.checks import FloatArray
 from innerloop.data.episodes import Episodes
+from innerloop.data.tasks import check_unweighted
 
 
 def tree_map(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
@@ -115,6 +116,7 @@ class TaskBatch:
     @classmethod
     def from_episodes(cls, episodes: Episodes) -> TaskBatch:
         """Stack episodes: float64, targets of shape (n_tasks, n_rows, n_targets)."""
+        check_unweighted(episodes, "`TaskBatch`")
         blocks = list(episodes.blocks(max_rows=int(episodes.n_query.sum())))
         parts = [cls.from_arrays(block.X_support, block.y_support, block.X_query, block.y_query) for block in blocks]
         order = torch.from_numpy(np.argsort(np.concatenate([block.members for block in blocks])))

@@ -59,8 +59,13 @@ def legend_below(ax: Axes) -> None:
 
 def title_figure(figure: Figure, name: str) -> None:
     """Write a name that a user chose above a figure, whatever signs it has: none of them is mathematics or TeX."""
+    figure.suptitle(plain(name), parse_math=False, usetex=False)
+
+
+def plain(name: str, longest: int | None = None) -> str:
+    """Return a name that a user chose with a replacement for signs that do not print, and maybe cut off."""
     shown = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in name)
-    figure.suptitle(shown, parse_math=False, usetex=False)
+    return shown if longest is None or len(shown) <= longest else f"{shown[: longest - 1]}…"
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -8,22 +8,35 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
+from innerloop.estimators.meta_regressor import MetaRegressor
 from innerloop.evaluation import Curve, Evaluation
 from innerloop.evaluation.advice import further_data
 from innerloop.evaluation.calibrated_model import CalibratedModel, calibrate
 from innerloop.evaluation.methods import FEATURE_RATES, GRADIENT
 from innerloop.evaluation.rate_slices import RateSlice, slices, theory_failures
+from innerloop.plots.effects import (
+    caterpillar_height,
+    curved_features,
+    draw_curve,
+    draw_group_effects,
+    well_known_coefficients,
+)
 from innerloop.plots.table import plot_coverage, plot_learning_curves, plot_rate
 from innerloop.report.pictures import as_svg
+from innerloop.tabular.effects import Effects
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 N_RESAMPLES = 30
 N_TICKS = N_RESAMPLES
 # Tasks in the tables of the best and the worst.
 _SHOWN_TASKS = 5
+_SHOWN_CORRELATIONS, _SHOWN_CATERPILLARS, _SHOWN_CURVES = 10, 4, 4
 # Directions of feature space are called flat if their variance is this much below the largest, and features collinear
 # if flat directions make up this share of them.
 _CONDITION = 1e4
@@ -42,12 +55,18 @@ class Names:
 
 
 def report_page(
-    evaluation: Evaluation, names: Names, command: str = "", tick: Callable[[], None] = lambda: None
+    model: MetaRegressor,
+    evaluation: Evaluation,
+    names: Names,
+    command: str = "",
+    tick: Callable[[], None] = lambda: None,
 ) -> str:
     """Return a report as one HTML page that needs no other file.
 
     Parameters
     ----------
+    model
+        The fitted table.
     evaluation
     names
     command
@@ -70,6 +89,7 @@ def report_page(
     }
     for losses in through:
         svgs[losses.name] = as_svg(partial(plot_rate, losses), f"Error on unseen tasks against {losses.name}")
+    effects, groups = model.effects(), model.group_effects()
     template = files("innerloop.report").joinpath("page.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = _percent
@@ -86,9 +106,14 @@ def report_page(
         overshoots=_overshoots(evaluation.curves, evaluation.n_support),
         options=further_data(trained),
         coverage=evaluation.coverage,
+        effects=_effects_rows(effects),
+        noise=effects.noise["std"].tolist(),
+        correlations=_correlations(effects),
+        caterpillars=_caterpillars(groups, effects),
+        curves=_curves(model, names.target),
         extremes=_extremes(evaluation),
         calibrated=calibrated,
-        notes=() if tasks.column_map is None else tasks.column_map.notes,
+        notes=(*(() if tasks.column_map is None else tasks.column_map.notes), *trained.training.notes),
         constant=_feature_names(evaluation, ~trained.training.scaling.kept),
         collinear=_collinear(evaluation),
         failures=_failures(calibrated, through),
@@ -98,6 +123,54 @@ def report_page(
         versions={package: version(package) for package in _PACKAGES} | {"Python": platform.python_version()},
     )
     return page
+
+
+def _effects_rows(effects: Effects) -> list[dict[str, Any]]:
+    """Return the coefficients with their standard errors and standard deviations between groups."""
+    rows = zip(effects.population.to_dict("records"), effects.between_groups["std"], strict=True)
+    return [{**{str(name): value for name, value in row.items()}, "std": std} for row, std in rows]
+
+
+def _correlations(effects: Effects) -> list[tuple[str, str, float]]:
+    """Return the correlations between groups of two coefficients, the largest ones; none of several targets."""
+    between = effects.between_groups
+    if "target" in between:
+        return []
+    names = between["coefficient"].tolist()
+    pairs = [(a, b, float(between[b].iloc[i])) for i, a in enumerate(names) for b in names[i + 1 :]]
+    known = [pair for pair in pairs if np.isfinite(pair[2]) and pair[2] != 0]
+    return sorted(known, key=lambda pair: -abs(pair[2]))[:_SHOWN_CORRELATIONS]
+
+
+def _caterpillars(groups: pd.DataFrame, effects: Effects) -> list[Any]:
+    """Return pictures of the coefficients of groups, of those in which groups differ; none of several targets."""
+    from markupsafe import Markup
+
+    if "target" in groups or groups.empty:
+        return []
+    between = effects.between_groups
+    differ = set(between.loc[between["std"] > 0, "coefficient"])
+    shown = [name for name in well_known_coefficients(groups) if name in differ][:_SHOWN_CATERPILLARS]
+    height = caterpillar_height(groups["group"].nunique())
+    return [
+        Markup(as_svg(partial(draw_group_effects, groups, effects.population, name), f"Groups: {name}", height))
+        for name in shown
+    ]
+
+
+def _curves(model: MetaRegressor, target: str) -> list[Any]:
+    """Return pictures of the population's curves and those of some groups; none of several targets."""
+    from markupsafe import Markup
+
+    table = model._table
+    if not table.single_target:
+        return []
+    labels = [name for name, keep in zip(model.feature_labels(), table.scaling.kept, strict=True) if keep]
+    pictures = []
+    for i in curved_features(table)[:_SHOWN_CURVES]:
+        feature = labels[int(table.curves.feature[i])]
+        pictures.append(Markup(as_svg(partial(draw_curve, table, i, (feature, target)), f"Curve: {feature}")))
+    return pictures
 
 
 def _percent(part: float) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from innerloop._base.files import check_file, write_whole
 from innerloop._base.progress import progress as progress_bar
+from innerloop.data.targets import log_targets
 from innerloop.data.tasks import TaskSet, check_task_set
 from innerloop.estimators.meta_regressor import MetaRegressor, fitted_regressor
 from innerloop.evaluation import Curve, Evaluation, evaluate, evaluate_on, n_ticks
@@ -85,6 +86,10 @@ def study(
             )
     parameters = (MetaRegressor() if model is None else model).get_params()
     settings = read_settings(parameters)
+    if settings.target_transform:
+        target = f"log({target})"
+        tasks = replace(tasks, y=log_targets(tasks.y, "`tasks.y`"))
+        unseen = None if unseen is None else replace(unseen, y=log_targets(unseen.y, "`unseen.y`"))
     ticks = settings.n_folds + (n_ticks(settings, len(tasks)) if unseen is None else 0)
     with progress_bar("Comparing rates", ticks, shown=progress) as tick:
         trained = MetaTraining.prepare(tasks, settings, tick).with_gradient(tick).choose()
@@ -253,7 +258,7 @@ class TableStudy:
     def page(self, command: str = "", progress: bool = False) -> str:
         """Return the page that `report` writes."""
         with progress_bar("Writing the report", N_TICKS, shown=progress) as tick:
-            return report_page(self.evaluation, self.names, command, tick)
+            return report_page(self.model, self.evaluation, self.names, command, tick)
 
     def _repr_html_(self) -> str:
         """Return verdict, table and learning curves, for notebooks."""

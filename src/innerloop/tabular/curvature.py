@@ -49,7 +49,7 @@ def evident(curves: Curves, tasks: TaskSet, effects: RandomEffects, intercept: b
     wide = effects.in_columns(straight, p)
     prior = np.zeros(p, dtype=np.intp)
     prior[p - intercept :] = -1
-    blocks = list(row_blocks(curves.tasks(tasks, intercept)))
+    blocks = list(row_blocks(curves.tasks(tasks, intercept).whitened()))
     evidence = np.zeros(len(curves))
     for target in range(len(effects.noise)):
         problem = RestrictedLikelihood(blocks, target, tasks.n_rows, prior)

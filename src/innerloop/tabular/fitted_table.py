@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from innerloop._base.checks import FloatArray, IntArray
+from innerloop._base.ragged import row_starts
 from innerloop.adaptation.predictor import Mixture, Predictor
 from innerloop.adaptation.random_effects import RandomEffects
 from innerloop.adaptation.rules import Ridge
@@ -86,6 +87,8 @@ class FittedTable:
         Their coefficients, in scaled units, with the columns of curves.
     columns
         From the columns of a table to X; None where X came as numbers.
+    target_notes
+        What to know about the targets, in sentences without a full stop.
     """
 
     scaling: Scaling
@@ -98,6 +101,7 @@ class FittedTable:
     known: TaskSet
     known_coef: FloatArray
     columns: ColumnMap | None = None
+    target_notes: tuple[str, ...] = ()
 
     def meta_parameters(self) -> tuple[FloatArray, FloatArray]:
         """Return coefficients (n_targets, n_features) and intercepts (n_targets,) in data units.
@@ -129,14 +133,17 @@ class FittedTable:
         n_rows, std = self._accuracy(X, place)
         return self._targets(std * self.calibration.std_factor(n_rows))
 
-    def half_width(self, X: FloatArray, place: IntArray, level: float) -> FloatArray:
-        """Return half the width of prediction intervals at a level."""
-        n_rows, std = self._accuracy(X, place)
+    def half_width(self, X: FloatArray, place: IntArray, level: float, weights: FloatArray | None = None) -> FloatArray:
+        """Return half the width of prediction intervals at a level, for rows of given weights or of average ones."""
+        n_rows, std = self._accuracy(X, place, weights)
         return self._targets(std * self.calibration.half_width(n_rows, level))
 
     def adapt(self, tasks: TaskSet) -> FittedTable:
-        """Return the table that knows these groups too; a known one is adapted anew on these rows alone."""
-        scaled = self.curves.tasks(self.scaling.tasks(tasks), self.scaling.intercept)
+        """Return the table that knows these groups too; the rows of a known one are added to those it has."""
+        scaled = self.curves.tasks(self.scaling.tasks(tasks), self.scaling.intercept).whitened()
+        place = self.places(scaled.ids)
+        if (place >= 0).any():
+            scaled = _with_rows_of(self.known, place, scaled)
         return self.remember(scaled, reduced(scaled))
 
     def forget_groups(self) -> FittedTable:
@@ -158,11 +165,14 @@ class FittedTable:
     def _design(self, X: FloatArray) -> FloatArray:
         return self.curves.expand(self.scaling.design(X), self.scaling.intercept)
 
-    def _accuracy(self, X: FloatArray, place: IntArray) -> tuple[IntArray, FloatArray]:
+    def _accuracy(
+        self, X: FloatArray, place: IntArray, weights: FloatArray | None = None
+    ) -> tuple[IntArray, FloatArray]:
         """Return on how many rows each row's group adapted, and the model's standard deviation of its target."""
-        variance = self.predictor.variance(self.known, self._design(X), place)
+        root = np.ones((len(X), 1)) if weights is None else np.sqrt(weights / self.scaling.weight_unit)[:, None]
+        variance = self.predictor.variance(self.known, root * self._design(X), place)
         n_rows = np.append(self.known.original_sizes, 0)[place]
-        return n_rows, np.sqrt(variance) / self.scaling.y_rate
+        return n_rows, np.sqrt(variance) / (root * self.scaling.y_rate)
 
     def _targets(self, values: FloatArray) -> FloatArray:
         return np.asarray(values[:, 0] if self.single_target else values)
@@ -177,6 +187,7 @@ class FittedTable:
             "single_target": self.single_target,
             "intercept": self.scaling.intercept,
             "columns": None if self.columns is None else self.columns.to_state(),
+            "target_notes": list(self.target_notes),
         }
         parts: dict[str, Mapping[str, Any]] = {
             "scaling": {name: value for name, value in vars(self.scaling).items() if name != "intercept"},
@@ -231,6 +242,7 @@ class FittedTable:
             known=TaskSet(**parts["known"]),
             known_coef=parts["groups"]["coef"],
             columns=columns,
+            target_notes=tuple(scalars.get("target_notes", ())),
         )
 
 
@@ -238,6 +250,19 @@ def original_units(scaling: Scaling, theta: FloatArray) -> tuple[FloatArray, Flo
     """Return coefficients (..., n_targets, n_features) and intercepts (..., n_targets) in the units of the data."""
     coef, intercept = scaling.original(theta)
     return np.ascontiguousarray(np.swapaxes(coef, -1, -2)), intercept
+
+
+def _with_rows_of(known: TaskSet, place: IntArray, tasks: TaskSet) -> TaskSet:
+    """Return tasks with the reduced rows of known ones before theirs; `place` is -1 for a task that is not known."""
+    has = np.flatnonzero(place >= 0)
+    before = known.select(place[has])
+    X, y = np.concatenate((before.X, tasks.X)), np.concatenate((before.y, tasks.y.reshape(len(tasks.y), -1)))
+    task = np.concatenate((has[before.task_of_row], tasks.task_of_row))
+    order = np.argsort(task, kind="stable")
+    n_rows = tasks.original_sizes.copy()
+    n_rows[has] += before.original_sizes
+    starts = row_starts(np.bincount(task, minlength=len(tasks)))
+    return TaskSet(X[order], y[order], starts, tasks.ids, reduced_from=n_rows)
 
 
 def _joined(tasks: TaskSet, others: TaskSet) -> TaskSet:

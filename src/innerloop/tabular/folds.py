@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import final
+from typing import Any, final
 
 import numpy as np
 
-from innerloop._base.checks import IntArray
+from innerloop._base.checks import IntArray, as_positions
 from innerloop._base.seeds import Stream, stream
 from innerloop.data.episodes import Episodes
 from innerloop.data.tasks import TaskSet
@@ -42,16 +42,84 @@ def natural_rate(episodes: Episodes) -> float:
     return float(np.median(np.concatenate(ratios[1:] if len(ratios) > 1 else ratios)))
 
 
-def folds_as_tasks(tasks: TaskSet, seed: int) -> TaskSet:
-    """Return folds of rows as tasks, to choose a penalty where there is only one task."""
-    folds = stream(seed, Stream.ROW_FOLDS).permutation(np.arange(tasks.n_rows) % 10)
-    return TaskSet.from_arrays(tasks.X, tasks.y, folds)
+def folds_as_tasks(tasks: TaskSet, fold: IntArray, settings: Settings) -> tuple[TaskSet, IntArray]:
+    """Return folds of rows as tasks, to choose a penalty where there is only one task, and the fold of each.
+
+    `fold` are those of rows where the user gave any, else that of the task.
+    """
+    if len(fold) > 1:
+        parts = TaskSet.from_arrays(tasks.X, tasks.y, fold)
+        return parts, np.arange(len(parts))
+    rows = stream(settings.seed, Stream.ROW_FOLDS).permutation(np.arange(tasks.n_rows) % 10)
+    parts = TaskSet.from_arrays(tasks.X, tasks.y, rows)
+    return parts, folds_of_tasks(len(parts), settings)
 
 
 def folds_of_tasks(n_tasks: int, settings: Settings) -> IntArray:
     """Assign tasks to folds at random: (n_tasks,)."""
     folds = np.arange(n_tasks) % min(settings.n_folds, n_tasks)
     return stream(settings.seed, Stream.TASK_FOLDS).permutation(folds)
+
+
+def fold_of_rows(splits: Any, X: Any, y: Any, groups: Any) -> IntArray:
+    """Return the fold that holds each row out: (n_rows,).
+
+    Parameters
+    ----------
+    splits
+        A splitter of scikit-learn, or pairs of arrays: positions of the training rows, and of the rows held out.
+    X, y, groups
+        For the splitter; `groups` are the ids of tasks.
+
+    Raises
+    ------
+    ValueError
+        Unless every row is held out once, and the others are training rows then.
+    """
+    n_rows = len(y)
+    fold, pairs = np.full(n_rows, -1), splits.split(X, y, groups) if hasattr(splits, "split") else splits
+    n_splits = 0
+    for f, pair in enumerate(pairs):
+        try:
+            train, test = (as_positions(part, "cv", n_rows) for part in pair)
+        except (TypeError, ValueError, IndexError) as error:
+            raise ValueError(
+                f"`cv` must be a number of folds, a splitter, or pairs of arrays (training rows, rows held out) of "
+                f"positions below {n_rows}, got split {f}: {error}"
+            ) from None
+        if (fold[test] >= 0).any() or not np.array_equal(np.sort(np.append(train, test)), np.arange(n_rows)):
+            raise ValueError(
+                f"`cv` must hold every row out once and train on all others then, which split {f} does not; take "
+                "GroupKFold or the like."
+            )
+        fold[test], n_splits = f, f + 1
+    if n_splits < 2 or (fold < 0).any():
+        raise ValueError(
+            f"`cv` must make at least two splits that hold every row out once, got {n_splits} which leave "
+            f"{int((fold < 0).sum())} of {n_rows} rows out of all tests."
+        )
+    return fold
+
+
+def fold_of_tasks(fold: IntArray, tasks: TaskSet) -> IntArray:
+    """Return the fold of each task, (n_tasks,), given that of each row; of one task, that of each row.
+
+    Raises
+    ------
+    ValueError
+        If a task lies in several folds.
+    """
+    if len(tasks) == 1:
+        return fold
+    of_task = fold[tasks.starts[:-1]]
+    divided = np.flatnonzero(fold != of_task[tasks.task_of_row])
+    if len(divided):
+        name = tasks.ids[tasks.task_of_row[divided[0]]].item()
+        raise ValueError(
+            f"`cv` divides the rows of group {name!r} among folds, but whole groups are held out; take GroupKFold "
+            "or another splitter by groups."
+        )
+    return np.unique(of_task, return_inverse=True)[1]
 
 
 @final

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, Literal, final, get_args
@@ -15,6 +15,7 @@ from innerloop.tabular.kinds import Adaptations
 from innerloop.tabular.rate_choice import Rates
 
 Basis = Literal["auto", "linear", "spline"]
+_DEFAULT_FOLDS = 5
 # Names of columns, or their positions.
 Columns = tuple[str | int, ...]
 
@@ -24,8 +25,8 @@ Columns = tuple[str | int, ...]
 class Settings:
     """Checked parameters of `MetaRegressor`; None stands for a choice by cross-validation.
 
-    `curved` are the columns that `basis` names, if it does; `per_feature` stands for adapt_lr="per-feature". The other
-    fields are parameters of `MetaRegressor`.
+    `curved` are the columns that `basis` names, if it does; `per_feature` stands for adapt_lr="per-feature"; `n_folds`
+    and `splits` are `cv`, a number or what says the splits. The other fields are parameters of `MetaRegressor`.
     """
 
     adaptation: Adaptations = "auto"
@@ -41,6 +42,8 @@ class Settings:
     n_query: int | None = None
     n_steps: int = 1
     n_folds: int = 5
+    splits: Any = None
+    target_transform: Literal["log"] | None = None
     standardize: bool = True
     fit_intercept: bool = True
     seed: int = 0
@@ -102,6 +105,7 @@ def read_settings(parameters: Mapping[str, Any]) -> Settings:
     elif inner_lr is not None or adapt_lr is not None or per_feature:
         adaptation = "gradient"
     named = None if isinstance(given.basis, str) else _columns(given.basis, "basis")
+    n_folds, splits = _folds(given.cv)
     return Settings(
         adaptation=adaptation,
         per_feature=per_feature,
@@ -115,7 +119,9 @@ def read_settings(parameters: Mapping[str, Any]) -> Settings:
         n_support=None if given.n_support is None else as_count(given.n_support, "n_support"),
         n_query=None if given.n_query is None else as_count(given.n_query, "n_query"),
         n_steps=as_count(given.n_steps, "n_steps"),
-        n_folds=as_count(given.cv, "cv", 2),
+        n_folds=n_folds,
+        splits=splits,
+        target_transform=_transform(given.target_transform),
         standardize=bool(given.standardize),
         fit_intercept=bool(given.fit_intercept),
         seed=as_seed(given.random_state),
@@ -127,6 +133,21 @@ def _one_of(value: Any, name: str, values: tuple[str, ...]) -> Any:
         return value
     *names, last = map(repr, values)
     raise ValueError(f"`{name}` must be {', '.join(names)} or {last}, got {value!r}.")
+
+
+def _transform(value: Any) -> Literal["log"] | None:
+    if value is None or (isinstance(value, str) and value == "log"):
+        return value  # type: ignore[return-value]
+    raise ValueError(f"`target_transform` must be None or 'log', got {value!r}.")
+
+
+def _folds(cv: Any) -> tuple[int, Any]:
+    """Return the number of folds, 5 for None, and a splitter or a list of splits if `cv` is one."""
+    if hasattr(cv, "split") and not isinstance(cv, str):
+        return _DEFAULT_FOLDS, cv
+    if isinstance(cv, Iterable) and not isinstance(cv, str | bytes):
+        return _DEFAULT_FOLDS, list(cv)
+    return as_count(_DEFAULT_FOLDS if cv is None else cv, "cv", 2), None
 
 
 def _columns(value: Any, name: str) -> Columns:

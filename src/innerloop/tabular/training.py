@@ -22,6 +22,7 @@ from innerloop.data.curves import Curves
 from innerloop.data.episodes import Episodes
 from innerloop.data.row_blocks import reduced
 from innerloop.data.scaling import Scaling
+from innerloop.data.targets import target_notes
 from innerloop.data.tasks import TaskSet
 from innerloop.exact.objective import MetaObjective
 from innerloop.tabular.adaptation_choice import AdaptationChoice, choose_adaptation
@@ -37,7 +38,14 @@ from innerloop.tabular.comparison import (
 )
 from innerloop.tabular.curvature import evident, varies_within
 from innerloop.tabular.fitted_table import FittedTable, Selection
-from innerloop.tabular.folds import TaskFolds, cross_validate, folds_as_tasks, folds_of_tasks
+from innerloop.tabular.folds import (
+    TaskFolds,
+    cross_validate,
+    fold_of_rows,
+    fold_of_tasks,
+    folds_as_tasks,
+    folds_of_tasks,
+)
 from innerloop.tabular.kinds import (
     FeatureGradient,
     Gradient,
@@ -95,9 +103,9 @@ class GradientTraining:
             objective = reduce(add, folds.objectives)
         else:
             objective = MetaObjective.from_episodes(in_training, settings.n_steps)
-            parts = folds_as_tasks(scaled, settings.seed)
+            parts, fold_of_part = folds_as_tasks(scaled, fold, settings)
             episodes = parts.deal(n_support, settings.seed)
-            folds = TaskFolds.of(parts, folds_of_tasks(len(parts), settings), episodes, settings)
+            folds = TaskFolds.of(parts, fold_of_part, episodes, settings)
         held_out = cross_validate(folds, episodes, settings, tick) if settings.asks_for_choice() else None
         return cls(settings, objective, held_out, folds)
 
@@ -128,11 +136,13 @@ class MetaTraining:
     order
         Position of the feature that the rows of a task are in order of.
     fold : (n_tasks,)
-        Of the cross-validation over tasks.
+        Of the cross-validation over tasks; of one task with given splits, over its rows: (n_rows,).
     gradient
         Training of gradient steps; None where it was not asked for.
     columns
         By which the features of the tasks were encoded.
+    notes
+        On the targets; see `innerloop.data.targets.target_notes`.
     """
 
     settings: Settings
@@ -146,10 +156,16 @@ class MetaTraining:
     fold: IntArray
     gradient: GradientTraining | None
     columns: ColumnMap | None
+    notes: tuple[str, ...]
 
     @classmethod
     def prepare(
-        cls, tasks: TaskSet, settings: Settings, tick: Callable[[], None] = _no_tick, n_support: int | None = None
+        cls,
+        tasks: TaskSet,
+        settings: Settings,
+        tick: Callable[[], None] = _no_tick,
+        n_support: int | None = None,
+        row_fold: IntArray | None = None,
     ) -> MetaTraining:
         """Scale the tasks and assign them to folds; for gradient steps, compute the held-out loss of every candidate.
 
@@ -162,6 +178,8 @@ class MetaTraining:
             Called after each fold.
         n_support
             Support rows where the settings leave them open; None: `TaskSet.default_support`.
+        row_fold : (n_rows,)
+            The fold that holds each row out; None: by the settings.
 
         Raises
         ------
@@ -171,21 +189,29 @@ class MetaTraining:
         if not np.abs(tasks.y).max() < _LARGEST_TARGET:
             raise ValueError(f"`y` must lie between -{_LARGEST_TARGET:g} and {_LARGEST_TARGET:g}; rescale it.")
         with one_thread(tasks.n_features):
-            scaling = Scaling.fit(tasks.X, tasks.y, settings.standardize, settings.fit_intercept)
+            scaling = Scaling.fit(tasks, settings.standardize, settings.fit_intercept)
             if scaling.n_columns == 0:
                 raise ValueError("`X` has only zeros and there is no intercept, so nothing can be fitted.")
             n_support = settings.n_support or n_support or tasks.default_support()
+            if row_fold is None and settings.splits is not None:
+                row_fold = _fold_of_rows(settings.splits, tasks)
             order = None
             if settings.order is not None:
                 order = int(_positions((settings.order,), tasks, "order")[0])
+                if row_fold is not None and len(tasks) == 1:
+                    row_fold = row_fold[np.argsort(tasks.X[:, order], kind="stable")]
                 tasks = tasks.sorted_by(order)
             varying, bendable = _uses_of_columns(tasks, scaling, settings)
             scaled = scaling.tasks(tasks).nameless()
             if len(tasks) == 1:
                 settings = settings.of_one_task()
-            fold = folds_of_tasks(len(tasks), settings)[scaled.ids]
-            columns, ids = tasks.column_map, tasks.ids
-            training = cls(settings, scaling, n_support, scaled, ids, varying, bendable, order, fold, None, columns)
+            if row_fold is None:
+                fold = folds_of_tasks(len(tasks), settings)[scaled.ids]
+            else:
+                fold = fold_of_tasks(row_fold, tasks)
+            uses = varying, bendable, order
+            notes = target_notes(tasks.y)
+            training = cls(settings, scaling, n_support, scaled, tasks.ids, *uses, fold, None, tasks.column_map, notes)
             return training.with_gradient(tick) if settings.takes_gradient_steps() else training
 
     def with_gradient(self, tick: Callable[[], None] = _no_tick, is_free: bool = False) -> MetaTraining:
@@ -196,7 +222,7 @@ class MetaTraining:
         elif self.gradient is not None:
             return self
         with one_thread(self.tasks.n_features):
-            gradient = GradientTraining.prepare(self.tasks, self.fold, self.n_support, settings, tick)
+            gradient = GradientTraining.prepare(self.tasks.whitened(), self.fold, self.n_support, settings, tick)
         return replace(self, settings=settings, gradient=gradient)
 
     def in_order(self, tasks: TaskSet) -> TaskSet:
@@ -214,25 +240,26 @@ class MetaTraining:
             settings, options = self.settings, self._options()
             intercept = settings.fit_intercept
             straight = Terms(np.zeros(self.tasks.n_features, dtype=bool), self.varying, intercept)
-            estimates = Estimates(variance_sample(self.tasks, settings.seed), straight, options)
-            curves = self._curves(estimates)
-            tasks, terms = curves.tasks(self.tasks, intercept), _with_curves(straight, curves)
-            wide = estimates.widened(curves.tasks(estimates.tasks, intercept), terms)
+            sample = variance_sample(self.tasks, settings.seed)
+            estimates = Estimates(sample.whitened(), straight, options)
+            curves = self._curves(sample, estimates)
+            tasks, terms = curves.tasks(self.tasks, intercept).whitened(), _with_curves(straight, curves)
+            wide = estimates.widened(curves.tasks(sample, intercept).whitened(), terms)
             rows = reduced(tasks)
             comparison, candidates = self._comparison(tasks, terms, wide)
             whole = TrainingPart(wide, options, rows, self._gradient_part())
             choice = choose_adaptation(comparison, candidates, whole)
             return TrainedTable(self, curves, choice, whole.effects(choice.main.model), tasks, rows)
 
-    def _curves(self, estimates: Estimates) -> Curves:
-        """Return the curves that are to be tried."""
+    def _curves(self, sample: TaskSet, estimates: Estimates) -> Curves:
+        """Return the curves that are to be tried, given a sample of the tasks and the estimates from it."""
         settings = self.settings
         if settings.basis == "linear" or settings.takes_gradient_steps() or len(self.bendable) == 0:
             return Curves.none()
-        curves = Curves.fit(estimates.tasks.X, self.bendable)
+        curves = Curves.fit(sample.X, self.bendable)
         if settings.basis == "spline":
             return curves
-        return evident(curves, estimates.tasks, estimates(Model("diagonal")), settings.fit_intercept)
+        return evident(curves, sample, estimates(Model("diagonal")), settings.fit_intercept)
 
     def _comparison(self, tasks: TaskSet, terms: Terms, similar: Estimates) -> tuple[Comparison, Sequence[Kind]]:
         """Return the folds of tasks on which candidates are compared, and the candidates."""
@@ -286,6 +313,12 @@ class MetaTraining:
     def _options(self) -> dict[str, Any]:
         settings = self.settings
         return {"intercept": settings.fit_intercept, "l2": settings.l2, "seed": settings.seed}
+
+
+def _fold_of_rows(splits: Any, tasks: TaskSet) -> IntArray:
+    if isinstance(splits, list):
+        raise ValueError("`cv` must be a number or a splitter here: a list of splits counts the rows given to `fit`.")
+    return fold_of_rows(splits, tasks.X, tasks.y, tasks.task_of_row)
 
 
 def _positions(columns: Columns, tasks: TaskSet, parameter: str) -> IntArray:
@@ -350,7 +383,7 @@ class TrainedTable:
     effects
         Random-effects model of the candidate of largest weight.
     tasks
-        In scaled units, with the columns of curves.
+        In scaled units, with the columns of curves; rows are multiplied by the roots of their weights.
     rows
         The same with reduced rows; see `innerloop.data.row_blocks.reduced`.
     """
@@ -391,11 +424,12 @@ class TrainedTable:
     def expand(self, tasks: TaskSet) -> TaskSet:
         """Return tasks in the units of the data as the predictor takes them, in order where one is given."""
         training = self.training
-        return self.curves.tasks(training.scaling.tasks(training.in_order(tasks)), training.settings.fit_intercept)
+        scaled = training.scaling.tasks(training.in_order(tasks))
+        return self.curves.tasks(scaled, training.settings.fit_intercept).whitened()
 
     def mse(self, episodes: Episodes) -> FloatArray:
         """Return the mean squared error of each task that occurs, in scaled units: (n_tasks,)."""
-        return self.predictor.mse(self.curves.episodes(episodes, self.training.settings.fit_intercept))
+        return self.predictor.mse(self.curves.episodes(episodes, self.training.settings.fit_intercept).whitened())
 
     def table(self, remember: bool = True) -> FittedTable:
         """Return the fitted table; with `remember` it knows the tasks it was trained on."""
@@ -411,6 +445,7 @@ class TrainedTable:
             known=self.rows.select(np.arange(0)),
             known_coef=np.empty((0, *predictor.unseen.shape)),
             columns=training.columns,
+            target_notes=training.notes,
         )
         return table.remember(self.tasks, replace(self.rows, ids=training.ids)) if remember else table
 
