@@ -19,6 +19,7 @@ _SHAPES: dict[str, Shape] = {
     "scaling.kept": ("features",),
     "scaling.x_mean": ("kept",),
     "scaling.x_rate": ("kept",),
+    "scaling.weight_unit": (),
     "curves.feature": ("curves",),
     "curves.knots": ("curves", "knots"),
     "curves.width": ("curves",),
