@@ -5,10 +5,10 @@ import pytest
 
 import innerloop as il
 from cases import prepared, table
-from innerloop.evaluation import _nested, coverage
+from innerloop.evaluation import _nested
+from innerloop.evaluation.coverage import LEVELS
 from innerloop.evaluation.methods import Method
 from innerloop.tabular import training as tabular_training
-from innerloop.tabular.settings import read_settings
 from innerloop.tabular.training import MetaTraining
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -32,8 +32,8 @@ class Spy(Method):
     def __init__(self):
         self.fitted, self.scored, self.similar = set(), set(), set()
 
-    def fit(self, training, _, tasks):
-        self.fitted |= rows_of(training.tasks.X) | rows_of(tasks.X)
+    def fit(self, trained, _, tasks):
+        self.fitted |= rows_of(trained.training.tasks.X) | rows_of(tasks.X)
 
         def score(unseen, similar):
             self.scored |= rows_of(unseen.X[unseen.query_rows])
@@ -47,8 +47,8 @@ class Spy(Method):
 def test_methods_choose_and_fit_without_the_rows_that_score_them():
     tasks = tasks_of()
     rest, unseen = tasks.select(np.arange(8)), tasks.select(np.arange(8, 12))
-    training, spy = prepared(rest, adaptation="gradient"), Spy()
-    _nested._errors(training, {spy: None}, rest, unseen, [0, 1, 3])
+    trained, spy = prepared(rest, adaptation="gradient").choose(), Spy()
+    _nested._errors(trained, {spy: None}, rest, unseen, [0, 1, 3])
     assert len(spy.scored) == unseen.n_rows
     assert len(spy.fitted) == rest.n_rows
     assert not (spy.fitted | spy.similar) & spy.scored
@@ -56,8 +56,8 @@ def test_methods_choose_and_fit_without_the_rows_that_score_them():
 
 
 def test_a_fold_is_prepared_without_its_tasks(monkeypatch):
-    tasks, fitted, scored = tasks_of(), [], []
-    prepare, errors = MetaTraining.prepare, _nested._errors
+    tasks, fitted, scored, covered = tasks_of(), [], [], []
+    prepare = MetaTraining.prepare
 
     def record(part, *args, **options):
         fitted.append(rows_of(part.X))
@@ -67,41 +67,23 @@ def test_a_fold_is_prepared_without_its_tasks(monkeypatch):
         scored.append((fitted[-1], rows_of(rest.X), rows_of(unseen.X)))
         return np.zeros((1 + len(sizes), len(unseen), len(chosen)))
 
+    def shares(model, unseen, sizes):
+        covered.append((model.training.scaling, model.training.tasks.n_rows, rows_of(unseen.X)))
+        return np.zeros((len(sizes), len(unseen), len(LEVELS)))
+
     trained = prepared(tasks, adaptation="gradient").choose()
     monkeypatch.setattr(_nested, "on_threads", map)
     monkeypatch.setattr(MetaTraining, "prepare", record)
     monkeypatch.setattr(_nested, "_errors", scores)
+    monkeypatch.setattr(_nested, "shares_inside", shares)
     _nested.evaluate(trained, tasks)
-    monkeypatch.setattr(_nested, "_errors", errors)
-    assert len(scored) == _nested.N_FOLDS
+    assert len(scored) == len(covered) == _nested.N_FOLDS
     assert set().union(*(unseen for *_, unseen in scored)) == rows_of(tasks.X)
-    for prepared_on, rest, unseen in scored:
+    for (prepared_on, rest, unseen), (scaling, n_rows, looked_at) in zip(scored, covered, strict=True):
         assert prepared_on == rest == rows_of(tasks.X) - unseen
-
-
-def test_coverage_is_counted_on_tasks_that_were_not_fitted(monkeypatch):
-    tasks, fitted, scored = tasks_of(), [], []
-
-    class Recorded:
-        @staticmethod
-        def prepare(part, *_):
-            fitted.append(rows_of(part.X))
-            return Recorded
-
-        @staticmethod
-        def choose():
-            return None
-
-    def shares(_, unseen, *__):
-        scored.append((fitted[-1], rows_of(unseen.X)))
-        return np.zeros((len(unseen), len(coverage.LEVELS)))
-
-    monkeypatch.setattr(coverage, "MetaTraining", Recorded)
-    monkeypatch.setattr(coverage, "_shares", shares)
-    monkeypatch.setattr(coverage, "on_threads", map)
-    coverage.coverage(read_settings(il.MetaRegressor().get_params()), tasks, [2])
-    assert set().union(*(unseen for _, unseen in scored)) == rows_of(tasks.X)
-    assert all(on == rows_of(tasks.X) - unseen for on, unseen in scored)
+        assert looked_at == unseen
+        assert n_rows == len(rest)
+        np.testing.assert_allclose(scaling.x_mean, np.mean([np.frombuffer(row) for row in rest], axis=0), atol=1e-3)
 
 
 @pytest.mark.parametrize("adaptation", ["ridge", "gradient"])
