@@ -84,10 +84,20 @@ def test_changes_that_tests_notice_are_told_from_others(project):
     bench = load("mutants")
     noticed, missed = (bench.Mutant("__init__.py", *change, "test_f.py") for change in (("+ 1", "- 1"), ("< 9", "< 5")))
     result = bench.measure(project, [noticed, missed])
-    assert result == {"tried": 2, "share_noticed": 0.5, "missed": [missed._asdict()]}
+    rooms = {"__init__.py": "1 of 2"}
+    assert result == {"tried": 2, "share_noticed": 0.5, "noticed_by_room": rooms, "missed": [missed._asdict()]}
     assert "x + 1 if x < 9" in (project / "src" / "innerloop" / "__init__.py").read_text()
     with pytest.raises(ValueError, match="0 times"):
         bench.measure(project, [bench.Mutant("__init__.py", "nowhere", "", "test_f.py")])
+
+
+def test_changes_are_in_all_rooms_and_many():
+    changes = load("mutants").MUTANTS
+    rooms = {change.file.split("/")[0] for change in changes}
+    assert rooms == {path.name for path in (FOLDER.parent / "src" / "innerloop").iterdir() if path.is_dir()} - {
+        "__pycache__"
+    }
+    assert len(set(changes)) == len(changes) >= 80
 
 
 def test_every_change_names_a_text_that_is_there_once_and_tests_that_are_there():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import re
 
@@ -242,6 +243,16 @@ def test_no_id_is_a_formula_to_a_spreadsheet_and_all_come_back(model, tmp_path):
 
 
 @pytest.mark.slow
+def test_no_part_of_an_id_is_a_cell_where_cells_end_at_semicolons(model, tmp_path):
+    ids = ["a;=1+1", "b;;@x", 'c";=2', "plain"]
+    frame = pd.DataFrame({"task": ids, "a": 0.0, "b": 0.0, "c": 0.0})
+    text = innerloop("predict", model, save(frame, tmp_path / "t.csv")).out
+    assert read(text)["group"].tolist() == ids
+    cells = [cell for row in csv.reader(io.StringIO(text), delimiter=";") for cell in row]
+    assert not any(cell.lstrip().startswith(("=", "+", "-", "@")) for cell in cells)
+    assert '"' not in innerloop("predict", model, save(frame[-1:], tmp_path / "u.csv")).out
+
+
 def test_a_model_that_forgot_its_groups_adapts_to_labelled_rows(tmp_path):
     table = save(small_table(), tmp_path / "t.csv")
     options = [*QUICK, "--features", *FEATURES, "--basis", "linear", "--adaptation", "ridge"]

@@ -20,6 +20,7 @@ import innerloop as il
 from cases import table
 from innerloop._base import sealed_folder
 from innerloop._base.files import write_whole
+from innerloop._base.memory import archive_of, read_arrays
 from innerloop.estimators import storage
 from innerloop.estimators.storage import load_details, load_model, save_model
 
@@ -257,6 +258,14 @@ def test_nothing_in_a_folder_is_pickled(folder, monkeypatch):
     monkeypatch.setattr(np, "load", lambda *a, **k: seen.append(k["allow_pickle"]) or plain(*a, **k))
     load_model(folder)
     assert seen == [False]
+
+
+def test_archives_hold_the_arrays_that_are_given_and_no_objects():
+    for compressed in (False, True):
+        content = archive_of({"a": np.arange(3.0), "b": np.array("text")}, compressed)
+        assert read_arrays(content, "it").keys() == {"a", "b"}
+    with pytest.raises(TypeError, match="c holds objects"):
+        archive_of({"c": np.array([{}], dtype=object)})
 
 
 # Refusals

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,19 @@ def check_memory(n_bytes: int, what: str, remedy: str) -> None:
             f"{what} takes about {n_bytes / 2**30:.3g} GiB of memory, and {max(available, 0) / 2**30:.3g} GiB are "
             f"available; {remedy}."
         )
+
+
+def archive_of(arrays: Mapping[str, Any], compressed: bool = False) -> bytes:
+    """Return an npz archive of arrays, without pickle: objects are refused.
+
+    Not every numpy that may be installed can be told so; older ones take the argument for one more array.
+    """
+    for name, array in arrays.items():
+        if np.asarray(array).dtype.hasobject:
+            raise TypeError(f"{name} holds objects, which cannot be stored.")
+    buffer = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(buffer, **arrays)
+    return buffer.getvalue()
 
 
 def read_arrays(content: bytes, name: str) -> dict[str, NDArray[Any]]:

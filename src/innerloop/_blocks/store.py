@@ -8,7 +8,6 @@ which the system frees when the process dies.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 from collections.abc import Mapping
@@ -16,11 +15,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, final
 
-import numpy as np
 from numpy.typing import NDArray
 
 from innerloop._base.files import write_whole
-from innerloop._base.memory import read_arrays
+from innerloop._base.memory import archive_of, read_arrays
 from innerloop._blocks.fingerprint import difference
 
 Arrays = dict[str, NDArray[Any]]
@@ -138,9 +136,7 @@ class BlockStore:
 
     def write(self, block: int, arrays: Arrays) -> None:
         """Store a finished block and give up the claim on it."""
-        buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **arrays)
-        archive = buffer.getvalue()
+        archive = archive_of(arrays)
         write_whole(self._file(block), archive + _seal(archive))
         self.release(block)
 

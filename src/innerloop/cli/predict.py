@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 import pandas as pd
@@ -108,7 +109,10 @@ def predict(
     }
     if interval is not None:
         columns["lower"], columns["upper"] = interval
-    content = pd.DataFrame(columns).to_csv(index=False)
+    # Where spreadsheets split at semicolons, what follows one in an id would be a cell, and maybe a formula.
+    splits = any(isinstance(i, str) and ";" in i for i in columns["group"])
+    quoting: Literal[0, 2] = csv.QUOTE_NONNUMERIC if splits else csv.QUOTE_MINIMAL
+    content = pd.DataFrame(columns).to_csv(index=False, quoting=quoting)
     if out is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")  # ids are written as they were read, whatever the terminal

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import zipfile
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from innerloop._base.memory import read_arrays
+from innerloop._base.memory import archive_of, read_arrays
 from innerloop._base.sealed_folder import MANIFEST, SealedFolder
 from innerloop.estimators.meta_regressor import MetaRegressor, fitted_regressor
 from innerloop.tabular.fitted_table import FittedTable
@@ -75,12 +74,10 @@ def save_model(
     if hasattr(model, "feature_names_in_"):
         arrays["feature_names"] = np.asarray(model.feature_names_in_, dtype=np.str_)
     params = {name: _plain(value) for name, value in model.get_params().items()}
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
     description = {"params": params, "table": scalars, "details": dict(details or {})}
     contents = {
         "model": json.dumps(description, indent=1, ensure_ascii=False).encode(errors="surrogatepass"),
-        "arrays": buffer.getvalue(),
+        "arrays": archive_of(arrays, compressed=True),
     }
     _MODEL.write(folder, contents, keep_previous=not forget_groups)
 
