@@ -8,6 +8,9 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 READY := $(VENV)/.done
 
+# Containers often forbid bytecode; each of many short processes would then compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test quick lowest lint types docs bench reproduce wheel clean
 
 demo: $(READY)
@@ -24,7 +27,7 @@ LOWEST := .venv-lowest
 lowest:
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python benchmarks/floors.py > $(LOWEST)/floors.txt
-	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWEST)/floors.txt -e '.[test]'
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWEST)/floors.txt -e '.[test]' pytest-xdist
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
 lint: $(READY)

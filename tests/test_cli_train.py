@@ -101,6 +101,16 @@ def test_a_training_that_was_cut_off_ends_the_same(omniglot, tmp_path, monkeypat
     assert tree(tmp_path / "cut") == tree(tmp_path / "whole")  # names hold checksums
 
 
+def test_checkpoints_of_one_seed_are_the_same_whatever_was_drawn_before(tmp_path):
+    states = []
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        torch.seed()
+        ran = innerloop(*SINE, "--iterations", 2, "--out", folder)
+        assert ran.code == 0, ran.err
+        states.append({path.name: path.read_bytes() for path in (folder / "checkpoint").iterdir()})
+    assert states[0] == states[1]
+
+
 @pytest.mark.slow
 def test_a_finished_training_goes_on_but_not_back(tmp_path):
     whole = innerloop(*SINE, "--iterations", 6, "--json")

@@ -39,3 +39,20 @@ def test_noise_in_few_groups_does_not_set_the_width_of_all_intervals(seed):
         low, high = model.predict_interval(X, known)
         assert np.isfinite(high - low).all()
         assert (high - low).max() < 15 * np.std(y)
+
+
+def test_intervals_hold_on_average_where_one_group_alone_is_noisy():
+    covered = []
+    for seed in range(6):
+        rng = np.random.default_rng(6 + seed)
+        groups, noisy = np.repeat(np.arange(12), rng.integers(5, 12)), rng.integers(12)
+        parts = []
+        for _ in range(2):
+            X = rng.standard_normal((len(groups), 2))
+            parts.append((X, np.where(groups == noisy, X @ [1.0, 2.0] + rng.standard_normal(len(groups)), 7.0)))
+        model = il.MetaRegressor().fit(*parts[0], groups)
+        X, y = parts[1]
+        lower, upper = model.predict_interval(X, groups)
+        covered.append(((lower <= y) & (y <= upper)).mean())
+    assert np.mean(covered) > 0.9
+    assert min(covered) > 0.75

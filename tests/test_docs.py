@@ -119,6 +119,7 @@ def test_public_names_are_explained_and_have_an_example(module, name):
         assert ">>> " in thing.__doc__ or re.search(rf"\b{name}\b", blocks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "name"),
     [pytest.param(*public, marks=pytest.mark.slow) if public[1] in SLOW else public for public in PUBLIC],

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 from torch import nn
 
 import innerloop as il
-from innerloop.neural import TEST, Adam, MetaTrainer, SinusoidTasks, TaskBatch, Training, accuracy
+from innerloop.neural import TEST, VALIDATION, Adam, MetaTrainer, SinusoidTasks, TaskBatch, Training, accuracy
 from innerloop.neural.fewshot.networks import MLP, Conv4
 from innerloop.neural.fewshot.problems import ACCURACY, METHODS, FewShot, sinusoids
 from innerloop.neural.meta_gradient import query_predictions
@@ -128,11 +128,24 @@ def test_every_method_trains(method):
     assert trainer.learn_inner_lr == (method is METHODS["meta-sgd"])
 
 
+class Asked(Clouds):
+    """Points that record for which stage they were asked."""
+
+    def __init__(self):
+        self.stages = set()
+
+    def sample(self, n_tasks, n_support, n_query, index):
+        self.stages.add(index[0])
+        return super().sample(n_tasks, n_support, n_query, index)
+
+
 def test_the_adaptation_rate_is_the_best_on_validation_tasks():
-    settings = problem()
+    settings = problem(source=Asked())
     trainer = settings.trainer(0.5)
     trainer.train(20)
+    settings.source.stages.clear()
     assert settings.best_adapt_lr(trainer) == 0.5
+    assert settings.source.stages == {VALIDATION}
     assert problem(adapt_lrs=(0.0, 1e20)).best_adapt_lr(trainer) == 0.0
 
 

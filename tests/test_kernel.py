@@ -128,7 +128,7 @@ def test_the_relu_kernel_is_the_mean_over_wide_networks(trained):
 def test_the_relu_kernel_of_opposite_and_of_zero_inputs():
     X = np.array([[1.0, 1.0], [-1.0, -1.0], [0.0, 0.0]])
     gram = ReluKernel(bias_std=0.0)(X, X)
-    np.testing.assert_allclose(gram, np.diag([2.0, 2.0, 0.0]), atol=1e-12)
+    np.testing.assert_allclose(gram, np.diag([2.0, 2.0, 0.0]), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(

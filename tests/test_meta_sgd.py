@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import innerloop as il
-from cases import RAGGED, draw, table
+from cases import RAGGED, draw, prepared, table
 from command_line import QUICK, innerloop, save, small_table
 from innerloop.exact.meta_sgd import RateObjective, solve_coef, solve_meta_sgd
 
@@ -95,6 +95,16 @@ def test_a_random_intercept_gets_a_rate_of_its_own():
     assert model.adapt_lr_[-1] > 0.7
     assert np.abs(model.adapt_lr_[:-1]).max() < 0.2
     assert errors["per-feature"] < 0.8 * errors["auto"]
+
+
+def test_rates_that_do_not_differ_are_shrunk_to_one_by_held_out_tasks():
+    chosen = []
+    for seed in range(4):  # training tasks alone would always take the weakest
+        tasks = il.TaskSet.from_arrays(*table([6] * 25, 6, seed=seed))
+        trained = prepared(tasks, adapt_lr="per-feature", fit_intercept=False).choose()
+        chosen.append(trained.choice.main.shrinkage)
+    assert min(chosen) > 0.01
+    assert np.median(chosen) >= 10
 
 
 @pytest.mark.parametrize("changes", [{"inner_lr": 0.1}, {"n_steps": 2}, {"adaptation": "ridge"}], ids=str)

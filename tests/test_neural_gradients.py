@@ -1,6 +1,7 @@
 """Meta-gradients agree with a plain loop of double backward, for every algorithm and kind of module."""
 
 from functools import cache
+from itertools import permutations
 
 import pytest
 
@@ -169,6 +170,7 @@ def test_gradients_through_a_ridge_head(kind, by_task, n_support):
     assert_same(found, dict(zip(params, expected, strict=True)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subset", [None, ["4"], ["0.weight", "2.bias"]], ids=["all", "head", "parts"])
 @pytest.mark.parametrize("first_order", [False, True], ids=["second order", "first order"])
 @pytest.mark.parametrize(("n_support", "n_steps"), SHAPES.values(), ids=SHAPES)
@@ -254,3 +256,11 @@ def test_adapt_can_be_differentiated_by_start_and_rate(kind, by_task):
     assert_same(dict(zip(params, found, strict=False)), mean([part[1] for part in parts]))
     expected = mean([{n: part[2][0][n] + part[2][1][n] for n in params} for part in parts])
     assert_same(dict(zip(leaf, found[len(params) :], strict=True)), expected)
+
+
+@pytest.mark.parametrize("order", list(permutations(("", "body", "body.0", "body.0.weight"))), ids=str)
+def test_the_longest_name_of_a_rate_wins_in_any_order(order):
+    like = {name: torch.zeros(2) for name in ("body.0.weight", "body.0.bias", "body.1.weight", "head")}
+    rates = {"": 0.1, "body": 0.2, "body.0": 0.3, "body.0.weight": 0.4}
+    (found,) = resolve({name: rates[name] for name in order}, like, 1)
+    assert [round(rate.item(), 6) for rate in found.values()] == [0.4, 0.3, 0.2, 0.1]

@@ -231,6 +231,7 @@ def assert_unchanged(module, before):
         assert torch.equal(value, before[1][name][1]), name
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_has_the_gradient_of_a_plain_loop_batched_and_task_by_task(name):

@@ -1,5 +1,7 @@
 """Where networks get their tasks: any distribution or table, and no row of one stage in another."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 
@@ -257,6 +259,22 @@ def test_the_same_index_gives_the_same_tasks():
         assert not torch.equal(first.X_query, other.X_query)
         assert first.X_support.shape[:2] == (6, 3)
         assert first.y_query.shape == (6, 4, 1)
+
+
+@pytest.mark.parametrize("place", [1, 2, 3])
+def test_every_number_of_an_index_changes_what_is_drawn(place):
+    tasks = il.TaskSet.from_arrays(*table([9, 8, 12, 10], 3))
+    index = [TRAINING, 4, 5, 6]
+    other = [number + (i == place) for i, number in enumerate(index)]
+    for source in (SinusoidTasks(4), TaskSetTasks(tasks, 4, validation=None, test=None)):
+        first, second = (source.sample(6, 3, 4, tuple(way)) for way in (index, other))
+        assert not torch.equal(first.X_query, second.X_query)
+        assert not torch.equal(first.X_support, second.X_support)
+
+
+def test_stages_of_a_distribution_have_different_tasks():
+    drawn = [SinusoidTasks(4).sample(6, 3, 4, (stage, 0)).X_query for stage in (TRAINING, VALIDATION, TEST)]
+    assert not any(torch.equal(a, b) for a, b in combinations(drawn, 2))
 
 
 def test_a_table_deals_different_rows_to_support_and_query():

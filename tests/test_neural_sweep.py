@@ -15,7 +15,7 @@ from torch import nn
 
 import innerloop as il
 import neural_reference as reference
-from innerloop.neural import MAML, TEST, MetaTrainer, SinusoidTasks, Training, sweep
+from innerloop.neural import MAML, TEST, TRAINING, VALIDATION, MetaTrainer, SinusoidTasks, Training, sweep
 from innerloop.neural.batch import TaskBatch
 from innerloop.neural.sweep import Sweep
 
@@ -99,9 +99,36 @@ def test_differences_are_paired_over_seeds(result):
     assert result.difference.sel(inner_lr=0.0) == 0
 
 
-def test_the_adaptation_rate_is_the_best_on_validation_tasks(result):
-    chosen = result.validation_loss.idxmin("adapt_lr_tried")
-    np.testing.assert_array_equal(result.adapt_lr, chosen)
+def test_validation_losses_are_those_of_validation_tasks():
+    found = sweep(tanh_net, SinusoidTasks(3), DESIGN, RATES, [-0.05, 0.1], n_seeds=1, n_iterations=2, n_validation=6)
+    for rate in RATES:
+        with torch.random.fork_rng():
+            torch.manual_seed(int(stream(0, 0).integers(2**62)))
+            module = tanh_net()
+        trainer = MetaTrainer(module, Seed(SinusoidTasks(3), 0), DESIGN, rate)
+        trainer.train(2)
+        losses = [trainer.evaluate(6, adapt_lr=adapt_lr, stage=VALIDATION).mean() for adapt_lr in (-0.05, 0.1)]
+        np.testing.assert_allclose(found.validation_loss.sel(inner_lr=rate), losses, rtol=1e-10)
+        assert found.adapt_lr.sel(inner_lr=rate) == [-0.05, 0.1][int(np.argmin(losses))]
+
+
+class Asked:
+    """Tasks that record what was asked for."""
+
+    def __init__(self):
+        self.sizes, self.indices = {}, set()
+
+    def sample(self, n_tasks, n_support, n_query, index):
+        self.sizes.setdefault(index[0], set()).add((n_support, n_query))
+        self.indices.add(index)
+        return SinusoidTasks(3).sample(n_tasks, n_support, n_query, index)
+
+
+def test_each_stage_has_its_sizes_and_each_seed_its_tasks():
+    asked = Asked()
+    sweep(tanh_net, asked, il.Design(4, 5, 4, n_adapt=7), RATES, [0.1], n_seeds=3, n_iterations=2, n_test=5)
+    assert asked.sizes == {TRAINING: {(5, 4)}, VALIDATION: {(7, 4)}, TEST: {(7, 4)}}
+    assert {index[-1] for index in asked.indices} == {0, 1, 2}
 
 
 def test_seeds_at_once_do_not_change_the_numbers(result):

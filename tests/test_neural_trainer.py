@@ -364,6 +364,16 @@ def test_a_checkpoint_of_another_training_is_refused_by_name(tmp_path, changes, 
         MetaTrainer(**{**same, **changes}, inner_lr=0.01).load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("rate", "other"), [(0.01, -0.01), (0.01, 0.010001), ({"0": 0.1, "2": 0.0}, {"0": 0.1, "2": 0.2})], ids=str
+)
+def test_a_checkpoint_is_resumed_at_its_inner_rate_alone(tmp_path, rate, other):
+    trainer(inner_lr=rate).save(tmp_path)
+    trainer(inner_lr=rate).load(tmp_path)
+    with pytest.raises(ValueError, match="was trained at inner rate"):
+        trainer(inner_lr=other).load(tmp_path)
+
+
 def test_a_folder_of_something_else_is_not_overwritten(tmp_path):
     (tmp_path / "thesis.txt").write_text("years")
     with pytest.raises(FileExistsError, match="no innerloop checkpoint"):

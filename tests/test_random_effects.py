@@ -8,8 +8,14 @@ from scipy.optimize import minimize
 
 import innerloop as il
 from cases import close
-from innerloop.adaptation.covariance_roots import NOISE_POWER
-from innerloop.adaptation.random_effects import _LOG_SPREAD, _UNSHRUNK, estimate_effects, update_mean
+from innerloop.adaptation.covariance_roots import NOISE_POWER, DiagonalRoots, FullRoots
+from innerloop.adaptation.random_effects import (
+    _LOG_SPREAD,
+    _UNSHRUNK,
+    estimate_effects,
+    update_mean,
+    variance_sample,
+)
 from innerloop.adaptation.restricted_likelihood import RestrictedLikelihood
 from innerloop.adaptation.rules import GradientSteps, NoAdaptation, Ridge
 from innerloop.data.row_blocks import RowBlock, reduced, row_blocks
@@ -84,14 +90,47 @@ def test_its_gradient_is_that_of_small_differences():
     rng = np.random.default_rng(2)
     root = rng.standard_normal((3, 3))
     task_cov, own = root @ root.T, problem(tasks)
-    _, slope, by_precision = own.loss(task_cov, np.array([0.3]))
+    at = own.evaluate(task_cov, np.array([0.3]))
     for _ in range(4):
         way = rng.standard_normal((3, 3))
         way = way + way.T
-        up, down = (own.loss(task_cov + sign * step * way, np.array([0.3]))[0] for sign in (1, -1))
-        assert np.sum(slope * way) == pytest.approx((up - down) / (2 * step), rel=1e-5)
-    up, down = (own.loss(task_cov, np.array([0.3 * np.exp(sign * step)]))[0] for sign in (1, -1))
-    assert by_precision[0] == pytest.approx((up - down) / (2 * step), rel=1e-5)
+        up, down = (own.evaluate(task_cov + sign * step * way, np.array([0.3])).loss for sign in (1, -1))
+        assert np.sum(at.by_cov * way) == pytest.approx((up - down) / (2 * step), rel=1e-5)
+    up, down = (own.evaluate(task_cov, np.array([0.3 * np.exp(sign * step)])).loss for sign in (1, -1))
+    assert at.by_precision[0] == pytest.approx((up - down) / (2 * step), rel=1e-5)
+
+
+@pytest.mark.parametrize("structure", ["diagonal", "shared", "full"])
+def test_the_information_is_that_of_all_rows_at_once(structure):
+    tasks, precision, varying, step = mixed_tasks(SIZES, [0.5, 0.2, 2.0]), 0.3, np.array([0, 2]), 1e-6
+    X, y, n, p = tasks.X, tasks.y, tasks.n_rows, tasks.n_features
+    if structure == "full":
+        roots, t = FullRoots(p, varying, np.array([0.7, 1.4])), np.array([0.9, -0.4, 1.2])
+    else:
+        make = DiagonalRoots.separate if structure == "diagonal" else DiagonalRoots.shared
+        roots = make(varying, np.array([1.1, 1.0, 0.9]), np.zeros(3, dtype=int), 1.0)
+        t = np.array([-0.5, 0.3])[: len(roots.size)]
+
+    def covariance(t, precision):  # of all rows, omega included
+        root = roots.root(t)
+        same = tasks.task_of_row[:, None] == tasks.task_of_row
+        return np.eye(n) + X @ root @ root.T @ X.T * same + X[:, :2] @ X[:, :2].T / precision
+
+    V = covariance(t, precision)
+    inverse, ones = np.linalg.inv(V), X[:, 2:]
+    P = inverse - inverse @ ones @ np.linalg.solve(ones.T @ inverse @ ones, ones.T @ inverse)
+    noise = y @ P @ y / (n - 1)
+    directions = [
+        (covariance(t + step * e, precision) - covariance(t - step * e, precision)) / (2 * step) for e in np.eye(len(t))
+    ]
+    directions.append(-X[:, :2] @ X[:, :2].T / precision)  # by the log precision
+    u = np.array([direction @ P @ y for direction in directions]).T
+    slope = u.T @ P @ y
+    expected = (u.T @ P @ u - np.outer(slope, slope) / ((n - 1) * noise)) / noise
+    own = RestrictedLikelihood(row_blocks(tasks), 0, n, priors(p), varying)
+    root = roots.root(t)
+    at = own.evaluate(root @ root.T, np.array([precision]))
+    np.testing.assert_allclose(own.information(at, roots.directions(t), len(t)), expected, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -257,6 +296,18 @@ def test_turned_rows_say_the_same_as_all_rows():
             assert len(block.X[i]) <= 5
             seen += 1
     assert seen == len(tasks)
+
+
+def test_of_very_many_tasks_a_random_part_is_used_and_another_seed_takes_others():
+    tasks = il.TaskSet.from_arrays(np.ones((6000, 1)), np.zeros(6000), np.repeat(np.arange(3000), 2))
+    first, second = (variance_sample(tasks, seed).ids for seed in (0, 1))
+    assert len(first) == len(second) == len(np.unique(first)) < 3000
+    for ids in (first, second):
+        counts = np.histogram(ids, bins=6, range=(0, 3000))[0] / len(ids)
+        assert (np.abs(counts - 1 / 6) < 5 * np.sqrt(1 / 6 / len(ids))).all()
+    assert len(np.intersect1d(first, second)) < 0.6 * len(first)
+    among = np.arange(3000) % 2 == 0
+    assert set(variance_sample(tasks, 0, among).ids) <= set(np.flatnonzero(among))
 
 
 @pytest.mark.parametrize("structure", ["diagonal", "full"])

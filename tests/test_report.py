@@ -306,13 +306,23 @@ def test_legends_can_be_read_on_a_phone(label):
 
 
 @pytest.mark.slow
+def test_the_page_shows_an_error_and_its_root(written):
+    page = re.sub(r"<[^>]+>", " ", written[1])
+    error, root = map(
+        float, re.search(r"([\d.e+-]+) ± [\d.e+-]+\s+MSE on unseen tasks \(its root: ([\d.e+-]+)", page).groups()
+    )
+    assert root == pytest.approx(error**0.5, rel=0.006)
+
+
+@pytest.mark.slow
 def test_intervals_of_unseen_tasks_hold_what_they_promise():
     import innerloop as il
-    from innerloop.evaluation.coverage import LEVELS, coverage
-    from innerloop.tabular.settings import Settings
+    from innerloop.evaluation.coverage import LEVELS
 
     dist = il.MixedLinearRegression(3, 1.0, 0.8)
-    settings = Settings(adaptation="ridge", basis="linear")
-    found = coverage(settings, dist.sample_tasks(90, 14, seed=4), [0, 5])
-    assert found.share.shape == (2, len(LEVELS))
-    assert (np.abs(found.share - LEVELS) < 4 * found.share_se + 0.02).all()
+    tasks, unseen = dist.sample_tasks(60, 14, seed=4), dist.sample_tasks(60, 14, seed=5)
+    model = il.MetaRegressor(adaptation="ridge", basis="linear", n_support=5)
+    for found in (il.study(tasks, model).coverage(), il.study(tasks, model, unseen=unseen).coverage()):
+        assert found.n_rows.tolist() == [0, 1, 2, 3, 5, 10]
+        assert found.share.shape == (6, len(LEVELS))
+        assert (np.abs(found.share - LEVELS) < 4 * found.share_se + 0.02).all()

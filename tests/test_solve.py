@@ -24,6 +24,7 @@ def some_init(p, n_targets, given):
     return np.random.default_rng(7).standard_normal((p, *tail)) if given else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("l2", [0.0, 0.3])
 @pytest.mark.parametrize("with_init", [False, True])
 @pytest.mark.parametrize("n_targets", [None, 1, 3])

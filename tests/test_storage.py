@@ -1,5 +1,7 @@
 """Model folders: what goes in comes out, and nothing else is ever loaded."""
 
+import contextlib
+import copy
 import errno
 import io
 import json
@@ -18,6 +20,7 @@ import innerloop as il
 from cases import table
 from innerloop._base import sealed_folder
 from innerloop._base.files import write_whole
+from innerloop.estimators import storage
 from innerloop.estimators.storage import load_details, load_model, save_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -220,7 +223,7 @@ def test_the_rows_in_a_folder_are_no_rows_of_groups_of_three_or_more(tmp_path):
     assert known.sizes.tolist() == [4, 5, 3, 4, 5, 6, 3]
     for i in range(7):  # but the moments are those of the group
         Z, mine = scaling.design(X[groups == i]), known.X[known.starts[i] : known.starts[i + 1]]
-        np.testing.assert_allclose(mine.T @ mine, Z.T @ Z, atol=1e-12)
+        np.testing.assert_allclose(mine.T @ mine, Z.T @ Z, rtol=0, atol=1e-12)
 
 
 def test_a_save_that_forgets_the_groups_leaves_nothing_of_them_and_no_save_before(tmp_path):
@@ -339,6 +342,121 @@ def test_a_missing_file_is_noticed(folder, pattern):
     part(folder, pattern).unlink()
     with pytest.raises(ValueError, match=r"is damaged \(.* is missing\)|has no readable manifest"):
         load_model(folder)
+
+
+def ways_to_break(name, array):
+    """Return arrays that differ from one in shape or kind, or hold what is no number."""
+    longer = np.concatenate((array, array[:1] if len(array) else np.zeros((1, *array.shape[1:]), array.dtype)))
+    ways = [longer, array[None]]
+    if array.dtype.kind != "U":
+        ways.append(array.astype(complex))
+    if array.dtype.kind == "f":
+        ways.append(array.astype(np.str_))
+        if array.size and not name.startswith(("rates.", "errors.", "effects.deviance")):
+            ways.append(np.where(np.arange(array.size).reshape(array.shape) == 0, np.nan, array))
+    if array.ndim > 1 and array.shape[-1]:
+        ways.append(array[..., :-1])
+    return ways
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Contents of folders of models of every kind."""
+    root = tmp_path_factory.mktemp("whole")
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": rng.standard_normal(60), "b": list("xyz") * 20, "c": rng.standard_normal(60)})
+    frame.loc[::7, "c"] = np.nan
+    groups = np.repeat(np.arange(10), 6)
+    y = frame["a"].to_numpy() * (1 + groups % 3) + rng.standard_normal(60)
+    models = {
+        "ridge": il.MetaRegressor(adaptation="ridge").fit(frame, y, groups),
+        "per-feature": il.MetaRegressor(adapt_lr="per-feature").fit(frame, y, groups),
+        "several": il.MetaRegressor(adaptation="gradient").fit(frame, np.column_stack((y, -y, y**2)), groups),
+    }
+    for name, model in models.items():
+        save_model(model, root / name)
+    return {name: storage._read(root / name) for name in models}
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """Load a model from contents, as from a folder that whoever can write there has sealed."""
+
+    def load(description, arrays, read=load_model):
+        monkeypatch.setattr(storage, "_read", lambda _: (description, dict(arrays)))
+        return read("folder")
+
+    return load
+
+
+@pytest.mark.parametrize("kind", ["ridge", "per-feature", "several"])
+def test_hostile_arrays_are_refused(whole, kind, loaded):
+    description, arrays = whole[kind]
+    assert loaded(*whole[kind]).n_features_in_ == 3
+    for name, array in arrays.items():
+        if name == "feature_names" or name.split(".")[0].endswith("results"):
+            continue
+        without = {key: value for key, value in arrays.items() if key != name}
+        for changed in (without, *({**arrays, name: wrong} for wrong in ways_to_break(name, np.atleast_1d(array)))):
+            with pytest.raises(ValueError, match=r"^folder is damaged \("):
+                loaded(description, changed)
+    with pytest.raises(ValueError, match=r"an unknown part, new"):
+        loaded(description, {**arrays, "new": np.zeros(3)})
+
+
+ORDERS = {
+    "known.starts": lambda a: a[::-1],
+    "known.ids": np.zeros_like,
+    "known.reduced_from": np.zeros_like,
+    "predictor.n_rows": lambda a: a[::-1],
+    "predictor.weight": lambda a: -a,
+    "calibration.n_rows": lambda a: a[::-1],
+    "calibration.quantiles": lambda a: a[..., ::-1],
+    "curves.feature": lambda a: np.append(a, 99),
+    "scaling.kept": lambda a: ~a,
+}
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_hostile_orders_are_refused(whole, name, loaded):
+    description, arrays = whole["ridge"]
+    with pytest.raises(ValueError, match=r"^folder is damaged \("):
+        loaded(description, {**arrays, name: ORDERS[name](arrays[name])})
+
+
+def places_of(value, path=()):
+    """Yield the path to every part of JSON values but the parameters, the details and notes."""
+    if path in (("params",), ("details",)) or "notes" in path:
+        return
+    if path:
+        yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in items:
+        yield from places_of(part, (*path, key))
+
+
+@pytest.mark.parametrize("wrong", [None, 7.5, "x", [], {}, [[]], {"a": 1}], ids=str)
+def test_a_hostile_description_ends_in_no_other_error(whole, wrong, loaded):
+    description, arrays = whole["ridge"]
+    rows = pd.DataFrame({"a": [1.0], "b": ["x"], "c": [np.nan]})
+    for *above, last in places_of(description):
+        changed = copy.deepcopy(description)
+        place = changed
+        for key in above:
+            place = place[key]
+        place[last] = wrong
+        with contextlib.suppress(ValueError):  # a name that is another text is a column that the rows do not have
+            loaded(changed, arrays).predict(rows)
+
+
+@pytest.mark.parametrize("part", ["params", "table", "details"])
+@pytest.mark.parametrize("wrong", [None, 3, "x", [1], "gone"], ids=str)
+def test_a_description_without_its_parts_is_refused(whole, part, wrong, loaded):
+    description, arrays = whole["ridge"]
+    changed = {name: value for name, value in description.items() if name != part}
+    changed |= {} if wrong == "gone" else {part: wrong}
+    with pytest.raises(ValueError, match=r"^folder is damaged \("):
+        loaded(changed, arrays, load_details if part == "details" else load_model)
 
 
 def test_a_manifest_cannot_reach_outside_its_folder(folder, tmp_path):

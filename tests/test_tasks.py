@@ -191,6 +191,7 @@ def test_the_order_of_the_file_does_not_change_an_episode(scheme, order, seed):
     assert contents(mixed, scheme(mixed, seed)) == contents(tasks, scheme(tasks, seed))
 
 
+@pytest.mark.slow
 @given(keep=st.lists(st.booleans(), min_size=len(LARGE), max_size=len(LARGE)).filter(any))
 @pytest.mark.parametrize("ids", [None, [5, 3, -2, 100, 7]], ids=["text", "numbers"])
 @SCHEME

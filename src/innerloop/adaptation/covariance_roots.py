@@ -8,6 +8,7 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from innerloop._base.checks import FloatArray, IntArray
+from innerloop.adaptation.restricted_likelihood import Directions
 
 Bounds = list[tuple[float, float]]
 
@@ -32,8 +33,16 @@ class Roots(Protocol):
         """Return the gradient by t of a function with the gradient `by_root` by L."""
         ...
 
-    def prior(self, t: FloatArray) -> tuple[float, FloatArray]:
-        """Return the prior's term of the loss, and its gradient by t."""
+    def bend(self, by_t: FloatArray) -> FloatArray:
+        """Return what the curvature of t -> Lambda adds to second derivatives (n_t,), given the gradient by t."""
+        ...
+
+    def directions(self, t: FloatArray) -> Directions:
+        """Return what the information about t is computed from; see `RestrictedLikelihood.information`."""
+        ...
+
+    def prior(self, t: FloatArray) -> tuple[float, FloatArray, FloatArray]:
+        """Return the prior's term of the loss, its gradient by t, and its second derivatives or expected ones."""
         ...
 
     def bounds(self) -> Bounds:
@@ -96,21 +105,38 @@ class DiagonalRoots(NamedTuple):
         of_column = by_root[self.columns].diagonal() * np.exp(t[self.parameter] / 2) / (2 * self.unit)
         return np.asarray(np.bincount(self.parameter, of_column, len(t)), dtype=float)
 
-    def prior(self, t: FloatArray) -> tuple[float, FloatArray]:
-        """Return the prior's term of the loss, and its gradient."""
-        loss, by_t = 0.0, np.zeros_like(t)
+    def bend(self, by_t: FloatArray) -> FloatArray:
+        """Return the gradient, as the second derivative of exp(t) is the first; 0 for one that is negative."""
+        return np.maximum(by_t, 0.0)
+
+    def directions(self, t: FloatArray) -> Directions:
+        """Return what the information about t is computed from."""
+        variance, of_parameter = np.exp(t[self.parameter]) / self.unit**2, self.parameter[:, None] == np.arange(len(t))
+
+        def directions(Z: FloatArray, q: FloatArray) -> FloatArray:
+            of_column = Z * (variance * q)[:, None, :]
+            return of_column if len(t) == len(variance) else of_column @ of_parameter
+
+        return directions
+
+    def prior(self, t: FloatArray) -> tuple[float, FloatArray, FloatArray]:
+        """Return the prior's term of the loss, its gradient and second derivatives."""
+        loss, by_t, second = 0.0, np.zeros_like(t), np.zeros((len(t), len(t)))
         for number in np.unique(self.prior_of[self.prior_of >= 0]):
-            members = self.prior_of == number
+            members = np.flatnonzero(self.prior_of == number)
             deviation = t[members] - t[members].mean()
             loss += float(np.sum(deviation**2)) / self.spread**2
             by_t[members] += 2 * deviation / self.spread**2
+            second[np.ix_(members, members)] += 2 * (np.eye(len(members)) - 1 / len(members)) / self.spread**2
         if (self.prior_of >= 0).any():
-            members = self.prior_of >= 0
+            members = np.flatnonzero(self.prior_of >= 0)
             of_row = t[members] + np.log(self.size[members])
             total = float(np.logaddexp.reduce(np.append(of_row, 0.0)))
+            share = np.exp(of_row - total)
             loss += 2 * NOISE_POWER * total
-            by_t[members] += 2 * NOISE_POWER * np.exp(of_row - total)
-        return loss, by_t
+            by_t[members] += 2 * NOISE_POWER * share
+            second[np.ix_(members, members)] += 2 * NOISE_POWER * (np.diag(share) - np.outer(share, share))
+        return loss, by_t, second
 
     def bounds(self) -> Bounds:
         """Return bounds of the log variances."""
@@ -147,13 +173,30 @@ class FullRoots(NamedTuple):
         """Return the gradient by t."""
         return (self.scale[:, None] * by_root[self.columns])[np.tril_indices(len(self.scale))]
 
-    def prior(self, t: FloatArray) -> tuple[float, FloatArray]:
-        """Return the prior's term of the loss, and its gradient."""
+    def bend(self, by_t: FloatArray) -> FloatArray:
+        """Return zeros: at the minimum the prior's part, which `prior` leaves out too, cancels that of the loss."""
+        return np.zeros_like(by_t)
+
+    def directions(self, t: FloatArray) -> Directions:
+        """Return what the information about t is computed from."""
+        L, (row, column) = self.scale[:, None] * self._triangle(t), np.tril_indices(len(self.scale))
+
+        def directions(Z: FloatArray, q: FloatArray) -> FloatArray:
+            scaled, of_scaled = Z * self.scale, q * self.scale
+            return scaled[..., row] * (q @ L)[:, None, column] + (Z @ L)[..., column] * of_scaled[:, None, row]
+
+        return directions
+
+    def prior(self, t: FloatArray) -> tuple[float, FloatArray, FloatArray]:
+        """Return the prior's term of the loss, its gradient, and the expected second derivatives of a Wishart's."""
         C, weight = self._triangle(t), len(self.scale)
         inverse = solve_triangular(C, np.eye(weight), lower=True)  # pivots may differ by all that numbers hold
         by_C = 2 * weight * (np.diag(1 / C.diagonal()) - inverse.T @ inverse @ inverse.T)
         loss = weight * (2 * float(np.log(C.diagonal()).sum()) + float(np.sum(inverse**2)))
-        return loss, by_C[np.tril_indices(weight)]
+        row, column = np.tril_indices(weight)
+        second = (inverse.T @ inverse)[np.ix_(row, row)] * (column[:, None] == column)
+        second += inverse[np.ix_(column, row)] * inverse[np.ix_(column, row)].T
+        return loss, by_C[row, column], 2 * weight * second
 
     def bounds(self) -> Bounds:
         """Return bounds of the entries of C."""
@@ -161,19 +204,13 @@ class FullRoots(NamedTuple):
         return [((1 / _LARGEST_FACTOR) if pivot else -_LARGEST_FACTOR, _LARGEST_FACTOR) for pivot in entries]
 
     def start(self, similar: FloatArray | None) -> FloatArray:
-        """Return t for the diagonal covariance or, where one is given, for a similar one (n_features, n_features)."""
+        """Return t for the diagonal covariance or, where one is given, for a similar CC' (n_features, n_features)."""
         C = np.eye(len(self.scale))
         if similar is not None:
-            scaled = similar[np.ix_(self.columns, self.columns)] / np.outer(self.scale, self.scale)
-            C = np.linalg.cholesky(scaled + 1e-9 * np.trace(scaled) * C)
+            product = similar[np.ix_(self.columns, self.columns)]
+            C = np.linalg.cholesky(product + 1e-9 * np.trace(product) * C)
         low, high = np.array(self.bounds()).T
         return np.clip(C[np.tril_indices(len(C))], low, high)
-
-    def curvature(self, by_log_variance: FloatArray) -> FloatArray:
-        """Return approximate second derivatives of the loss at C = I, given those by the log variances there."""
-        weight, root = len(self.scale), np.sqrt(np.maximum(by_log_variance, 0.0))
-        either = np.outer(root, root) + weight
-        return np.asarray((2 * (1 + np.eye(weight)) * either)[np.tril_indices(weight)])
 
     def _triangle(self, t: FloatArray) -> FloatArray:
         C = np.zeros((len(self.scale), len(self.scale)))

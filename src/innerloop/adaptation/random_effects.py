@@ -11,17 +11,16 @@ are relative to that of the noise, :math:`s^2`. The restricted likelihood (`rest
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 from innerloop._base.checks import FloatArray, IntArray
 from innerloop._base.seeds import Stream, stream
 from innerloop._base.threads import one_thread
-from innerloop.adaptation.covariance_roots import NOISE_POWER, Bounds, DiagonalRoots, FullRoots, Roots
+from innerloop.adaptation.covariance_roots import NOISE_POWER, DiagonalRoots, FullRoots, Roots
 from innerloop.adaptation.restricted_likelihood import RestrictedLikelihood, Solution
 from innerloop.data.row_blocks import row_blocks
 from innerloop.data.tasks import TaskSet
@@ -42,12 +41,15 @@ _UNSHRUNK = 2
 # Levels of the logarithms of variances at which the search may start.
 _LEVELS = (-2.0, -6.0, 2.0, 6.0, 10.0)
 _TINY = np.finfo(float).tiny
-# The least variance ratio that a search starts from, and the least curvature by which parameters are scaled.
+# The least variance ratio that a search starts from, and the curvature that is added, as a loss may be flat.
 _LEAST_START, _LEAST_CURVATURE = float(np.exp(-6.0)), 1e-3
-# Change of the loss, relative to the descent so far, that ends a search. The second is for starts close to the minimum,
-# with parameters in units of about a standard error, which it gives to a hundredth of that.
-_TOLERANCE, _NEAR_TOLERANCE = 2e-9, 1e-4
+# Descent of the loss that a search thinks not worth a step: for a search from afar, and for one of a fold, whose
+# parameters it gives to a hundredth of their standard errors.
+_TOLERANCE, _NEAR_TOLERANCE = 1e-6, 1e-3
 _MOST_STEPS = 200
+# Longest step of a logarithm, or of an entry of a factor; halves of a step that are tried; and the descent that is
+# asked for, relative to the slope.
+_LONGEST_STEP, _MOST_HALVES, _LEAST_DESCENT = 4.0, 30, 1e-4
 
 
 @final
@@ -83,6 +85,16 @@ class RandomEffects:
         """Covariance of a new task's coefficients around `mean`, relative to the noise variance."""
         return self.task_cov + self.mean_cov
 
+    def with_curves(self, n_curves: int, intercept: bool) -> RandomEffects:
+        """Return the same model with columns of curves, which have no effect, before the intercept."""
+        p = len(self.mean) + n_curves
+        end = p - intercept
+        curves = np.arange(end - n_curves, end)
+        wide = self.in_columns(np.delete(np.arange(p), curves), p)
+        precision = wide.precision.copy()
+        precision[:, curves] = self.precision.max(axis=1, keepdims=True)
+        return replace(wide, precision=precision)
+
     def in_columns(self, columns: IntArray, n_features: int) -> RandomEffects:
         """Return the same model with these columns among more, of which the others have no effect."""
         if len(columns) == n_features:
@@ -106,7 +118,7 @@ def estimate_effects(
     l2: float | None = None,
     seed: int = 0,
     start: RandomEffects | None = None,
-    similar: RandomEffects | None = None,
+    similar: tuple[RandomEffects, RandomEffects] | None = None,
     shrink_slopes: bool = True,
 ) -> RandomEffects:
     """Estimate the random-effects model by restricted maximum likelihood.
@@ -133,7 +145,7 @@ def estimate_effects(
     start
         An estimate to start from: of similar tasks in the same structure; for "full" the diagonal one of these tasks.
     similar
-        For "full": that of similar tasks, from which correlations start.
+        For "full": the diagonal and the full estimate of similar tasks, from which correlations start.
     shrink_slopes
         Whether the variances of slopes have their prior, which predicts better, or each is estimated by itself, which
         leaves zero variances at zero.
@@ -259,16 +271,24 @@ def variance_sample(tasks: TaskSet, seed: int, among: NDArray[np.bool_] | None =
 
 
 class _Known(NamedTuple):
-    """What a search starts from: variances, the precision of each prior, and for a full covariance a similar one."""
+    """What a search starts from: variances, the precision of each prior, and for a full covariance a similar one.
+
+    The latter relative to the diagonal covariance of the same tasks.
+    """
 
     variances: FloatArray
     precision: FloatArray
     similar: FloatArray | None
 
     @classmethod
-    def of(cls, start: RandomEffects, similar: RandomEffects | None, target: int, prior: IntArray) -> _Known:
+    def of(
+        cls, start: RandomEffects, similar: tuple[RandomEffects, RandomEffects] | None, target: int, prior: IntArray
+    ) -> _Known:
         first = [int(np.argmax(prior == number)) for number in range(int(prior.max(initial=-1)) + 1)]
-        cov = None if similar is None else similar.task_cov[target]
+        cov = None
+        if similar is not None:
+            size = np.sqrt(np.maximum(similar[0].task_cov[target].diagonal(), _TINY))
+            cov = similar[1].task_cov[target] / size / size[:, None]
         return cls(start.task_cov[target].diagonal(), start.precision[target][first], cov)
 
 
@@ -277,7 +297,6 @@ def _minimise(diagonal: _Search, structure: Structure, known: _Known | None) -> 
     problem, roots = diagonal.problem, diagonal.roots
     assert isinstance(roots, DiagonalRoots)
     columns, p = roots.columns, len(problem.prior)
-    half = np.maximum(problem.counts() / 2, 1.0)  # curvature by a log precision
     if known is None:
         # The loss may have several minima: where noise is small, one in which differences between tasks account for all
         # variance. Fewer rows than coefficients can be fitted without noise, so that the lowest minimum means nothing.
@@ -285,26 +304,20 @@ def _minimise(diagonal: _Search, structure: Structure, known: _Known | None) -> 
         starts = [
             (np.full(len(roots.size), level), diagonal.unit * float(np.exp(-max(level, 0.0)))) for level in levels
         ]
-        best = min(starts, key=lambda start: diagonal.loss(diagonal.point(*start))[0])
+        best = min(starts, key=lambda start: diagonal.evaluate(diagonal.point(*start)).value)
         runs = [diagonal.run(*start) for start in (starts[0], best)[: 1 + (best is not starts[0])]]
         minimum = min(runs, key=lambda run: run.loss)
     elif structure != "full":
         # A variance that starts far too low would stay there, as the loss is flat.
-        t = roots.from_variances(known.variances, _LEAST_START)
-        by_log = problem.curvature(np.square(roots.root(t)).sum(axis=1))[columns]
-        curvature = np.append(np.bincount(roots.parameter, by_log, len(t)), half)
-        minimum = diagonal.run(t, known.precision, curvature, _NEAR_TOLERANCE)
+        minimum = diagonal.run(roots.from_variances(known.variances, _LEAST_START), known.precision, _NEAR_TOLERANCE)
     else:
         minimum = _Minimum(0.0, roots.from_variances(known.variances, _TINY), known.precision)
     root = roots.root(minimum.t)
     if structure == "full" and len(columns) > 1:
-        variances = np.square(root).sum(axis=1)
-        full = FullRoots(p, columns, np.sqrt(variances[columns]))
-        # The first step of a search is as long as the gradient, which suits parameters in units of a standard error.
-        curvature = np.append(full.curvature(problem.curvature(variances)[columns]), half)
+        full = FullRoots(p, columns, np.sqrt(np.square(root).sum(axis=1)[columns]))
         similar = None if known is None else known.similar
         tolerance = _TOLERANCE if similar is None else _NEAR_TOLERANCE
-        minimum = diagonal._replace(roots=full).run(full.start(similar), minimum.precision, curvature, tolerance)
+        minimum = diagonal._replace(roots=full).run(full.start(similar), minimum.precision, tolerance)
         root = full.root(minimum.t)
     return root @ root.T, problem.penalty(minimum.precision)
 
@@ -333,34 +346,44 @@ class _Search(NamedTuple):
         """Return the argument of the loss: t, and the log precisions unless one is given."""
         return np.append(t, np.log(np.maximum(precision, _TINY))) if self.given is None else t
 
-    def loss(self, point: FloatArray) -> tuple[float, FloatArray]:
-        """Return the loss and its gradient."""
+    def evaluate(self, point: FloatArray) -> _Place:
+        """Return the loss with its derivatives."""
         t, precision = self._parts(point)
         root = self.roots.root(t)
-        value, by_cov, by_precision = self.problem.loss(root @ root.T, precision)
-        prior, by_t = self.roots.prior(t)
-        by_t = by_t + self.roots.chain(t, 2 * by_cov @ root)
-        if self.given is not None:
-            return value + prior, by_t
-        counts, power = self.problem.counts(), 2 * NOISE_POWER
-        slopes = counts * self.unit / precision
-        unshrunk = np.where(np.arange(len(counts)) == 0, np.minimum(counts, _UNSHRUNK), 0)
-        if self.problem.n <= len(self.problem.prior):  # coefficients without a penalty would fit all rows
-            unshrunk[:] = 0
-        value += float(np.sum(power * np.log1p(slopes) + unshrunk * np.log(precision / self.unit)))
-        return value + prior, np.append(by_t, by_precision - power * slopes / (1 + slopes) + unshrunk)
+        at = self.problem.evaluate(root @ root.T, precision)
+        prior, by_t, second = self.roots.prior(t)
+        by_cov = self.roots.chain(t, 2 * at.by_cov @ root)
+        value, gradient, bend = at.loss + prior, by_t + by_cov, self.roots.bend(by_cov)
+        if self.given is None:
+            counts, power = self.problem.counts(), 2 * NOISE_POWER
+            slopes = counts * self.unit / precision
+            unshrunk = np.where(np.arange(len(counts)) == 0, np.minimum(counts, _UNSHRUNK), 0)
+            if self.problem.n <= len(self.problem.prior):  # coefficients without a penalty would fit all rows
+                unshrunk[:] = 0
+            value += float(np.sum(power * np.log1p(slopes) + unshrunk * np.log(precision / self.unit)))
+            share = slopes / (1 + slopes)
+            gradient = np.append(gradient, at.by_precision - power * share + unshrunk)
+            bend = np.append(bend, np.maximum(-at.by_precision, 0.0) + power * share * (1 - share))
 
-    def run(
-        self, t: FloatArray, precision: FloatArray, curvature: FloatArray | None = None, tolerance: float = _TOLERANCE
-    ) -> _Minimum:
+        def curvature() -> FloatArray:
+            n = len(t)
+            information = self.problem.information(at, self.roots.directions(t), n)[: len(point), : len(point)]
+            information[:n, :n] += second
+            information[np.diag_indices(len(point))] += bend
+            return information
+
+        return _Place(point, value, gradient, curvature)
+
+    def run(self, t: FloatArray, precision: FloatArray, tolerance: float = _TOLERANCE) -> _Minimum:
         """Descend from a start; see `_descend`."""
         start = self.point(t, precision)
         if len(start) == 0:
             return _Minimum(0.0, *self._parts(start))
         bounds = [*self.roots.bounds(), *(tuple(np.log(unit) + np.array(_LOG_PRECISIONS)) for unit in self.unit)]
-        curvature = np.ones(len(start)) if curvature is None else curvature[: len(start)]
-        value, point = _descend(self.loss, start, bounds[: len(start)], curvature, tolerance)
-        return _Minimum(value, *self._parts(point))
+        place = _descend(
+            self.evaluate, start, np.array(bounds[: len(start)]), tolerance, isinstance(self.roots, DiagonalRoots)
+        )
+        return _Minimum(place.value, *self._parts(place.point))
 
     def _parts(self, point: FloatArray) -> tuple[FloatArray, FloatArray]:
         n = self.problem.n_priors
@@ -369,26 +392,54 @@ class _Search(NamedTuple):
         return point[: len(point) - n], np.exp(point[len(point) - n :])
 
 
+class _Place(NamedTuple):
+    """A point of a search: the loss there, its gradient, and its curvature, computed when asked for."""
+
+    point: FloatArray
+    value: float
+    gradient: FloatArray
+    curvature: Callable[[], FloatArray]
+
+
 def _descend(
-    loss: Callable[[FloatArray], tuple[float, FloatArray]],
-    start: FloatArray,
-    bounds: Bounds,
-    curvature: FloatArray,
-    tolerance: float,
-) -> tuple[float, FloatArray]:
-    """Minimise a loss that comes with its gradient; return the lowest value and its place.
+    evaluate: Callable[[FloatArray], _Place], start: FloatArray, bounds: FloatArray, tolerance: float, is_cheap: bool
+) -> _Place:
+    """Descend by Newton's method with the average information, within bounds (n, 2), and return the lowest place.
 
-    Parameters are scaled to units of about their standard errors, given the curvature of a deviance.
+    The information is computed at every place or, unless it is cheap, at the start, and updated by gradients (BFGS). A
+    descent ends where a step would lower the loss by less than `tolerance`, twice the square of the distance to the
+    minimum in standard errors.
     """
-    unit, first = 1 / np.sqrt(np.maximum(curvature, _LEAST_CURVATURE)), list[float]()
+    low, high = bounds.T
+    at = evaluate(np.clip(start, low, high))
+    curvature = at.curvature()
+    for _ in range(_MOST_STEPS):
+        free = ~((at.point <= low) & (at.gradient > 0) | (at.point >= high) & (at.gradient < 0))
+        step = np.zeros_like(start)
+        step[free] = -np.linalg.solve(
+            curvature[np.ix_(free, free)] + _LEAST_CURVATURE * np.eye(int(free.sum())), at.gradient[free]
+        )
+        if -float(at.gradient @ step) < tolerance:
+            break
+        step *= min(1.0, _LONGEST_STEP / float(np.abs(step).max()))
+        for _ in range(_MOST_HALVES):
+            new = evaluate(np.clip(at.point + step, low, high))
+            if new.value <= at.value + _LEAST_DESCENT * float(at.gradient @ (new.point - at.point)):
+                break
+            step /= 2
+        else:
+            break
+        curvature = (
+            new.curvature() if is_cheap else _updated(curvature, new.point - at.point, new.gradient - at.gradient)
+        )
+        at = new
+    return at
 
-    def in_units(u: FloatArray) -> tuple[float, FloatArray]:
-        value, by_point = loss(u * unit)
-        if not first:
-            first.append(value)  # so that the tolerance is relative to the descent, not to the size of the loss
-        return value - first[0], by_point * unit
 
-    scaled = [(low / size, high / size) for (low, high), size in zip(bounds, unit, strict=True)]
-    options = {"maxiter": _MOST_STEPS, "ftol": tolerance}
-    minimum = minimize(in_units, start / unit, jac=True, method="L-BFGS-B", bounds=scaled, options=options)
-    return float(minimum.fun) + first[0], np.asarray(minimum.x * unit)
+def _updated(curvature: FloatArray, step: FloatArray, change: FloatArray) -> FloatArray:
+    """Return second derivatives updated by a step and the change of the gradient: BFGS, as damped by Powell."""
+    of_step = curvature @ step
+    square, slope = float(step @ of_step), float(step @ change)
+    share = 1.0 if slope >= 0.2 * square else 0.8 * square / (square - slope)
+    change = share * change + (1 - share) * of_step
+    return curvature + np.outer(change, change) / float(step @ change) - np.outer(of_step, of_step) / square

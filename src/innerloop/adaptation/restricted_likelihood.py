@@ -16,7 +16,7 @@ docs/theory.md, section "Random effects".
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, final
 
 import numpy as np
@@ -24,10 +24,15 @@ import numpy as np
 from innerloop._base.checks import FloatArray, IntArray
 from innerloop.data.row_blocks import RowBlock
 
+# V^-1/2 dV/dt P y of every parameter t of the tasks' covariance; see `RestrictedLikelihood.information`.
+Directions = Callable[[FloatArray, FloatArray], FloatArray]
+
 # Noise below this fraction of the targets' mean square is rounding.
 _LEAST_NOISE = 1e-14
 # Tasks of more rows are factored by LAPACK one by one, others all at once row by row.
 _FEW_ROWS = 16
+# Directions of so many numbers are held at once.
+_MOST_NUMBERS = 2**22
 
 
 class Solution(NamedTuple):
@@ -74,6 +79,31 @@ class _Whitened(NamedTuple):
     X: FloatArray
     y: FloatArray
     log_det: float
+
+
+class Evaluation(NamedTuple):
+    """The loss at some variances, its derivatives, and what its information is computed from.
+
+    Parameters
+    ----------
+    loss
+        Minus twice the log restricted likelihood, up to a constant.
+    by_cov : (n_features, n_features)
+        Derivative by the tasks' covariance, zero where that must be zero.
+    by_precision : (n_priors,)
+        Derivative by the log precision of each prior.
+    precision : (n_priors,)
+    whitened, sums, solution
+        Of all tasks at this covariance.
+    """
+
+    loss: float
+    by_cov: FloatArray
+    by_precision: FloatArray
+    precision: FloatArray
+    whitened: list[_Whitened]
+    sums: _Sums
+    solution: Solution
 
 
 @final
@@ -161,7 +191,7 @@ class RestrictedLikelihood:
         loss -= float(np.log(penalty[penalty > 0]).sum())
         return Solution(mean, mean_cov, noise, loss)
 
-    def loss(self, task_cov: FloatArray, precision: FloatArray) -> tuple[float, FloatArray, FloatArray]:
+    def evaluate(self, task_cov: FloatArray, precision: FloatArray) -> Evaluation:
         """Return the loss and its derivatives by the tasks' covariance and by the log precision of each prior.
 
         With q_i = X_i' V_i^-1 (y_i - X_i omega) and M_i = X_i' V_i^-1 X_i, the former is
@@ -172,7 +202,48 @@ class RestrictedLikelihood:
         solution = self.solve(sums, self.penalty(precision))
         squares = (solution.mean_cov.diagonal() + solution.mean**2 / solution.noise)[self.prior >= 0]
         by_prior = np.bincount(self.prior[self.prior >= 0], squares, self.n_priors)
-        return solution.loss, self._slope(kept, solution), precision * by_prior - self.counts()
+        by_cov, by_precision = self._slope(kept, solution), precision * by_prior - self.counts()
+        return Evaluation(solution.loss, by_cov, by_precision, precision, kept, sums, solution)
+
+    def information(self, at: Evaluation, directions: Directions, n_parameters: int) -> FloatArray:
+        """Return the average information about parameters of the tasks' covariance and the log precisions.
+
+        The mean of the observed and the expected second derivatives of the loss, less a term that is zero where the
+        model holds, and positive semi-definite: ``(u_j' P u_k - u_j'Py u_k'Py / (n s^2)) / s^2`` with
+        ``u_j = dV/dt_j P y`` for every parameter t_j and ``P y = V^-1 (y - X omega)``.
+
+        Parameters
+        ----------
+        at
+        directions
+            From ``V^-1/2 Z`` (n_tasks, n_rows, n_varying) and ``q = Z' P y`` (n_tasks, n_varying) of some tasks,
+            V^-1/2 u of every parameter of the covariance: (n_tasks, n_rows, n_parameters). Z are the columns of X
+            whose coefficients vary.
+        n_parameters
+            Of the covariance.
+
+        Returns
+        -------
+        (n_parameters + n_priors, n_parameters + n_priors)
+        """
+        mean, noise, mean_cov = at.solution.mean, at.solution.noise, at.solution.mean_cov
+        square, cross = np.zeros((n_parameters, n_parameters)), np.zeros((n_parameters, len(mean)))
+        slope = np.zeros(n_parameters)
+        at_once = max(1, _MOST_NUMBERS // max(1, n_parameters * len(self._varying)))
+        for white in at.whitened:
+            for i in range(0, len(white.X), at_once):
+                X, y = white.X[i : i + at_once], white.y[i : i + at_once]
+                Z, residual = X[..., self._varying], y - X @ mean
+                u = directions(Z, np.einsum("trv,tr->tv", Z, residual)).reshape(residual.size, n_parameters)
+                square += u.T @ u
+                cross += u.T @ X.reshape(-1, len(mean))
+                slope += u.T @ residual.ravel()
+        own = np.where(self.prior[:, None] == np.arange(self.n_priors), -mean[:, None], 0.0)  # u = X own
+        of_priors, penalty = own.T @ at.sums.moments, self.penalty(at.precision)
+        square = np.block([[square, cross @ own], [own.T @ cross.T, of_priors @ own]])
+        cross = np.concatenate((cross, of_priors))
+        slope = np.append(slope, own.T @ (penalty * mean))
+        return np.asarray((square - cross @ mean_cov @ cross.T - np.outer(slope, slope) / (self.n * noise)) / noise)
 
     def _slope(self, kept: list[_Whitened], solution: Solution) -> FloatArray:
         """Return the derivative of the loss by the tasks' covariance, zero where that must be zero."""
@@ -201,16 +272,6 @@ class RestrictedLikelihood:
             squares += np.square(np.einsum("trp,trp->tp", white.X, white.X)).sum(axis=0)
         slope = self._slope(kept, solution).diagonal()
         return solution, -slope / np.sqrt(np.where(squares > 0, 2 * squares, 1.0))
-
-    def curvature(self, variances: FloatArray) -> FloatArray:
-        """Return the expected second derivatives of the loss by each variance's logarithm."""
-        kept, first, second = list[_Whitened](), np.zeros_like(variances), np.zeros_like(variances)
-        self.sums(np.diag(variances), kept)
-        for white in kept:
-            share = variances * np.einsum("trp,trp->tp", white.X, white.X)
-            first += share.sum(axis=0)
-            second += np.square(share).sum(axis=0)
-        return second - first**2 / self.n
 
 
 def _added(sums: _Sums, white: _Whitened, raw_square: float) -> _Sums:

@@ -184,7 +184,11 @@ def _open(out: Path, settings: dict[str, Any]) -> None:
 
 def _train(trainer: MetaTrainer, n_iterations: int, every: int, out: Path | None, name: str) -> None:
     """Train, from the last checkpoint on if there is one."""
+    import torch
+
     folder = None if out is None else out / name
+    # What layers draw, as dropout does, follows from the seed too. A checkpoint brings the generator's state.
+    torch.manual_seed(trainer.training.seed)
     if folder is not None and (folder / "manifest.json").exists():
         trainer.load(folder)
     if trainer.iteration > n_iterations:

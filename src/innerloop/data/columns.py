@@ -11,8 +11,9 @@ which of them number the rows or the groups. Medians, the levels that get a colu
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal, Self, final
 
@@ -359,6 +360,10 @@ def _is_a_number_of(column: Column, task: IntArray) -> str:
 # --- encoding -----------------------------------------------------------------------------------------------------
 
 
+def _are(values: Iterable[Any], kind: Any) -> bool:
+    return all(isinstance(value, kind) for value in values)
+
+
 @final
 @dataclass(frozen=True)
 class NumberCode:
@@ -393,6 +398,12 @@ class NumberCode:
         if column.kind == "date" and varies:
             notes.append(f"{column.name!r} is a date: in days")
         return cls(column.name, column.kind, median, varies, indicator, len(present) < len(column.values)), notes
+
+    def is_whole(self) -> bool:
+        """Return whether all is of its type, as what came from a file may not be."""
+        flags = (self.varies, self.indicator, self.filled)
+        is_number = isinstance(self.median, int | float) and math.isfinite(self.median)
+        return isinstance(self.name, str) and self.kind in ("number", "date") and is_number and _are(flags, bool)
 
     @property
     def names(self) -> list[str]:
@@ -443,6 +454,14 @@ class CategoryCode:
         reference = int(np.argmax(shares)) if code.n_slots else 0
         code = cls(column.name, levels, rare, missing, reference, shares.tolist())
         return code, code._notes(n_levels)
+
+    def is_whole(self) -> bool:
+        """Return whether all is of its type and size, as what came from a file may not be."""
+        if not (_are((self.name, *self.levels), str) and _are((self.rare, self.missing), bool)):
+            return False
+        shares_are_numbers = _are(self.shares, int | float) and len(self.shares) == self.n_slots
+        place = isinstance(self.reference, int) and 0 <= self.reference < max(self.n_slots, 1)
+        return shares_are_numbers and place and len(set(self.levels)) == len(self.levels)
 
     @property
     def n_slots(self) -> int:
@@ -589,6 +608,17 @@ class ColumnMap:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> ColumnMap:
-        """Return the map that `to_state` described."""
+        """Return the map that `to_state` described.
+
+        Raises
+        ------
+        ValueError, TypeError, KeyError
+            If it is none.
+        """
         codes = [(NumberCode if "median" in code else CategoryCode)(**code) for code in state["codes"]]
+        for code in codes:
+            if not code.is_whole():
+                raise ValueError(f"the column {code.name!r} has no code")
+        if len({code.name for code in codes}) < len(codes):
+            raise ValueError("two columns have one name")
         return cls(tuple(codes), tuple(state["notes"]))

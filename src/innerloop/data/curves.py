@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import final
 
 import numpy as np
@@ -106,7 +106,7 @@ class Curves:
 
     def tasks(self, tasks: TaskSet, intercept: bool) -> TaskSet:
         """Return the same tasks with these columns too."""
-        return replace(tasks, X=self.expand(tasks.X, intercept), feature_names=None)
+        return tasks.with_derived(self.expand(tasks.X, intercept))
 
 
 def _splines(x: FloatArray, knots: FloatArray) -> FloatArray:

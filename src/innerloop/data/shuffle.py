@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import chain
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,39 +18,41 @@ from innerloop.data.ids import id_texts
 Words = NDArray[np.uint64]
 
 
-def shuffled_order(
-    targets: Sequence[FloatArray], features: Sequence[FloatArray], task: IntArray, ids: NDArray[Any], seed: int
-) -> IntArray:
-    """Return an order of all rows: task by task, shuffled within each.
+@final
+class RowContents:
+    """What the rows of tasks hold, as far as their shuffled order depends on it.
 
-    A row's position depends only on the ranks of the task's numbers, on its id and on the seed: not on the order of
-    the rows in the table, nor on the units, the signs and the order of the features, nor on the other tasks: these only
-    where rows of equal targets differ by what within their task could be a sign or an order as well.
+    That is the ranks of a task's numbers: not the order of the rows in the table, nor the units, the signs and the
+    order of the features, nor other tasks: these only where rows of equal targets differ by what within their task
+    could be a sign or an order as well.
 
     Parameters
     ----------
     targets, features
         The numbers of the rows, column by column, each of shape (n_rows,).
-    task
-        Index of each row's task in `ids`, increasing.
-    ids
-        The task ids.
-    seed
-        Any whole number from 0.
+    starts : (n_tasks + 1,)
+        First row of each task, and the number of rows.
     """
-    sizes = np.bincount(task, minlength=len(ids))
-    first = np.cumsum(sizes) - sizes
-    words = _id_words(ids, as_count(seed, "seed", 0))
-    order = np.empty(len(task), dtype=np.intp)
-    whole = _Whole(targets[0], features)
-    # Tasks of similar size are shuffled together, the smaller ones padded.
-    for similar in of_similar_size(sizes):
-        place = np.arange(sizes[similar[-1]])
-        rows = first[similar, None] + place
-        real = place < sizes[similar, None]
-        shuffled = _shuffled(targets, whole, np.where(real, rows, 0), real, words[similar, None])
-        order[rows[real]] = np.take_along_axis(rows, shuffled, axis=1)[real]
-    return order
+
+    def __init__(self, targets: Sequence[FloatArray], features: Sequence[FloatArray], starts: IntArray) -> None:
+        self._n_rows, sizes = int(starts[-1]), np.diff(starts)
+        self._parts = []
+        whole = _Whole(targets[0], features)
+        # Tasks of similar size are shuffled together, the smaller ones padded.
+        for similar in of_similar_size(sizes):
+            place = np.arange(sizes[similar[-1]])
+            rows = starts[similar, None] + place
+            real = place < sizes[similar, None]
+            contents, places = _contents(targets, whole, np.where(real, rows, 0), real)
+            self._parts.append((similar, rows, real, contents, places))
+
+    def shuffled(self, ids: NDArray[Any], seed: int) -> IntArray:
+        """Return an order of all rows: task by task, shuffled within each by contents, the task's id and the seed."""
+        words, order = _id_words(ids, as_count(seed, "seed", 0)), np.empty(self._n_rows, dtype=np.intp)
+        for similar, rows, real, contents, places in self._parts:
+            keys = _mix(_mix(words[similar, None] ^ contents) + places)
+            order[rows[real]] = np.take_along_axis(rows, np.lexsort((keys, ~real)), axis=1)[real]
+        return order
 
 
 def order_of_contents(targets: Sequence[FloatArray], features: Sequence[FloatArray], starts: IntArray) -> IntArray:
@@ -91,14 +93,10 @@ def _ranks_of_all(values: FloatArray) -> IntArray:
     return np.asarray(_centred(_rank(values[None], real), real)[0])
 
 
-def _shuffled(
-    targets: Sequence[FloatArray],
-    whole: _Whole,
-    rows: IntArray,
-    real: NDArray[np.bool_],
-    words: Words,
-) -> IntArray:
-    """Return an order of each task's rows, padding last: (n_tasks, n_rows), as `rows`."""
+def _contents(
+    targets: Sequence[FloatArray], whole: _Whole, rows: IntArray, real: NDArray[np.bool_]
+) -> tuple[Words, Words]:
+    """Return a hash of each task's contents (n_tasks, 1), and each row's place in an order by them, as `rows`."""
     ranks = [_rank(target[rows], real) for target in targets]
     content = _content(_centred(ranks[0], real), whole.features, rows, real)
     place = _sorted_place(chain(ranks, _further(content, whole, rows, real)), real).astype(np.uint64)
@@ -107,9 +105,7 @@ def _shuffled(
     hashed = place
     for rank in (*ranks, content):
         hashed = _mix(hashed ^ rank.astype(np.uint64))
-    words = _mix(words ^ hashed.sum(axis=1, keepdims=True, where=real))
-    keys = _mix(words + place)
-    return np.lexsort((keys, ~real))
+    return hashed.sum(axis=1, keepdims=True, where=real), place
 
 
 def _content(target: IntArray, features: Sequence[FloatArray], rows: IntArray, real: NDArray[np.bool_]) -> Words:

@@ -15,7 +15,7 @@ from innerloop._base.checks import FloatArray, IntArray, as_count, as_matrix, as
 from innerloop._base.ragged import ragged_ranges, row_starts
 from innerloop.data.episodes import Episodes
 from innerloop.data.ids import distinct_ids
-from innerloop.data.shuffle import order_of_contents, shuffled_order
+from innerloop.data.shuffle import RowContents, order_of_contents
 
 if TYPE_CHECKING:
     from narwhals.typing import IntoDataFrame
@@ -430,6 +430,16 @@ class TaskSet:
         """Return the usual number of support rows: half the median task, at least 1 and at most 10."""
         return int(np.clip(np.median(self.sizes) // 2, 1, 10))
 
+    def with_derived(self, X: FloatArray) -> TaskSet:
+        """Return the same tasks with columns that follow from these, so that their rows are shuffled alike."""
+        tasks = replace(self, X=X, feature_names=None)
+        tasks.__dict__["_contents"] = self._contents
+        return tasks
+
+    @cached_property
+    def _contents(self) -> RowContents:
+        return RowContents(*self._columns(), self.starts)
+
     @cached_property
     def _orders(self) -> dict[int, IntArray]:
         """Orders that `shuffled` has made, by seed."""
@@ -438,7 +448,7 @@ class TaskSet:
     def shuffled(self, seed: int) -> IntArray:
         """Return an order of all rows, task by task, that is shuffled within each; see `split`."""
         if seed not in self._orders:
-            order = shuffled_order(*self._columns(), self.task_of_row, self.ids, seed)
+            order = self._contents.shuffled(self.ids, seed)
             order.flags.writeable = False  # it serves again
             self._orders[seed] = order
         return self._orders[seed]

@@ -17,7 +17,10 @@ from innerloop._base.memory import read_arrays
 from innerloop._base.sealed_folder import MANIFEST, SealedFolder
 from innerloop.estimators.meta_regressor import MetaRegressor, fitted_regressor
 from innerloop.tabular.fitted_table import FittedTable
+from innerloop.tabular.state_check import check_state
 
+# What reading of contents raises that are not those of a model.
+_OF_CONTENTS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 _MODEL = SealedFolder("innerloop-model", 2, {"model": ".json", "arrays": ".npz"})
 
 
@@ -119,14 +122,20 @@ def load_model(folder: str | Path) -> MetaRegressor:
     MetaRegressor(adaptation='none')
     """
     description, arrays = _read(Path(folder))
-    names = arrays.pop("feature_names", None)
-    table = FittedTable.from_state(description["table"], arrays)
-    return fitted_regressor(description["params"], table, None if names is None else names.tolist())
+    try:
+        names = arrays.pop("feature_names", None)
+        check_state(description["table"], arrays)
+        table = FittedTable.from_state(description["table"], arrays)
+        return fitted_regressor(description["params"], table, None if names is None else names.tolist())
+    except _OF_CONTENTS as error:
+        raise _damaged(folder, error) from error
 
 
 def load_details(folder: str | Path) -> dict[str, Any]:
     """Return the `details` that were saved with a model."""
-    details: dict[str, Any] = _read(Path(folder))[0]["details"]
+    details = _read(Path(folder))[0].get("details")
+    if not isinstance(details, dict):
+        raise _damaged(folder, "it has no details")
     return details
 
 
@@ -144,9 +153,15 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         parts = _MODEL.read(folder, manifest)
         description = json.loads(parts["model"])
+        if not isinstance(description, dict):
+            raise ValueError(f"the description is a {type(description).__name__}")
         return description, read_arrays(parts["arrays"], str(folder))
-    except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{folder} is damaged ({error}); fit the model again or restore the folder.") from error
+    except (*_OF_CONTENTS, zipfile.BadZipFile) as error:
+        raise _damaged(folder, error) from error
+
+
+def _damaged(folder: str | Path, reason: object) -> ValueError:
+    return ValueError(f"{folder} is damaged ({reason}); fit the model again or restore the folder.")
 
 
 def _plain(value: Any) -> Any:

@@ -14,6 +14,7 @@ from innerloop.data.episodes import Episodes
 from innerloop.data.tasks import TaskSet
 from innerloop.evaluation._errors import dealt, episodes_by_size
 from innerloop.evaluation._verdict import verdict
+from innerloop.evaluation.coverage import LEVELS, Coverage, shares_inside
 from innerloop.evaluation.methods import Method, compared_methods
 from innerloop.evaluation.scores import Evaluation, Score
 from innerloop.tabular.rate_choice import HeldOut, Rates
@@ -52,21 +53,26 @@ def evaluate(trained: TrainedTable, tasks: TaskSet, tick: Callable[[], None] = l
         fold, nameless = folds[names], replace(tasks, ids=names)
         overall, held_out = _choose(training, methods, tick)
 
-        def errors_of_fold(f: int) -> FloatArray:
-            """Return the errors of the fold's tasks with all choices made on the others."""
+        def errors_of_fold(f: int) -> tuple[FloatArray, FloatArray]:
+            """Return errors and coverage of the fold's tasks with all choices made on the others."""
             rest = nameless.select(fold != f).fit_columns()
             unseen = nameless.select(fold == f).encode(rest.column_map)
+            fitted = MetaTraining.prepare(rest, settings, tick, training.n_support)
             if len(rest) > 1:
-                fitted = MetaTraining.prepare(rest, settings, tick, training.n_support).with_gradient(tick)
+                fitted = fitted.with_gradient(tick)
+                model = scored = fitted.choose()
                 chosen = _choose(fitted, methods, tick)[0]
             else:  # nothing can be chosen on one task
-                fitted, chosen = _with_objective_of(training, fold != f), overall
-            return _errors(fitted, chosen, rest, unseen, sizes)
+                model, chosen = fitted.choose(), overall
+                scored = _with_objective_of(training, fold != f).choose()
+            return _errors(scored, chosen, rest, unseen, sizes), shares_inside(model, unseen, sizes)
 
         errors = np.full((1 + len(sizes), len(tasks), len(methods)), np.nan)
+        shares = np.full((len(sizes), len(tasks), len(LEVELS)), np.nan)
         for f, of_fold in enumerate(on_threads(errors_of_fold, range(int(fold.max()) + 1))):
-            errors[:, fold == f] = of_fold
-    return _evaluation(trained, tasks, overall, held_out, errors, _NESTED if len(tasks) > 2 else _TWO_TASKS)
+            errors[:, fold == f], shares[:, fold == f] = of_fold
+    tested = _NESTED if len(tasks) > 2 else _TWO_TASKS
+    return _evaluation(trained, tasks, overall, held_out, errors, shares, tested)
 
 
 def evaluate_on(trained: TrainedTable, tasks: TaskSet, unseen: TaskSet) -> Evaluation:
@@ -74,8 +80,9 @@ def evaluate_on(trained: TrainedTable, tasks: TaskSet, unseen: TaskSet) -> Evalu
     training, methods = trained.training.with_gradient(), compared_methods(trained)
     with one_thread(tasks.n_features):
         chosen, held_out = _choose(training, methods, lambda: None)
-        errors = _errors(training, chosen, tasks, unseen, _support_sizes(trained))
-    return _evaluation(trained, tasks, chosen, held_out, errors, _APART)
+        errors = _errors(replace(trained, training=training), chosen, tasks, unseen, _support_sizes(trained))
+        shares = shares_inside(trained, unseen, _support_sizes(trained))
+    return _evaluation(trained, tasks, chosen, held_out, errors, shares, _APART)
 
 
 def n_ticks(settings: Settings, n_tasks: int) -> int:
@@ -110,7 +117,7 @@ def _choose(
 
 
 def _errors(
-    training: MetaTraining, chosen: _ChosenRates, tasks: TaskSet, unseen: TaskSet, sizes: Sequence[int]
+    trained: TrainedTable, chosen: _ChosenRates, tasks: TaskSet, unseen: TaskSet, sizes: Sequence[int]
 ) -> FloatArray:
     """Return the errors of unseen tasks after `n_support` rows, and after each number of rows in `sizes`.
 
@@ -118,9 +125,10 @@ def _errors(
     -------
     (1 + n_sizes, n_tasks, n_methods)
     """
+    training = trained.training
     seed, in_order = training.settings.seed, training.order is not None
     scaled, scaled_unseen = (training.scaling.tasks(training.in_order(part)) for part in (tasks, unseen))
-    scorers = [method.fit(training, rates, scaled) for method, rates in chosen.items()]
+    scorers = [method.fit(trained, rates, scaled) for method, rates in chosen.items()]
 
     def scores(episodes: Episodes, similar: Episodes | None) -> FloatArray:
         return np.column_stack([score(episodes, similar) for score in scorers])
@@ -141,6 +149,7 @@ def _evaluation(
     chosen: Mapping[Method, Rates | None],
     held_out: HeldOut,
     errors: FloatArray,
+    shares: FloatArray,
     tested: str,
 ) -> Evaluation:
     per_task = errors[0]
@@ -148,13 +157,15 @@ def _evaluation(
         Score.of(method, rates, mse, per_task[:, 0])
         for (method, rates), mse in zip(chosen.items(), per_task.T, strict=True)
     ]
+    n_rows = np.array(_support_sizes(trained), dtype=float)
     return Evaluation(
         trained=trained,
         tasks=tasks,
         scores=scores,
         per_task=per_task,
-        n_rows=np.array(_support_sizes(trained), dtype=float),
+        n_rows=n_rows,
         over_rows=errors[1:],
+        coverage=Coverage.of(n_rows, shares),
         held_out=held_out,
         tested=tested,
         verdict=verdict(scores, asked=trained.training.settings.asks_for_pooled_ridge()),

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
 import numpy as np
 
 from innerloop._base.checks import FloatArray
-from innerloop._base.seeds import Stream, stream
 from innerloop._base.standard_errors import standard_errors
-from innerloop._base.threads import on_threads, one_thread
+from innerloop.data.episodes import Episodes
 from innerloop.data.tasks import TaskSet
-from innerloop.tabular.settings import Settings
-from innerloop.tabular.training import MetaTraining, TrainedTable
+from innerloop.tabular.training import TrainedTable
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
-N_FOLDS = 3
 # Most unseen tasks of a fold by which coverage is measured.
 _MOST_TASKS = 400
 
@@ -39,55 +36,51 @@ class Coverage:
     share: FloatArray
     share_se: FloatArray
 
+    @classmethod
+    def of(cls, n_rows: FloatArray, shares: FloatArray) -> Coverage:
+        """Summarise shares (n_points, n_tasks, n_levels), NaN for tasks that were not looked at."""
+        of_tasks = [of_point[np.isfinite(of_point[:, 0])] for of_point in shares]
+        used = [i for i, of_point in enumerate(of_tasks) if len(of_point)]
+        return cls(
+            n_rows[used],
+            np.array([of_tasks[i].mean(axis=0) for i in used]),
+            np.array([standard_errors(of_tasks[i]) for i in used]),
+        )
 
-def coverage(
-    settings: Settings, tasks: TaskSet, support_sizes: Sequence[float], tick: Callable[[], None] = lambda: None
-) -> Coverage:
-    """Fit on the tasks outside each fold, and count the targets of the fold's tasks that lie in their intervals.
+
+def shares_inside(trained: TrainedTable, unseen: TaskSet, support_sizes: Sequence[int]) -> FloatArray:
+    """Return the share of each unseen task's targets that lie in their intervals, after numbers of rows.
 
     Parameters
     ----------
-    settings
-        Of the model.
-    tasks
-        In the units of the data.
+    trained
+    unseen
+        In the units of the data; the first 400 are looked at.
     support_sizes
-        Numbers of rows that unseen tasks adapt on.
-    tick
-        Called after each fold.
+        Numbers of rows that they adapt on.
+
+    Returns
+    -------
+    (n_sizes, n_tasks, n_levels)
+        NaN for tasks that have no more rows than that, or were not looked at.
     """
-    fold = stream(settings.seed, Stream.COVERAGE_FOLDS).permutation(np.arange(len(tasks)) % min(N_FOLDS, len(tasks)))
-
-    def of_fold(f: int) -> dict[int, FloatArray]:
-        """Return the shares of the fold's tasks, by the number of adaptation rows."""
-        rest, unseen = tasks.select(fold != f), tasks.select(np.flatnonzero(fold == f)[:_MOST_TASKS])
-        trained = MetaTraining.prepare(rest, settings).choose()
-        sizes = [int(n) for n in support_sizes if (unseen.sizes > n).any()]
-        return {n: _shares(trained, unseen.select(unseen.sizes > n), n) for n in sizes}
-
-    inside: dict[int, list[FloatArray]] = {int(n): [] for n in support_sizes}
-    with one_thread(tasks.n_features):
-        for shares in on_threads(of_fold, range(int(fold.max()) + 1)):
-            for n, of_tasks in shares.items():
-                inside[n].append(of_tasks)
-            tick()
-    points = [(n, np.concatenate(shares)) for n, shares in inside.items() if shares]
-    return Coverage(
-        np.array([n for n, _ in points], dtype=float),
-        np.array([shares.mean(axis=0) for _, shares in points]),
-        np.array([standard_errors(shares) for _, shares in points]),
-    )
+    shares = np.full((len(support_sizes), len(unseen), len(LEVELS)), np.nan)
+    tasks = trained.expand(unseen.select(np.arange(min(len(unseen), _MOST_TASKS))))
+    training = trained.training
+    order = np.arange(tasks.n_rows) if training.order is not None else tasks.shuffled(training.settings.seed)
+    tasks = tasks.whitened()
+    for i, n in enumerate(support_sizes):
+        episodes = tasks.hold_out(n, order)
+        if len(episodes):
+            shares[i, episodes.task] = _shares(trained, episodes, n)
+    return shares
 
 
-def _shares(trained: TrainedTable, unseen: TaskSet, n: int) -> FloatArray:
+def _shares(trained: TrainedTable, episodes: Episodes, n: int) -> FloatArray:
     """Return the share of each task's query rows in their intervals, after n support rows: (n_tasks, n_levels)."""
-    tasks, predictor = trained.expand(unseen), trained.predictor
-    settings = trained.training.settings
-    order = tasks.shuffled(settings.seed) if settings.order is None else np.arange(tasks.n_rows)
-    episodes = tasks.hold_out(n, order)
+    predictor, task = trained.predictor, np.repeat(np.arange(len(episodes)), episodes.n_query)
     standardised = np.abs(predictor.residuals(episodes)) / np.sqrt(predictor.episode_variance(episodes))
-    task = np.repeat(np.arange(len(unseen)), episodes.n_query)
-    shares = np.empty((len(unseen), len(LEVELS)))
+    shares = np.empty((len(episodes), len(LEVELS)))
     for j, level in enumerate(LEVELS):
         half_width = trained.choice.calibration.half_width(np.array([n]), level)
         share = (standardised <= half_width).mean(axis=1)

@@ -79,15 +79,15 @@ class Method(ABC):
         return None
 
     @abstractmethod
-    def fit(self, training: MetaTraining, rates: Rates | None, tasks: TaskSet) -> Scorer:
+    def fit(self, trained: TrainedTable, rates: Rates | None, tasks: TaskSet) -> Scorer:
         """Fit it.
 
         Parameters
         ----------
-        training
-            Of the model, on the training tasks.
+        trained
+            The model on the training tasks.
         rates
-            Those that it chose.
+            Those that the method chose.
         tasks
             The training tasks, in scaled units.
         """
@@ -99,17 +99,16 @@ class _Chosen(Method):
     def is_model(self, trained: TrainedTable) -> bool:
         return self.is_compared(trained.training.settings)
 
-    def fit(self, training: MetaTraining, rates: Rates | None, tasks: TaskSet) -> Scorer:  # noqa: ARG002
-        trained = training.choose()
+    def fit(self, trained: TrainedTable, rates: Rates | None, tasks: TaskSet) -> Scorer:  # noqa: ARG002
         return lambda unseen, _: trained.mse(unseen)
 
 
 class _AtRates(Method):
     """Gradient steps at chosen rates, from meta-parameters trained for them."""
 
-    def fit(self, training: MetaTraining, rates: Rates | None, tasks: TaskSet) -> Scorer:  # noqa: ARG002
+    def fit(self, trained: TrainedTable, rates: Rates | None, tasks: TaskSet) -> Scorer:  # noqa: ARG002
         assert rates is not None
-        predictor = training.predictor_at(rates)
+        predictor = trained.training.predictor_at(rates)
         return lambda unseen, _: predictor.mse(unseen.whitened())
 
 
@@ -257,9 +256,9 @@ class RidgePerTask(Method):
     explanation = "and mean of the task use only the rows of the new task."
     colour, line, marker = "grey", "--", "v"
 
-    def fit(self, training: MetaTraining, rates: Rates | None, tasks: TaskSet) -> Scorer:  # noqa: ARG002
+    def fit(self, trained: TrainedTable, rates: Rates | None, tasks: TaskSet) -> Scorer:  # noqa: ARG002
         """Return errors by ridges of each task's support rows."""
-        intercept = training.settings.fit_intercept
+        intercept = trained.training.settings.fit_intercept
 
         def errors(unseen: Episodes, similar: Episodes | None) -> FloatArray:
             penalty = 0 if similar is None else int(ridge_errors(similar, intercept).mean(axis=0).argmin())
@@ -275,7 +274,7 @@ class TaskMean(Method):
     key, label, uses_task_alone = "task_mean", "mean of the task", True
     colour, line, marker = "purple", "--", "D"
 
-    def fit(self, training: MetaTraining, rates: Rates | None, tasks: TaskSet) -> Scorer:  # noqa: ARG002
+    def fit(self, trained: TrainedTable, rates: Rates | None, tasks: TaskSet) -> Scorer:  # noqa: ARG002
         """Return errors by the mean of each task's support rows."""
         population = np.asarray(np.average(tasks.y, axis=0, weights=tasks.weights))
         return lambda unseen, _: mean_errors(unseen, population)

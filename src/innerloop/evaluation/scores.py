@@ -11,6 +11,7 @@ import numpy as np
 from innerloop._base.checks import FloatArray
 from innerloop._base.standard_errors import mean_and_error, ratio_errors
 from innerloop.data.tasks import TaskSet
+from innerloop.evaluation.coverage import Coverage
 from innerloop.evaluation.methods import Method
 from innerloop.tabular.rate_choice import HeldOut, Rates
 from innerloop.tabular.training import TrainedTable
@@ -105,6 +106,8 @@ class Evaluation:
     over_rows : (n_points, n_tasks, n_methods)
         Mean squared error of each unseen task after adaptation on these; NaN where it has no more rows, or where tasks
         are too many to score all.
+    coverage
+        Of the model's prediction intervals on the same tasks.
     held_out
         Cross-validated losses of gradient steps at all rates, by which the best were chosen.
     tested
@@ -119,6 +122,7 @@ class Evaluation:
     per_task: FloatArray = field(repr=False)
     n_rows: FloatArray = field(repr=False)
     over_rows: FloatArray = field(repr=False)
+    coverage: Coverage = field(repr=False)
     held_out: HeldOut = field(repr=False)
     tested: str
     verdict: str

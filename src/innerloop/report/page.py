@@ -16,7 +16,6 @@ from innerloop.estimators.meta_regressor import MetaRegressor
 from innerloop.evaluation import Curve, Evaluation
 from innerloop.evaluation.advice import further_data
 from innerloop.evaluation.calibrated_model import CalibratedModel, calibrate
-from innerloop.evaluation.coverage import N_FOLDS, coverage
 from innerloop.evaluation.methods import FEATURE_RATES, GRADIENT
 from innerloop.evaluation.rate_slices import RateSlice, slices, theory_failures
 from innerloop.plots.effects import (
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 N_RESAMPLES = 30
-N_TICKS = N_RESAMPLES + N_FOLDS
+N_TICKS = N_RESAMPLES
 # Tasks in the tables of the best and the worst.
 _SHOWN_TASKS = 5
 _SHOWN_CORRELATIONS, _SHOWN_CATERPILLARS, _SHOWN_CURVES = 10, 4, 4
@@ -80,12 +79,13 @@ def report_page(
 
     trained, tasks = evaluation.trained, evaluation.tasks
     settings = trained.training.settings
-    covered = coverage(settings, tasks, evaluation.n_rows.tolist(), tick)
     calibrated = _calibrate(evaluation, tick)
     through = slices(evaluation, calibrated)
     svgs = {
         "learning": as_svg(partial(plot_learning_curves, evaluation), "Learning curves of all methods"),
-        "coverage": as_svg(partial(plot_coverage, covered), "Share of targets inside their prediction intervals"),
+        "coverage": as_svg(
+            partial(plot_coverage, evaluation.coverage), "Share of targets inside their prediction intervals"
+        ),
     }
     for losses in through:
         svgs[losses.name] = as_svg(partial(plot_rate, losses), f"Error on unseen tasks against {losses.name}")
@@ -105,7 +105,7 @@ def report_page(
         feature_rates=_feature_rates(evaluation),
         overshoots=_overshoots(evaluation.curves, evaluation.n_support),
         options=further_data(trained),
-        coverage=covered,
+        coverage=evaluation.coverage,
         effects=_effects_rows(effects),
         noise=effects.noise["std"].tolist(),
         correlations=_correlations(effects),

@@ -15,7 +15,7 @@ from innerloop.estimators.meta_regressor import MetaRegressor, fitted_regressor
 from innerloop.evaluation import Curve, Evaluation, evaluate, evaluate_on, n_ticks
 from innerloop.evaluation.advice import Advice, advice_from
 from innerloop.evaluation.calibrated_model import CalibratedModel
-from innerloop.evaluation.coverage import N_FOLDS, Coverage, coverage
+from innerloop.evaluation.coverage import Coverage
 from innerloop.evaluation.rate_slices import RateSlice, slices
 from innerloop.plots.table import plot_learning_curves
 from innerloop.report.page import N_TICKS, Names, report_page
@@ -204,11 +204,9 @@ class TableStudy:
         """Return the recommendation with its gain, and the further data that would lower the error most."""
         return advice_from(self.evaluation)
 
-    def coverage(self, progress: bool = False) -> Coverage:
-        """Return the coverage of prediction intervals on unseen tasks, from fits to three parts of the table."""
-        with progress_bar("Measuring coverage", N_FOLDS, shown=progress) as tick:
-            evaluation = self.evaluation
-            return coverage(evaluation.trained.training.settings, self.tasks, evaluation.n_rows.tolist(), tick)
+    def coverage(self) -> Coverage:
+        """Return the coverage of the model's prediction intervals on unseen tasks."""
+        return self.evaluation.coverage
 
     def rate_slices(self, calibrated: CalibratedModel | None = None) -> list[RateSlice]:
         """Return cross-validated loss against adapt_lr and against inner_lr, through the best gradient step.

@@ -113,14 +113,19 @@ def _calibration(comparison: Comparison, predictor: Mixture, residuals: dict[int
 
     The unit is that of the predictor fitted to all tasks, as it is in predictions: were it that of each fold, one whose
     other tasks have hardly any noise, or too few of them to know a coefficient, would set the width of all intervals.
+    For the same reason folds may err less than that predictor does on the very tasks it was fitted to; its quantiles
+    are then at least those of its own residuals.
     """
-    sizes: dict[int, list[tuple[FloatArray, IntArray]]] = {}
+    held_out: dict[int, list[tuple[FloatArray, IntArray]]] = {}
+    fitted: dict[int, list[tuple[FloatArray, IntArray]]] = {}
     for (n, splits), weight in zip(residuals.items(), predictor.weight, strict=True):
-        sizes[n] = []
+        held_out[n], fitted[n] = [], []
         for split, folds in zip(splits, comparison.trials[n], strict=True):
-            variance = np.concatenate([predictor.episode_variance(episodes) for episodes in folds])
-            sizes[n].append((split.values @ weight / np.sqrt(variance), split.task))
-    return Calibration.of(sizes)
+            std = np.sqrt(np.concatenate([predictor.episode_variance(episodes) for episodes in folds]))
+            own = np.concatenate([predictor.residuals(episodes) for episodes in folds])
+            held_out[n].append((split.values @ weight / std, split.task))
+            fitted[n].append((own / std, split.task))
+    return Calibration.of(held_out).at_least(Calibration.of(fitted))
 
 
 def _table(candidates: Sequence[Kind], weight: FloatArray, products: dict[int, FloatArray]) -> dict[str, NDArray[Any]]:

@@ -70,7 +70,7 @@ class Estimates:
     options
         Of `estimate_effects`.
     similar
-        Estimates from similar tasks, to start from.
+        Estimates from similar tasks with the same columns, to start from.
     """
 
     def __init__(self, tasks: TaskSet, terms: Terms, options: dict[str, Any], similar: Estimates | None = None) -> None:
@@ -91,16 +91,24 @@ class Estimates:
     def _of_columns(self, model: Model) -> RandomEffects:
         if model not in self._found:
             columns = self._terms.columns(model)
-            similar = None if self._similar is None else self._similar._of_columns(model)
-            start = self._of_columns(model._replace(structure="diagonal")) if model.structure == "full" else similar
+            n_curves = int(self._terms.curved[columns].sum())
+            diagonal, others = model._replace(structure="diagonal"), self._similar
+            start, similar = None, None
+            if model.structure == "full":
+                start = self._of_columns(diagonal)
+                similar = None if others is None else (others._of_columns(diagonal), others._of_columns(model))
+            elif others is not None:
+                start = others._of_columns(model)
+            elif model.is_curved:
+                start = self._of_columns(model._replace(is_curved=False)).with_curves(n_curves, self._terms.intercept)
             self._found[model] = estimate_effects(
                 replace(self.tasks, X=self.tasks.X[:, columns], feature_names=None),
                 model.structure,
                 **self._options,
-                n_curves=int(self._terms.curved[columns].sum()),
+                n_curves=n_curves,
                 varying=self._terms.varying[columns],
                 start=start,
-                similar=similar if model.structure == "full" else None,
+                similar=similar,
             )
         return self._found[model]
 

@@ -216,6 +216,9 @@ class FittedTable:
         for name, array in arrays.items():
             part, _, key = name.partition(".")
             parts.setdefault(part, {})[key] = array[()]
+        columns = None if scalars["columns"] is None else ColumnMap.from_state(scalars["columns"])
+        if columns is not None and len(columns.feature_names) != len(parts["scaling"]["kept"]):
+            raise ValueError(f"its columns make {len(columns.feature_names)} features, not as many as scaling.kept")
         members = tuple(
             Predictor(parts[f"coef{k}"]["coef"], RULES[rule](**parts.get(f"rule{k}", {})))
             for k, rule in enumerate(scalars["rules"])
@@ -238,7 +241,7 @@ class FittedTable:
             ),
             known=TaskSet(**parts["known"]),
             known_coef=parts["groups"]["coef"],
-            columns=None if scalars["columns"] is None else ColumnMap.from_state(scalars["columns"]),
+            columns=columns,
             target_notes=tuple(scalars.get("target_notes", ())),
         )
 

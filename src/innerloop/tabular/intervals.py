@@ -58,6 +58,12 @@ class Calibration:
             quantiles.append([_quantiles(column, weight, task) for column in z.T])
         return cls(np.array(list(residuals), dtype=float), np.array(scale), np.array(quantiles))
 
+    def at_least(self, other: Calibration) -> Calibration:
+        """Return the larger factors of this calibration and another one at the same numbers of rows."""
+        return Calibration(
+            self.n_rows, np.maximum(self.scale, other.scale), np.maximum(self.quantiles, other.quantiles)
+        )
+
     def std_factor(self, n_rows: IntArray) -> FloatArray:
         """Return the factor of the model's standard deviation: (n, n_targets)."""
         return self._between(n_rows, self.scale)

@@ -244,10 +244,10 @@ class MetaTraining:
             estimates = Estimates(sample.whitened(), straight, options)
             curves = self._curves(sample, estimates)
             tasks, terms = curves.tasks(self.tasks, intercept).whitened(), _with_curves(straight, curves)
-            similar = estimates.widened(curves.tasks(sample, intercept).whitened(), terms)
+            wide = estimates.widened(curves.tasks(sample, intercept).whitened(), terms)
             rows = reduced(tasks)
-            comparison, candidates = self._comparison(tasks, terms, similar)
-            whole = TrainingPart(similar, options, rows, self._gradient_part())
+            comparison, candidates = self._comparison(tasks, terms, wide)
+            whole = TrainingPart(wide, options, rows, self._gradient_part())
             choice = choose_adaptation(comparison, candidates, whole)
             return TrainedTable(self, curves, choice, whole.effects(choice.main.model), tasks, rows)
 

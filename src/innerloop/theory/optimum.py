@@ -19,7 +19,7 @@ from innerloop.theory.leading import leading_optimum
 from innerloop.theory.sign import exact_slope_parts
 
 # Candidate rates on either side of zero, in natural rates: spread by their logarithm, and evenly where overshooting
-# steps have their minima.
+# steps have their minima. Rules that are no polynomials may have them at any rate, as they come to rest far from zero.
 _FINEST, _WIDEST = 1e-3, 30.0
 _EVEN = (0.1, 3.0)
 _FAR = 1e5
@@ -226,7 +226,8 @@ class _Search:
 
     def rates(self, n: int) -> FloatArray:
         """Return candidate inner rates: n spread by their logarithm and n evenly on either side."""
-        sizes = np.union1d(np.geomspace(_FINEST, _WIDEST, n), np.linspace(*_EVEN, n)) * self.natural
+        widest = _FAR if self._design.rule.degree is None else _WIDEST
+        sizes = np.union1d(np.geomspace(_FINEST, widest, n), np.linspace(*_EVEN, n)) * self.natural
         every = np.concatenate([-sizes[::-1], [0.0], sizes])
         return every[every >= self._design.rule.lowest_rate]
 
