@@ -150,8 +150,8 @@ def innerloop(**parameters) -> Callable[[Table], Predict]:
         def predict(X: np.ndarray, y: np.ndarray, X_query: np.ndarray) -> np.ndarray:
             adapted, groups = model, None
             if len(y):
-                adapted = model.adapt(X, y, groups=np.repeat(train.groups[:1], len(y)))  # any id will do
-                groups = np.repeat(train.groups[:1], len(X_query))
+                adapted = model.adapt(X, y, groups=np.repeat("unseen", len(y)))
+                groups = np.repeat("unseen", len(X_query))
             predict.interval = adapted.predict_interval(X_query, groups=groups, level=LEVEL)
             return adapted.predict(X_query, groups=groups)
 

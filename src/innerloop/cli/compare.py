@@ -26,6 +26,7 @@ def compare(
     target: str,
     features: Names = None,
     drop: Names = None,
+    slopes: Names = None,
     n_adapt: int = 10,
     min_rows: int | None = None,
     time_limit: float = 120.0,
@@ -36,7 +37,8 @@ def compare(
     """Fit the same table with mixed-model packages, and compare errors on unseen groups.
 
     Three quarters of the groups train; the others have some rows to adapt on and are scored on their other rows.
-    MixedLM of statsmodels and, where installed, GPBoost: by their predictions for new groups, and adapted by hand.
+    MixedLM of statsmodels and, where installed, mixedlm, mixedlm-rs and GPBoost, also with trees: by their predictions
+    for new groups, and adapted by hand.
 
     Parameters
     ----------
@@ -50,6 +52,8 @@ def compare(
         Feature columns; all but group and target unless given.
     drop
         Columns to leave out.
+    slopes
+        Features with random slopes in the other packages; all that vary within groups unless given.
     n_adapt
         Rows of an unseen group to adapt on.
     min_rows
@@ -73,7 +77,7 @@ def compare(
         if messages.is_terminal:
             messages.print(f"Fitting {name} ...", markup=False)
 
-    contenders = compare_packages(tasks, n_adapt, seed, time_limit, announce)
+    contenders = compare_packages(tasks, n_adapt, seed, time_limit, announce, slopes)
     if json_:
         plain = [{k: v if v == v else None for k, v in asdict(contender).items()} for contender in contenders]
         print(json.dumps({"contenders": plain, "verdict": best_of(contenders)}, indent=1))

@@ -507,5 +507,5 @@ def predict_episodes(model: MetaRegressor, episodes: Episodes) -> FloatArray:
     """
     task, support, query = np.arange(len(episodes)), episodes.support_rows, episodes.query_rows
     tasks = TaskSet.from_arrays(episodes.X[support], episodes.y[support], np.repeat(task, episodes.n_support))
-    adapted = model._table.adapt(tasks)
+    adapted = model._table.forget_groups().adapt(tasks)  # whose ids may be the same numbers
     return adapted.predict(episodes.X[query], adapted.places(task)[np.repeat(task, episodes.n_query)])
