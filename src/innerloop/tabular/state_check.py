@@ -19,6 +19,7 @@ _SHAPES: dict[str, Shape] = {
     "scaling.kept": ("features",),
     "scaling.x_mean": ("kept",),
     "scaling.x_rate": ("kept",),
+    "scaling.weight_unit": (),
     "curves.feature": ("curves",),
     "curves.knots": ("curves", "knots"),
     "curves.width": ("curves",),
@@ -125,6 +126,7 @@ def _check_results(arrays: Mapping[str, NDArray[Any]]) -> None:
 
 def _check_scalars(scalars: Mapping[str, Any]) -> None:
     kinds = {"adaptation": str, "n_support": int, "rules": list, "single_target": bool, "intercept": bool}
+    kinds |= {"target_notes": list}
     for name, kind in kinds.items():
         if not isinstance(scalars[name], kind):
             raise ValueError(f"{name} is a {type(scalars[name]).__name__}")
