@@ -242,7 +242,7 @@ class FittedTable:
             known=TaskSet(**parts["known"]),
             known_coef=parts["groups"]["coef"],
             columns=columns,
-            target_notes=tuple(scalars.get("target_notes", ())),
+            target_notes=tuple(scalars["target_notes"]),
         )
 
 

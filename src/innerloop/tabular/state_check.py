@@ -126,6 +126,7 @@ def _check_results(arrays: Mapping[str, NDArray[Any]]) -> None:
 
 def _check_scalars(scalars: Mapping[str, Any]) -> None:
     kinds = {"adaptation": str, "n_support": int, "rules": list, "single_target": bool, "intercept": bool}
+    kinds |= {"target_notes": list}
     for name, kind in kinds.items():
         if not isinstance(scalars[name], kind):
             raise ValueError(f"{name} is a {type(scalars[name]).__name__}")
