@@ -294,11 +294,11 @@ MANIFESTS = [
     (b"[]", "is not an innerloop model folder"),
     (b"{}", "is not an innerloop model folder"),
     (b'{"format": "other", "version": 1}', "is not an innerloop model folder"),
-    (b'{"format": "innerloop-model", "version": 1}', "has model format 1, this version reads 2; fit the model again"),
+    (b'{"format": "innerloop-model", "version": 1}', "has model format 1, this version reads 3; fit the model again"),
     (b'{"format": "innerloop-model"}', "has model format None"),
-    (b'{"format": "innerloop-model", "version": 2}', "is damaged"),
-    (b'{"format": "innerloop-model", "version": 2, "files": []}', "is damaged"),
-    (b'{"format": "innerloop-model", "version": 2, "files": {"model": {}, "arrays": {}}}', "is damaged"),
+    (b'{"format": "innerloop-model", "version": 3}', "is damaged"),
+    (b'{"format": "innerloop-model", "version": 3, "files": []}', "is damaged"),
+    (b'{"format": "innerloop-model", "version": 3, "files": {"model": {}, "arrays": {}}}', "is damaged"),
 ]
 
 

@@ -20,7 +20,7 @@ from innerloop.tabular.state_check import check_state
 
 # What reading of contents raises that are not those of a model.
 _OF_CONTENTS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-_MODEL = SealedFolder("innerloop-model", 2, {"model": ".json", "arrays": ".npz"})
+_MODEL = SealedFolder("innerloop-model", 3, {"model": ".json", "arrays": ".npz"})
 
 
 def save_model(
