@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 # Loaded once, before any change is tried.
 _PACKAGES = (
     *("numpy", "scipy.optimize", "scipy.stats", "scipy.linalg", "sklearn.preprocessing", "sklearn.linear_model"),
-    *("sklearn.base", "sklearn.model_selection", "pandas", "xarray", "narwhals", "pyarrow.parquet", "hypothesis"),
+    *("sklearn.base", "sklearn.model_selection", "pandas", "xarray", "narwhals", "pyarrow.parquet"),
     *("matplotlib.figure", "matplotlib.backends.backend_agg", "torch", "joblib", "filelock", "rich", "cyclopts"),
 )
 
