@@ -186,6 +186,8 @@ DIFFERENT = {
         torch.nn.CrossEntropyLoss(label_smoothing=0.2),
     ),
     "a keyword-only default": (keyword_only(2), keyword_only(3)),
+    "classes of equal code": (type("One", (Noise,), {}), type("Other", (Noise,), {})),
+    "objects of classes of equal code": (type("One", (Noise,), {})(1.0), type("Other", (Noise,), {})(1.0)),
     "objects of bound methods": (Noise(1.0).__repr__, Noise(2.0).__repr__),
 }
 
