@@ -411,7 +411,11 @@ def test_the_verdict_says_what_the_errors_say(changes, said, unsaid):
     ("excess", "words"),
     [
         (-0.5, "are not the best: no inner loop in training"),
+        (-0.21, "are not the best: no inner loop in training"),
+        (-0.19, "do as well"),
         (0.01, "do as well"),
+        (0.19, "do as well"),
+        (0.21, "lower error on unseen tasks than"),
         (0.5, "lower error on unseen tasks than"),
     ],
 )
