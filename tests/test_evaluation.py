@@ -362,6 +362,8 @@ NO_LOOP = "Do not use an inner loop: "
 IN_TRAINING = "Do not use an inner loop in training "
 VERDICTS = [
     ({"alone": (-0.4, 0.1)}, [ALONE + PER_TASK.label, "better (20.0 ± 5.0 % lower error)", "has inner_lr"], []),
+    ({"alone": (-0.21, 0.1)}, [ALONE + PER_TASK.label], []),
+    ({"alone": (-0.19, 0.1)}, ["Train with inner_lr = -0.12"], [ALONE]),
     ({"alone": (-0.1, 0.2)}, ["Train with inner_lr = -0.12"], ["Do not use"]),
     (
         {"pooled": (0.1, 0.2)},
