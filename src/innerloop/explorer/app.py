@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import threading
 import webbrowser
@@ -10,12 +11,18 @@ from dataclasses import asdict
 from importlib.resources import files
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from innerloop.explorer.jobs import Jobs
 from innerloop.explorer.server import Content, File, Server
 
+if TYPE_CHECKING:
+    from innerloop.explorer.table_tab import Table
+
 PORT = 8765
+SWEEP = "sweep.nc"
+# The name of the table that the command was given.
+_GIVEN = "given"
 _KINDS = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
@@ -53,6 +60,7 @@ def explore(
         If `folder` is neither, or the address cannot be had.
     """
     _check_address(host)
+    check_folder(folder)
     with tempfile.TemporaryDirectory(prefix="innerloop-") as scratch:
         answers = Answers(folder, Path(scratch))
         server = _server(host, port, Content(page_files(), answers.by_path(), answers.upload))
@@ -68,6 +76,15 @@ def explore(
         finally:
             server.server_close()
             answers.close()
+
+
+def check_folder(folder: Path | None) -> None:
+    """Refuse a folder that holds neither a model nor a sweep, before any server is there."""
+    if folder is None or (folder / SWEEP).is_file():
+        return
+    from innerloop.explorer.table_tab import Table
+
+    Table.open(folder, str(folder))
 
 
 def _check_address(host: str) -> None:
@@ -120,6 +137,7 @@ class Answers:
     def __init__(self, folder: Path | None, scratch: Path) -> None:
         self._folder, self._scratch = folder, scratch
         self._jobs: Jobs | None = None
+        self._tables: dict[str, Table] = {}
         self._lock = threading.Lock()
 
     def by_path(self) -> Mapping[str, Callable[[Any], Any]]:
@@ -130,6 +148,10 @@ class Answers:
             "/job/start": self.start_job,
             "/job/state": lambda question: self.jobs.state(_text(question, "job")),
             "/job/stop": lambda question: self.jobs.stop(_text(question, "job")),
+            "/table": lambda question: self.table(question).describe(),
+            "/table/caterpillar": lambda question: self.table(question).caterpillar(_text(question, "coefficient")),
+            "/table/new": self.new_group,
+            "/sweep": self.sweep,
         }
 
     @property
@@ -161,6 +183,8 @@ class Answers:
             "protocols": list(PROTOCOLS),
             "presets": presets(),
             "settings": asdict(Settings()),
+            "table": _GIVEN if self._holds("manifest.json") else None,
+            "sweep": self._holds(SWEEP),
         }
 
     def theory(self, question: Any) -> dict[str, Any]:
@@ -170,15 +194,67 @@ class Answers:
         return theory(question)
 
     def start_job(self, question: Any) -> dict[str, str]:
-        """Start a job of a kind and return its name."""
+        """Start a job of a kind and return its name; with a fit also that of the table that it will make."""
         from innerloop.explorer.theory_tab import Settings
 
         kind = _text(question, "kind")
+        if kind == "fit":
+            return self._start_fit(question)
         if kind not in ("chance", "plans", "simulate"):
             raise ValueError(f"There is no work {kind!r}.")
         settings = asdict(Settings.from_json(question.get("settings")))
         folder = (tempfile.mkdtemp(dir=self._scratch),) if kind == "simulate" else ()
         return {"job": self.jobs.start(kind, settings, *folder)}
+
+    def _start_fit(self, question: Any) -> dict[str, str]:
+        folder = self._uploaded(_text(question, "upload"))
+        names = _text(question, "name"), _text(question, "group"), _text(question, "target")
+        model = folder / "model"
+        if model.exists():
+            shutil.rmtree(model)
+        self._tables.pop(folder.name, None)
+        (folder / "name").write_text(names[0], encoding="utf-8")
+        return {"job": self.jobs.start("fit", str(folder / "table.csv"), names, str(model)), "table": folder.name}
+
+    def _uploaded(self, name: str) -> Path:
+        """Return the folder of an upload; names that were not given to the page are of no folder."""
+        if name not in {path.name for path in self._scratch.iterdir() if (path / "table.csv").exists()}:
+            raise ValueError("This table is no longer here; choose its file again.")
+        return self._scratch / name
+
+    def _holds(self, name: str) -> bool:
+        return self._folder is not None and (self._folder / name).is_file()
+
+    def table(self, question: Any) -> Table:
+        """Return a fitted table: that of the command, or one that was uploaded and fitted."""
+        from innerloop.explorer.table_tab import Table
+
+        name = _text(question, "table")
+        with self._lock:
+            if name not in self._tables:
+                if name == _GIVEN and self._folder is not None:
+                    self._tables[name] = Table.open(self._folder, str(self._folder))
+                else:
+                    folder = self._uploaded(name)
+                    self._tables[name] = Table.open(
+                        folder / "model", (folder / "name").read_text(encoding="utf-8"), True
+                    )
+            return self._tables[name]
+
+    def new_group(self, question: Any) -> dict[str, Any]:
+        """Return what a table says of a new group."""
+        along = question.get("along") if isinstance(question, Mapping) else None
+        return self.table(question).new_group(
+            question.get("rows"), question.get("level"), None if along is None else _text(question, "along")
+        )
+
+    def sweep(self, _: Any) -> dict[str, Any]:
+        """Return the curves of the command's sweep."""
+        from innerloop.explorer.sweep_tab import sweep
+
+        if self._folder is None or not self._holds(SWEEP):
+            raise ValueError("The command was given no folder of a sweep.")
+        return sweep(self._folder)
 
     def upload(self, content: bytes) -> dict[str, str]:
         """Keep an uploaded table for a fit, as it is, and return its name."""

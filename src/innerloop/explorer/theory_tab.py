@@ -153,7 +153,7 @@ def presets() -> dict[str, dict[str, Any]]:
         "Figure 3: more query rows than features": Settings(
             n_features=30, n_tasks=40, n_support=5, n_query=25, n_adapt=10, task_std=1.0
         ),
-        "Phase boundary: the sign turns at this noise": replace(turning, noise_std=round(noise, 2)),
+        "Phase boundary: the sign turns at this noise": replace(turning, noise_std=round(noise, 3)),
     }
     return {name: asdict(settings) for name, settings in chosen.items()}
 

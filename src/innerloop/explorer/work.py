@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from innerloop._base.progress import listening
 from innerloop.explorer.jobs import Send, Work
 from innerloop.explorer.theory_tab import Settings, dot_rates, plain, plans_as_json
 from innerloop.simulation import estimate_loss
@@ -60,4 +62,43 @@ def simulate(send: Send, value: dict[str, Any], folder: str) -> None:
             )
 
 
-KINDS: dict[str, Work] = {"chance": chance, "plans": plans, "simulate": simulate}
+def fit(send: Send, table: str, names: tuple[str, str, str], folder: str) -> None:
+    """Fit a table that was uploaded, and save the model and its study to a folder.
+
+    Parameters
+    ----------
+    send
+    table
+        Path of the file.
+    names
+        Of the table, of the column with group ids, and of the target.
+    folder
+        Of the model.
+    """
+    from innerloop.data.table_files import read_table
+    from innerloop.data.task_table import read_task_rows
+    from innerloop.data.tasks import TaskSet
+    from innerloop.estimators import MetaRegressor
+    from innerloop.estimators.storage import save_model
+    from innerloop.evaluation.summary import summary
+    from innerloop.report import study
+
+    title, group, target = names
+    if group == target:
+        raise ValueError(f"The group and the target must be different columns, got {group!r} for both.")
+    try:
+        file = read_table(Path(table), group)
+        rows = read_task_rows(file.frame, group, target, None, [], file.name, file.place)
+    except ValueError as error:
+        raise ValueError(str(error).replace(table, title)) from error
+    tasks = TaskSet.from_columns(rows.columns, rows.y, rows.ids, rows.task)
+    if np.ptp(tasks.y) == 0:
+        raise ValueError(f"Every target in {title} is {tasks.y[0]:g}, so there is nothing to learn.")
+    with listening(lambda what, done, of: send({"what": what, "done": done / of})), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = study(tasks, MetaRegressor(group=group), title=title, target=target, group=group)
+    details = {"group": group, "target": rows.targets[0].to_state(), "study": summary(result.evaluation)}
+    save_model(result.model, folder, details)
+
+
+KINDS: dict[str, Work] = {"chance": chance, "plans": plans, "simulate": simulate, "fit": fit}

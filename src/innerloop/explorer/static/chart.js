@@ -359,7 +359,9 @@ function extent(series, axis, margin = 0) {
   const all = series.flatMap((s) => {
     if (s.kind === "level") return axis === "y" ? [s.at] : [];
     if (s.kind === "upright") return axis === "x" ? [s.at] : [];
-    return axis === "x" ? s.x : [...(s.y ?? []), ...(s.low ?? []), ...(s.high ?? [])];
+    const ends = [...(s.low ?? []), ...(s.high ?? [])];
+    if (axis === "x") return s.sideways ? [...s.x, ...ends] : s.x;
+    return s.sideways ? s.y : [...(s.y ?? []), ...ends];
   });
   const values = finite(all);
   if (!values.length) return [0, 1];

@@ -1,6 +1,8 @@
 // The page: its tabs, and the link that holds what it shows.
 
 import { ask } from "./ask.js";
+import { NetworksTab } from "./networks.js";
+import { TableTab } from "./table.js";
 import { TheoryTab } from "./theory.js";
 
 const tabs = [...document.querySelectorAll("[role=tab]")];
@@ -54,12 +56,18 @@ function recalled() {
   return [query.get("tab"), known];
 }
 
+/** The tab that shows what the command was given. */
+const first = (start) => (start.table ? "table" : start.sweep ? "networks" : "theory");
+
 async function open() {
   const start = await ask("/start");
   defaults = start.settings;
   const [name, known] = recalled();
   settings = { ...defaults, ...known };
-  select(tabs.find((tab) => tab.dataset.tab === name && !tab.hidden) ?? tabs[0]);
+  document.getElementById("tab-networks").hidden = !start.sweep;
+  select(tabs.find((tab) => tab.dataset.tab === (name ?? first(start)) && !tab.hidden) ?? tabs[0]);
+  new TableTab(start.table);
+  if (start.sweep) new NetworksTab();
   const theory = new TheoryTab(start, settings, remember);
   window.addEventListener("hashchange", () => {
     const [tab, given] = recalled();

@@ -50,14 +50,15 @@ const cell = (value) => {
 
 export const csv = (names, rows) => [names, ...rows].map((row) => row.map(cell).join(",")).join("\n") + "\n";
 
-/** A table element; `right` tells which columns hold numbers. */
-export function table(caption, names, rows, { best = -1, cells = (value) => value } = {}) {
+/** A table element; row number `best` stands out. */
+export function table(caption, names, rows, { best = -1 } = {}) {
   const isNumber = (value) => typeof value === "number" || value === null;
+  const holdsNumbers = names.map((_, j) => j > 0 && rows.some((row) => isNumber(row[j])));
   return element(
     "table",
     {},
     element("caption", {}, caption),
-    element("thead", {}, element("tr", {}, ...names.map((name) => element("th", { scope: "col" }, name)))),
+    element("thead", {}, element("tr", {}, ...names.map((name, j) => element("th", { scope: "col", class: holdsNumbers[j] ? "number" : "" }, name)))),
     element(
       "tbody",
       {},
@@ -66,10 +67,10 @@ export function table(caption, names, rows, { best = -1, cells = (value) => valu
           "tr",
           { class: i === best ? "best" : "" },
           ...row.map((value, j) => {
-            const content = value instanceof Node ? value : isNumber(value) ? cells(short(value, 5)) : value;
+            const content = value instanceof Node ? value : isNumber(value) ? short(value, 5) : value;
             return j === 0
               ? element("th", { scope: "row" }, content)
-              : element("td", { class: isNumber(value) ? "number" : "" }, content);
+              : element("td", { class: holdsNumbers[j] ? "number" : "" }, content);
           }),
         ),
       ),
