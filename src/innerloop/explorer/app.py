@@ -145,6 +145,7 @@ class Answers:
         return {
             "/start": self.start,
             "/theory": self.theory,
+            "/law": self.law,
             "/job/start": self.start_job,
             "/job/state": lambda question: self.jobs.state(_text(question, "job")),
             "/job/stop": lambda question: self.jobs.stop(_text(question, "job")),
@@ -192,6 +193,12 @@ class Answers:
         from innerloop.explorer.theory_tab import theory
 
         return theory(question)
+
+    def law(self, question: Any) -> dict[str, Any]:
+        """Return the law of the loss over training sets."""
+        from innerloop.explorer.theory_tab import training_sets
+
+        return training_sets(question)
 
     def start_job(self, question: Any) -> dict[str, str]:
         """Start a job of a kind and return its name; with a fit also that of the table that it will make."""

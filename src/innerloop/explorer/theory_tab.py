@@ -167,8 +167,6 @@ def theory(value: Any) -> dict[str, Any]:
     inner_lr, adapt_lr = curves.adapt.fixed, curves.inner.fixed
     turning = derived(lambda: turning_noise(dist, design, best.adapt_lr_no_inner))
     known = TheoryAnswer(best, curves.inner.references, None, None, turning)
-    law = _law(dist, design, (inner_lr, adapt_lr), init)
-    has = {"references": known.references is not None, "interval": "loss" in law}
     shown: dict[str, Any] = plain(
         {
             "settings": asdict(settings),
@@ -178,27 +176,31 @@ def theory(value: Any) -> dict[str, Any]:
             "inner": {"rates": curves.inner.rates, "loss": curves.inner.loss},
             "adapt": {"rates": curves.adapt.rates, "loss": curves.adapt.loss},
             "map": {"inner_lr": curves.both.inner_lr, "adapt_lr": curves.both.adapt_lr, "loss": curves.both.loss},
-            "law": law,
             "ratio": design.n_query_rows / dist.n_features,
             "rows": settings.rows,
             "sentences": [*known.sentences(design), f"{best.method}: {best.trust}"],
-            "python": as_python(settings, curves, has),
+            "python": as_python(settings, curves),
             "command": as_command(settings),
         }
     )
     return shown
 
 
-def _law(dist: MixedLinearRegression, design: Design, rates: tuple[float, float], init: FloatArray) -> dict[str, Any]:
-    """Return the density of the loss of one training set, and its interval; a sentence where it is not derived."""
-    try:
-        law = loss_law(dist, design, *rates, init)
-    except ValueError as refusal:
-        return {"sentence": str(refusal)}
+def training_sets(value: Any) -> dict[str, Any]:
+    """Return the law of the loss over training sets at the rates that are shown: its density, and an interval."""
+    settings = Settings.from_json(value)
+    dist, design, init = settings.parts()
+    best = optimal_rates(dist, design, init)
+    inner_lr = best.inner_lr if settings.inner_lr is None else settings.inner_lr
+    adapt_lr = best.adapt_lr if settings.adapt_lr is None else settings.adapt_lr
+    law = loss_law(dist, design, inner_lr, adapt_lr, init)
     low, high = law.quantiles([(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     ends = law.quantiles([_LAW_TAIL, 1 - _LAW_TAIL])
     losses = np.linspace(ends[0], ends[1], _LAW_POINTS)
-    return {"loss": losses, "density": law.density(losses), "low": low, "high": high, "level": LEVEL}
+    shown: dict[str, Any] = plain(
+        {"loss": losses, "density": law.density(losses), "low": low, "high": high, "level": LEVEL}
+    )
+    return shown
 
 
 def plans_as_json(plans: list[Plan]) -> list[dict[str, Any]]:
@@ -228,7 +230,7 @@ def dot_rates(settings: Settings, best: RateOptimum) -> tuple[FloatArray, FloatA
     )
 
 
-def as_python(settings: Settings, curves: LossCurves, has: Mapping[str, bool]) -> str:
+def as_python(settings: Settings, curves: LossCurves) -> str:
     """Return Python that computes all that the page shows."""
     inner, adapt, wide = curves.inner.rates, curves.adapt.rates, curves.both.adapt_lr
     s, p = settings, settings.n_features
@@ -255,14 +257,16 @@ def as_python(settings: Settings, curves: LossCurves, has: Mapping[str, bool]) -
         f"against_adapt_lr = il.expected_loss(dist, design, finite_lr, adapt_lrs{init})",
         f"over_both = il.expected_loss(dist, design, inner_lrs[:, None], {_linspace(wide)}{init})",
     ]
-    if has["references"]:
+    if curves.inner.references is not None:
         lines.append(f"references = il.reference_losses(dist, design{init}, best=best)")
-    if has["interval"]:
-        lines.append(f"interval = il.loss_interval(dist, design, inner_lr, adapt_lr{init})")
     lines += [
         "",
         "",
-        "def chance():  # this and the next take longer",
+        "def interval():  # this and the next are not derived for every design, or take longer",
+        f"    return il.loss_interval(dist, design, inner_lr, adapt_lr{init})",
+        "",
+        "",
+        "def chance():",
         "    return il.chance_of_improvement(dist, design, inner_lr)",
         "",
         "",

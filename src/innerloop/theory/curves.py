@@ -16,6 +16,8 @@ from innerloop.theory.expected import TrainingError
 from innerloop.theory.optimum import RateOptimum, optimal_rates
 
 _N_RATES = 121
+# Curves reach to one of these times a power of ten.
+_ROUND = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 _LOWEST_RATIO, _HIGHEST_RATIO = 0.05, 20.0
 _N_RATIOS, _N_RATIOS_CORRELATED = 25, 9
 
@@ -195,13 +197,19 @@ def _with_ratio(dist: MixedLinearRegression, design: Design, ratio: float) -> De
 
 
 def _inner_rates(largest: float, design: Design, n_rates: int) -> FloatArray:
-    reach = max(2 * largest, 0.5)
+    reach = _round_up(max(2 * largest, 0.5))
     return np.linspace(max(-reach, design.rule.lowest_rate), reach, n_rates)
 
 
 def _adapt_rates(largest: float, design: Design, n_rates: int) -> FloatArray:
-    reach = max(2 * largest, 0.1)
+    reach = _round_up(max(2 * largest, 0.1))
     return np.linspace(max(-0.5 * reach, design.adapt_rule.lowest_rate), 1.5 * reach, n_rates)
+
+
+def _round_up(reach: float) -> float:
+    """Return a round number that is not smaller: curves of like designs then share their rates."""
+    power = 10 ** np.floor(np.log10(reach))
+    return float(next(part for part in _ROUND if part * power >= reach * (1 - 1e-9)) * power)
 
 
 def _finite(rate: float) -> float:

@@ -120,6 +120,7 @@ export class Chart {
 
   /** Say why there is nothing to show. */
   refuse(sentence) {
+    this.figure.classList.remove("stale");
     this.spec = null;
     this.place.replaceChildren(element("p", { class: "refusal" }, sentence));
     this.readout.textContent = "";

@@ -103,9 +103,11 @@ export class TheoryTab {
       } finally {
         this.shown = asked;
       }
+      this.charts.law.figure.classList.add("stale");
       document.documentElement.dataset.updates = Number(document.documentElement.dataset.updates ?? 0) + 1;
       // The browser paints, and takes what was done meanwhile, before the next question.
       await new Promise((resolve) => setTimeout(resolve));
+      if (this.shown === this.wanted && this.answer) await this.#law(JSON.parse(asked));
     }
     this.isBusy = false;
     document.documentElement.dataset.settled = "true";
@@ -157,7 +159,6 @@ export class TheoryTab {
     byId("command").textContent = answer.command;
     this.#drawCurves();
     this.#drawMap(answer);
-    this.#drawLaw(answer);
     this.#fillReferences(answer);
   }
 
@@ -227,12 +228,18 @@ export class TheoryTab {
     });
   }
 
-  #drawLaw({ law, chosen }) {
+  async #law(settings) {
     byId("law-says").textContent = "";
-    if (law.sentence) {
-      this.charts.law.refuse(law.sentence);
-      return;
+    this.law = null;
+    try {
+      this.law = await ask("/law", settings);
+      this.#drawLaw(this.law, this.answer.chosen);
+    } catch (error) {
+      this.charts.law.refuse(error.message);
     }
+  }
+
+  #drawLaw(law, chosen) {
     byId("law-says").textContent = `On one training set: loss ${short(law.low, 5)} to ${short(law.high, 5)} with probability ${100 * law.level} %.`;
     const inside = law.loss.map((loss) => loss >= law.low && loss <= law.high);
     this.charts.law.show({
@@ -274,7 +281,7 @@ export class TheoryTab {
     if (!this.answer) return;
     const settings = { ...this.settings };
     const rate = this.answer.chosen.inner_lr;
-    if (this.answer.law.sentence || rate === 0 || rate === null) byId("chance").textContent = "";
+    if (!this.law || rate === 0 || rate === null) byId("chance").textContent = "";
     else {
       byId("chance").textContent = "Computing how often this rate beats inner_lr = 0 …";
       try {
