@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -87,8 +86,8 @@ def measured(browser: Browser, n_updates: int) -> dict[str, object]:
         page.close()
         return {"page": shown, "curves": curves, "updates": updates, "answers": answers}
     finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(10)
+        process.terminate()
+        process.wait(60)
         process.stdout.close()
 
 

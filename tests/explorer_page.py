@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -32,9 +31,9 @@ def running(*arguments: object) -> Iterator[str]:
     try:
         yield re.search(r"http\S+", process.stdout.readline())[0]
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()  # ends it as Ctrl-C does, also where that is ignored
         try:
-            process.wait(10)
+            process.wait(60)
         finally:
             process.kill()
             process.stdout.close()

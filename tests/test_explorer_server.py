@@ -1,5 +1,6 @@
 """The explorer's server as raw requests: who is answered, with what headers, and that nothing else can be read."""
 
+import functools
 import http.client
 import json
 import os
@@ -253,7 +254,13 @@ def test_addresses_that_cannot_be_had_are_refused(options, said):
 def test_ctrl_c_ends_the_command_and_its_work():
     command = [sys.executable, "-m", "innerloop", "explore", "--no-browser", "--port", "0"]
     running = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        # Where tests run in the background, Ctrl-C is ignored, and would be here.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     host, port, token = re.search(r"http://([\d.]+):(\d+)/\?token=(\S+)", running.stdout.readline()).groups()
     connection = http.client.HTTPConnection(host, int(port), timeout=60)

@@ -173,13 +173,9 @@ class TrainingError:
         """Return the error at rates (...,): (..., directions)."""
         if self._leading:
             return leading_error(self._dist, self._design, inner_lr, float(self._offset2.sum()))[..., None]
-        if np.ndim(inner_lr) == 0:  # a search asks for many, one by one
-            return self(np.reshape(inner_lr, 1))[0]
-        rates, place = (
-            np.unique(inner_lr, return_inverse=True)
-            if np.size(inner_lr) > 1
-            else (np.ravel(inner_lr), np.zeros(1, int))
-        )
+        if np.ndim(inner_lr) == 0 and self._general is None and self._rows is None:  # searches ask one by one
+            return np.array([self._isotropic_error(float(inner_lr))])
+        rates, place = np.unique(inner_lr, return_inverse=True)
         if self._general is None:
             errors = np.array([[self._isotropic_error(float(rate))] for rate in rates])
         else:

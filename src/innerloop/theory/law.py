@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.integrate import cumulative_simpson, simpson
-from scipy.stats import gamma
+from scipy.special import gammaincinv, gammaln, xlogy
 
 from innerloop._base.checks import FloatArray, as_number, as_rate
 from innerloop.distributions import Design, MixedLinearRegression
@@ -63,11 +63,13 @@ class LossLaw:
 
     def quantiles(self, levels: ArrayLike) -> FloatArray:
         """Return the losses below which a training set's lies with these probabilities."""
-        return np.asarray(np.maximum(self.origin + self.scale * gamma.ppf(levels, self.shape), self.floor))
+        return np.asarray(np.maximum(self.origin + self.scale * gammaincinv(self.shape, levels), self.floor))
 
     def density(self, losses: ArrayLike) -> FloatArray:
         """Return the density at losses above the floor."""
-        return np.asarray(gamma.pdf((np.asarray(losses) - self.origin) / self.scale, self.shape) / self.scale)
+        x = np.maximum((np.asarray(losses) - self.origin) / self.scale, 0.0)
+        log = xlogy(self.shape - 1, x) - x - gammaln(self.shape)
+        return np.asarray(np.exp(log) / self.scale)
 
 
 def loss_interval(

@@ -100,12 +100,12 @@ export class Chart {
       if (at && this.spec?.pick) this.spec.pick(...at);
     });
     this.place.addEventListener("keydown", (event) => this.#step(event));
-    let width = 0;
-    new ResizeObserver(() => {
-      if (this.spec && Math.abs(this.place.clientWidth - width) > 1) {
-        width = this.place.clientWidth;
-        this.#draw();
-      }
+    // Its width is told, not asked for: asking would lay out the page once for each chart.
+    this.width = this.place.clientWidth;
+    new ResizeObserver(([{ contentRect }]) => {
+      if (Math.abs(contentRect.width - this.width) <= 1) return;
+      this.width = contentRect.width;
+      if (this.spec) this.#draw();
     }).observe(this.place);
   }
 
@@ -129,7 +129,7 @@ export class Chart {
 
   #draw() {
     const spec = this.spec;
-    const width = Math.max(this.place.clientWidth || 480, 220);
+    const width = Math.max(Math.round(this.width) || 480, 220);
     const named = spec.series.filter((series) => !series.quiet);
     const legend = this.#legend(named, width);
     const height = Math.round(Math.min(300, Math.max(210, width * 0.62)));

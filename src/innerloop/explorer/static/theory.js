@@ -166,22 +166,23 @@ export class TheoryTab {
     const { best, references, chosen, inner, adapt } = this.answer;
     const loss = "expected test loss (half MSE)";
     const bayes = references?.bayes ?? references?.bayes_known_centre ?? null;
+    const domain = focus(inner.loss, [best.loss, best.loss_no_inner, best.loss_untrained, best.loss_tied], bayes !== null && bayes < best.loss ? bayes : null);
+    const bayesName = `Bayes-optimal${references?.bayes === null ? ", centre known" : ""}${bayes > domain[1] ? " (above)" : ""}`;
     const marks = [
       { name: "minimum", kind: "dots", colour: 2, x: [best.inner_lr], y: [best.loss] },
       { name: "no inner loop", kind: "level", colour: 4, dash: "6 4", at: best.loss_no_inner },
       { name: "zero", kind: "dots", colour: 4, marker: "square", x: [0], y: [best.loss_no_inner] },
       { name: "tied rates", kind: "dots", colour: 6, marker: "triangle", x: [best.lr_tied], y: [best.loss_tied] },
       { name: "no meta-training", kind: "level", colour: 3, dash: "2 3", at: best.loss_untrained },
-      ...(bayes === null ? [] : [{ name: references.bayes === null ? "Bayes-optimal, centre known" : "Bayes-optimal", kind: "level", colour: 7, dash: "8 3 2 3", at: bayes }]),
+      ...(bayes === null ? [] : [{ name: bayesName, kind: "level", colour: 7, dash: "8 3 2 3", at: bayes }]),
     ];
     const dots = (side) =>
       this.dots ? [{ name: `simulated, ${this.dots.n_runs} runs, ± 2 s.e.`, kind: "dots", colour: 5, x: side.rates, y: side.loss, low: side.loss.map((v, i) => v - 2 * side.stderr[i]), high: side.loss.map((v, i) => v + 2 * side.stderr[i]) }] : [];
-    const levels = [best.loss, best.loss_no_inner, best.loss_untrained, best.loss_tied];
     this.charts.inner.show({
       title: `Loss against inner_lr (meta-training), at adapt_lr ${short(chosen.adapt_lr, 3)}`,
       label: `Expected loss against inner_lr. The minimum is ${short(best.loss)} at ${short(best.inner_lr)}.`,
       x: { label: "inner_lr (meta-training)", domain: [inner.rates[0], inner.rates.at(-1)] },
-      y: { label: loss, domain: focus(inner.loss, levels, bayes) },
+      y: { label: loss, domain },
       series: [
         { name: "loss", kind: "line", colour: 1, x: inner.rates, y: inner.loss },
         ...marks,
@@ -365,7 +366,7 @@ const percentChange = (loss, other) => {
   const part = 100 * (loss / other - 1);
   return `${short(part, 3)} %`;
 };
-const percentAbove = (loss, best) => `${(100 * (loss / best - 1)).toFixed(2)} %`;
+const percentAbove = (loss, best) => `${(100 * (loss / best - 1)).toFixed(2).replace("-", "\u2212")} %`;
 
 /** The part of a curve that matters: from below the lowest, a bound included, to past the levels beside it. */
 export function focus(curve, levels, bound = null) {
