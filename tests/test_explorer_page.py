@@ -188,6 +188,7 @@ def test_charts_are_read_by_keyboard(page):
     assert "minimum is" in page.get_attribute("#chart-inner .plot", "aria-label")
     for name in ("inner", "adapt", "map", "law"):
         page.click(f"#chart-{name} summary")
+        page.wait_for_selector(f"#chart-{name} details td")
         assert page.locator(f"#chart-{name} details td").count() > 100
         page.click(f"#chart-{name} summary")
 
@@ -270,6 +271,8 @@ def test_what_theory_refuses_is_a_sentence(page):
     settled(page)
     assert "the expected loss does not exist" in page.text_content("#theory-refusal")
     assert page.is_disabled("#simulate")
+    assert page.text_content("#law-says") == page.text_content("#chance") == ""
+    assert page.is_hidden("#chart-inner .tools")
     page.fill("#set-l2", "0.1")
     agree(page)
     assert page.text_content("#theory-refusal") == ""

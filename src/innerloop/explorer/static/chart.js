@@ -80,19 +80,14 @@ export class Chart {
     this.values = element("details", { class: "values" }, element("summary", {}, "Values"));
     this.values.addEventListener("toggle", () => this.#fillValues());
     const button = (kind, act) => element("button", { type: "button", onclick: act, "aria-label": `Save ${name} as ${kind}` }, kind);
-    figure.append(
-      this.title,
-      this.place,
-      this.readout,
-      element(
-        "div",
-        { class: "tools" },
-        button("SVG", () => download(`${name}.svg`, this.svgText(), "image/svg+xml")),
-        button("PNG", () => this.#savePng()),
-        button("CSV", () => download(`${name}.csv`, this.csvText(), "text/csv")),
-      ),
-      this.values,
+    this.tools = element(
+      "div",
+      { class: "tools" },
+      button("SVG", () => download(`${name}.svg`, this.svgText(), "image/svg+xml")),
+      button("PNG", () => this.#savePng()),
+      button("CSV", () => download(`${name}.csv`, this.csvText(), "text/csv")),
     );
+    figure.append(this.title, this.place, this.readout, this.tools, this.values);
     this.place.addEventListener("pointermove", (event) => this.#read(this.#inside(event)));
     this.place.addEventListener("pointerleave", () => this.#read(null));
     this.place.addEventListener("click", (event) => {
@@ -114,6 +109,7 @@ export class Chart {
     this.title.textContent = spec.title;
     this.place.setAttribute("aria-label", `${spec.label ?? spec.title}. Arrow keys read the values.`);
     this.figure.classList.remove("stale");
+    this.#offer(true);
     this.#draw();
     this.#fillValues();
   }
@@ -122,9 +118,15 @@ export class Chart {
   refuse(sentence) {
     this.figure.classList.remove("stale");
     this.spec = null;
-    this.place.replaceChildren(element("p", { class: "refusal" }, sentence));
-    this.readout.textContent = "";
+    this.place.replaceChildren(element("p", { class: "note" }, sentence));
+    this.#offer(false);
     this.values.open = false;
+  }
+
+  #offer(isShown) {
+    for (const part of [this.tools, this.values, this.readout]) part.hidden = !isShown;
+    this.place.setAttribute("tabindex", isShown ? 0 : -1);
+    if (!isShown) this.place.setAttribute("aria-label", this.place.textContent);
   }
 
   #draw() {

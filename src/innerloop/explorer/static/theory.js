@@ -103,7 +103,7 @@ export class TheoryTab {
       } finally {
         this.shown = asked;
       }
-      this.charts.law.figure.classList.add("stale");
+      if (this.answer) this.charts.law.figure.classList.add("stale");
       document.documentElement.dataset.updates = Number(document.documentElement.dataset.updates ?? 0) + 1;
       // The browser paints, and takes what was done meanwhile, before the next question.
       await new Promise((resolve) => setTimeout(resolve));
@@ -129,6 +129,7 @@ export class TheoryTab {
     byId("theory-refusal").textContent = sentence;
     byId("theory-says").replaceChildren();
     byId("references").replaceChildren();
+    byId("law-says").textContent = byId("plans-says").textContent = "";
     for (const chart of Object.values(this.charts)) chart.refuse("Nothing to show for these settings.");
     byId("plans").replaceChildren();
     byId("simulate").disabled = true;
