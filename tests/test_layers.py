@@ -14,7 +14,19 @@ ROOT = Path(innerloop.__file__).parent
 # Each room imports only rooms named before it.
 ROOMS = (
     *("_base", "_blocks", "data", "exact", "adaptation", "distributions", "theory", "simulation"),
-    *("tabular", "neural", "estimators", "evaluation", "plots", "report", "papers", "__init__", "cli", "__main__"),
+    *(
+        "tabular",
+        "neural",
+        "estimators",
+        "evaluation",
+        "plots",
+        "report",
+        "explorer",
+        "papers",
+        "__init__",
+        "cli",
+        "__main__",
+    ),
 )
 FILES = {
     ".".join(path.relative_to(ROOT.parent).with_suffix("").parts): ast.parse(path.read_text())

@@ -21,8 +21,8 @@ BLOCKS = [
     for language, code in re.findall(r"^```(.*)\n((?:.*\n)*?)```$", page.read_text(encoding="utf-8"), flags=re.M)
 ]
 PYTHON = [(page, code) for page, language, code in BLOCKS if language == "python"]
-# These take minutes, so that only their options are looked at; tests of their own run them.
-LONG = ("demo", "train", "reproduce")
+# These take minutes, or do not end, so that only their options are looked at; tests of their own run them.
+LONG = ("demo", "explore", "train", "reproduce")
 
 
 def commands_of(block):

@@ -4,11 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import count
+
+# Hears of work that is shown elsewhere than on a terminal: what is done, how much, and of how much.
+Listener = Callable[[str, int, int], None]
+_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Tell a function of all progress made inside, instead of a terminal."""
+    before = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(before)
 
 
 @contextmanager
 def progress(what: str, n_ticks: int, shown: bool = True) -> Iterator[Callable[[], None]]:
     """Yield a function that advances the bar by one; without a terminal on standard error there is no bar."""
+    if (listener := _listener.get()) is not None:
+        yield _counting(listener, what, n_ticks)
+        return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -19,3 +38,8 @@ def progress(what: str, n_ticks: int, shown: bool = True) -> Iterator[Callable[[
     ) as bar:
         task = bar.add_task(what, total=n_ticks)
         yield lambda: bar.advance(task)
+
+
+def _counting(listener: Listener, what: str, n_ticks: int) -> Callable[[], None]:
+    counted = count(1)
+    return lambda: listener(what, next(counted), n_ticks)

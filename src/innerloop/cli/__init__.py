@@ -31,6 +31,7 @@ _HELP = {
     "demo": "Recommend rates for two tables that come with the package.",
     "theory": "Predict the best learning rates and their expected test loss, before any training.",
     "simulate": "Measure the expected test loss by Monte Carlo, at many rates on the same draws.",
+    "explore": "Open a live page: theory by sliders, a fitted table, a sweep of a network.",
     "train": "Meta-train a network on few-shot tasks, at one inner rate of any sign or at many.",
     "reproduce": "Draw the figures of Bernacchia (2021), with theory that passes through the dots.",
 }

@@ -14,6 +14,7 @@ from innerloop._base.checks import FloatArray
 from innerloop.distributions import Design, MixedLinearRegression
 from innerloop.distributions.design import Protocol
 from innerloop.distributions.inner_rules import InnerRuleName
+from innerloop.distributions.mixed_linear import power_law_variances
 
 SizeList = Annotated[list[int], Parameter(consume_multiple=True, negative="")]
 
@@ -127,12 +128,10 @@ def _sizes(sizes: list[int]) -> int | list[int]:
 def _variances(text: str, n_features: int) -> FloatArray:
     """Return variances that fall as a power, those of a file, or those along the eigenvectors of a matrix in a file."""
     try:
-        values = np.arange(1, n_features + 1) ** -float(text)
+        decay = float(text)
     except ValueError:
         return _variances_of_file(Path(text))
-    if not np.isfinite(values).all():
-        raise ValueError(f"`--covariance` must be a finite number or a file, got {text}.")
-    return np.asarray(values / values.mean())
+    return power_law_variances(n_features, decay, "--covariance")
 
 
 def _variances_of_file(path: Path) -> FloatArray:

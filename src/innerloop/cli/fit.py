@@ -17,6 +17,7 @@ from innerloop.cli._tables import check_sizes, print_size, read_tasks
 from innerloop.estimators import MetaRegressor
 from innerloop.estimators.storage import check_writable, save_model
 from innerloop.evaluation import Score
+from innerloop.evaluation.summary import summary
 from innerloop.report import TableStudy, study
 from innerloop.tabular.kinds import Adaptations
 from innerloop.tabular.settings import Basis, read_settings
@@ -155,7 +156,8 @@ def fit(
     check_sizes(read.tasks, table, n_support, n_query)
     result = study(read.tasks, model, title=table.name, target=target, group=group, progress=True)
     if out is not None:  # first, so that nothing that follows can lose it
-        save_model(result.model, out, read.details(group), forget_groups=forget_groups)
+        found = {"study": summary(result.evaluation, with_groups=not forget_groups)}
+        save_model(result.model, out, read.details(group) | found, forget_groups=forget_groups)
     if json_:
         print(json.dumps(as_json(result), indent=1))
     else:

@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from cyclopts import Parameter
 from rich.table import Table
 
-from innerloop._base.checks import FloatArray
 from innerloop._base.files import check_file
 from innerloop.cli._model import LinearModel, sizes_text
 from innerloop.cli._output import console, need_matplotlib, print_table
 from innerloop.distributions import Design, MixedLinearRegression
 from innerloop.plots.style import ENDINGS, save_figure
-from innerloop.theory import (
-    LossInterval,
-    RateOptimum,
-    ReferenceLosses,
-    chance_of_improvement,
-    loss_interval,
-    optimal_rates,
-    reference_losses,
-    turning_noise,
-)
-from innerloop.theory.expected import TrainingError
+from innerloop.theory import optimal_rates
+from innerloop.theory.answer import LEVEL, TheoryAnswer
 from innerloop.theory.planner import Plan, plan_design
 
-_T = TypeVar("_T")
-_LEVEL = 0.9
 _REFERENCES = {
     "ridge_adaptation": "the best, then a ridge on new tasks",
     "pooled": "least squares on all rows",
@@ -78,7 +65,7 @@ def theory(
         best = optimal_rates(dist, design, init, l2=l2)
     if np.isfinite(best.l2):
         design = replace(design, l2=best.l2)
-    answer = _Answer.of(dist, design, best, init)
+    answer = TheoryAnswer.of(dist, design, best, init)
     if plot is not None:
         from innerloop.plots.theory import plot_theory
 
@@ -94,44 +81,7 @@ def theory(
         console.print(f"\nSaved the picture to {plot}", soft_wrap=True, markup=False)
 
 
-@dataclass(frozen=True)
-class _Answer:
-    """What is known of a design; None where it is not derived."""
-
-    best: RateOptimum
-    references: ReferenceLosses | None
-    interval: LossInterval | None
-    chance: float | None
-    turning_noise: float | None
-
-    @classmethod
-    def of(cls, dist: MixedLinearRegression, design: Design, best: RateOptimum, init: FloatArray) -> _Answer:
-        pair = best.inner_lr, best.adapt_lr
-
-        def chance() -> float:
-            start = TrainingError(dist, design, init).at_start().sum()
-            if start > 0 and (design.l2 > 0 or design.n_query_rows < dist.n_features):
-                raise ValueError("the start is not the centre")
-            return chance_of_improvement(dist, design, best.inner_lr)
-
-        return cls(
-            best,
-            _derived(lambda: reference_losses(dist, design, init, best)),
-            _derived(lambda: loss_interval(dist, design, *pair, level=_LEVEL, init=init)),
-            _derived(chance),
-            _derived(lambda: turning_noise(dist, design, best.adapt_lr_no_inner)),
-        )
-
-
-def _derived(compute: Callable[[], _T]) -> _T | None:
-    """Return a result, or None where it is refused by name."""
-    try:
-        return compute()
-    except ValueError:
-        return None
-
-
-def _show(dist: MixedLinearRegression, design: Design, answer: _Answer) -> None:
+def _show(dist: MixedLinearRegression, design: Design, answer: TheoryAnswer) -> None:
     """Print the optima, what other estimators reach, the sign and how far to trust them."""
     best = answer.best
     console.print(
@@ -155,36 +105,8 @@ def _show(dist: MixedLinearRegression, design: Design, answer: _Answer) -> None:
         if np.isfinite(loss):
             table.add_row(name, inner, adapt, f"{loss:.5f}", above)
     print_table(table)
-    console.print(f"\n{_verdict(design, answer)}\n{best.method}: {best.trust}", soft_wrap=not console.is_terminal)
-
-
-def _verdict(design: Design, answer: _Answer) -> str:
-    best, sign = answer.best, {-1: "negative", 0: "zero", 1: "positive"}[answer.best.sign]
-    side = " from the left" if np.isinf(best.loss_plus_infinity) else ""
-    ends = ("negative", best.loss_minus_infinity), ("positive", best.loss_plus_infinity)
-    limits = [f"{loss:.5g} ({name})" for name, loss in ends if not np.isnan(loss)]
-    lines = [
-        f"The best training rate is {sign}; slope at inner_lr = 0{side}: {best.slope_at_zero:+.4g}."
-        + (f" Loss far from zero: {' and '.join(limits)}." if limits else "")
-    ]
-    if answer.turning_noise:
-        lines.append(f"Near zero the sign turns at a label noise of {answer.turning_noise:.3g}: positive below.")
-    if best.overshoots:
-        lines.append("Steps at that rate overshoot in the steepest directions of a support (inner_lr s > 2).")
-    if best.loss_untrained <= best.loss:
-        lines.append("Not to train at all is better: start new tasks from the start of meta-training.")
-    if np.isinf(best.l2):
-        lines.append("The best penalty is infinite: do not train.")
-    elif design.l2 > 0:
-        lines.append(f"Penalty l2 {design.l2:.4g}.")
-    if answer.interval is not None:
-        lines.append(
-            f"On one training set: loss {answer.interval.low:.5f} to {answer.interval.high:.5f} with probability "
-            f"{100 * _LEVEL:.0f} %."
-        )
-    if answer.chance is not None:
-        lines.append(f"The best rate beats inner_lr = 0 on {100 * answer.chance:.0f} % of training sets.")
-    return "\n".join(lines)
+    verdict = "\n".join(answer.sentences(design))
+    console.print(f"\n{verdict}\n{best.method}: {best.trust}", soft_wrap=not console.is_terminal)
 
 
 def _plans_table(plans: list[Plan]) -> Table:
@@ -199,11 +121,11 @@ def _plans_table(plans: list[Plan]) -> Table:
     return table
 
 
-def _as_json(design: Design, answer: _Answer, plans: list[Plan]) -> dict[str, Any]:
+def _as_json(design: Design, answer: TheoryAnswer, plans: list[Plan]) -> dict[str, Any]:
     """Return the results as plain values; numbers that are not finite as text."""
     result: dict[str, Any] = {"design": asdict(design), **_plain(asdict(answer.best)), "sign": answer.best.sign}
     result["references"] = None if answer.references is None else _plain(asdict(answer.references))
-    result["interval"] = None if answer.interval is None else {"level": _LEVEL, **_plain(answer.interval._asdict())}
+    result["interval"] = None if answer.interval is None else {"level": LEVEL, **_plain(answer.interval._asdict())}
     result["chance_of_improvement"], result["turning_noise"] = answer.chance, answer.turning_noise
     if plans:
         result["plans"] = [{"design": asdict(plan.design), **_plain(asdict(plan.best))} for plan in plans]

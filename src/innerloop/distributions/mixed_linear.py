@@ -215,3 +215,31 @@ class MixedLinearRegression(TaskDistribution):
         if self.covariance is not None:
             out *= np.sqrt(self.eigenvalues)
         return out
+
+
+def power_law_variances(n_features: int, decay: float, name: str = "decay") -> FloatArray:
+    """Return feature variances j^-decay of mean 1, for `MixedLinearRegression(covariance=...)`.
+
+    Parameters
+    ----------
+    n_features
+        p.
+    decay
+        0 is isotropic.
+    name
+        What messages call `decay`.
+
+    Returns
+    -------
+    (n_features,)
+
+    Raises
+    ------
+    ValueError
+        If a variance is not a positive finite number.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = np.arange(1.0, n_features + 1) ** -decay
+    if not (np.isfinite(values) & (values > 0)).all():
+        raise ValueError(f"`{name}` must give finite positive variances, got {decay}.")
+    return np.asarray(values / values.mean())

@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from innerloop._base.checks import FloatArray, IntArray, as_targets, as_weights
+from innerloop._base.checks import FloatArray, IntArray, as_count, as_targets, as_weights
 from innerloop._base.progress import progress
 from innerloop.data.columns import ColumnMap, Columns
 from innerloop.data.episodes import Episodes
@@ -370,6 +370,33 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         adapted = copy.copy(self)
         adapted._set_table(self._table.adapt(tasks))
         return adapted
+
+    def nearest_groups(self, group: Any, n: int = 3) -> NDArray[Any]:
+        """Return the known groups whose coefficients are nearest to those of a known group.
+
+        Parameters
+        ----------
+        group
+            Its id; one that `adapt` made known, for a new group.
+        n
+            How many.
+
+        Returns
+        -------
+        (n,) or fewer
+            Ids, the nearest first, by the Euclidean distance of coefficients of standardised features.
+
+        Raises
+        ------
+        ValueError
+            If the group is not known.
+        """
+        check_is_fitted(self)
+        ids, _ = distinct_ids([group], "group", 1)
+        place = int(self._table.places(ids)[0])
+        if place < 0:
+            raise ValueError(f"`group` must be a known group, got {group!r}; `adapt` makes a new one known.")
+        return self.groups_[self._table.nearest(place, as_count(n, "n"))]
 
     def effects(self) -> Effects:
         """Return the random-effects model as a mixed-model user reads it, in the units of the data.

@@ -14,10 +14,8 @@ from innerloop.theory.curves import (
     BestRateCurve,
     LossCurve,
     LossMap,
-    adapt_lr_curve,
     best_rate_curve,
-    inner_lr_curve,
-    loss_map,
+    loss_curves,
 )
 
 if TYPE_CHECKING:
@@ -57,9 +55,10 @@ def plot_theory(
         f"Expected test loss: {design.n_tasks} tasks, {dist.n_features} features, N/p = "
         f"{design.n_query_rows / dist.n_features:.3g}"
     )
-    plot_loss_curve(inner_lr_curve(dist, design, init, best), inner)
-    plot_loss_curve(adapt_lr_curve(dist, design, init, best), adapt)
-    plot_loss_map(loss_map(dist, design, init, best), both)
+    curves = loss_curves(dist, design, init, best)
+    plot_loss_curve(curves.inner, inner)
+    plot_loss_curve(curves.adapt, adapt)
+    plot_loss_map(curves.both, both)
     plot_best_rate(best_rate_curve(dist, design, init), ratio)
     return figure
 

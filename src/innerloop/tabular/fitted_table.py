@@ -146,6 +146,12 @@ class FittedTable:
             scaled = _with_rows_of(self.known, place, scaled)
         return self.remember(scaled, reduced(scaled))
 
+    def nearest(self, place: int, n: int) -> IntArray:
+        """Return the positions of the known groups, at most n, whose coefficients in scaled units are nearest."""
+        distances = np.square(self.known_coef - self.known_coef[place]).sum(axis=(1, 2))
+        order = np.argsort(distances, kind="stable")
+        return np.asarray(order[order != place][:n])
+
     def forget_groups(self) -> FittedTable:
         """Return the table without the groups that it knows."""
         return replace(self, known=self.known.select(np.arange(0)), known_coef=self.known_coef[:0])

@@ -10,11 +10,14 @@ from numpy.typing import ArrayLike
 
 from innerloop._base.checks import FloatArray
 from innerloop.distributions import Design, MixedLinearRegression
+from innerloop.theory.adapting import AdaptedLoss
 from innerloop.theory.bounds import ReferenceLosses, reference_losses
-from innerloop.theory.expected import expected_loss
+from innerloop.theory.expected import TrainingError
 from innerloop.theory.optimum import RateOptimum, optimal_rates
 
-_N_RATES, _N_MAP_RATES = 121, 81
+_N_RATES = 121
+# Curves reach to one of these times a power of ten.
+_ROUND = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 _LOWEST_RATIO, _HIGHEST_RATIO = 0.05, 20.0
 _N_RATIOS, _N_RATIOS_CORRELATED = 25, 9
 
@@ -22,7 +25,7 @@ _N_RATIOS, _N_RATIOS_CORRELATED = 25, 9
 @final
 @dataclass(frozen=True, eq=False)
 class LossCurve:
-    """Expected test loss against one rate, the other at its best.
+    """Expected test loss against one rate, the other fixed.
 
     Parameters
     ----------
@@ -69,6 +72,27 @@ class LossMap:
 
 @final
 @dataclass(frozen=True, eq=False)
+class LossCurves:
+    """Expected test loss against each rate, and over both.
+
+    Parameters
+    ----------
+    inner, adapt
+        Against `inner_lr` and against `adapt_lr`, through the same pair of rates.
+    both
+        Over both.
+    loss
+        At the pair.
+    """
+
+    inner: LossCurve
+    adapt: LossCurve
+    both: LossMap
+    loss: float
+
+
+@final
+@dataclass(frozen=True, eq=False)
 class BestRateCurve:
     """The best inner rate of designs with other numbers of tasks.
 
@@ -85,10 +109,15 @@ class BestRateCurve:
     this_ratio: float
 
 
-def inner_lr_curve(
-    dist: MixedLinearRegression, design: Design, init: ArrayLike | None = None, best: RateOptimum | None = None
-) -> LossCurve:
-    """Return the loss against the inner rate, at the best adaptation rate.
+def loss_curves(
+    dist: MixedLinearRegression,
+    design: Design,
+    init: ArrayLike | None = None,
+    best: RateOptimum | None = None,
+    at: tuple[float | None, float | None] = (None, None),
+    n_rates: int = _N_RATES,
+) -> LossCurves:
+    """Return the loss against the inner rate, against the adaptation rate, and over both.
 
     Parameters
     ----------
@@ -96,34 +125,36 @@ def inner_lr_curve(
         As in `expected_loss`.
     best
         What `optimal_rates` gives for them, if it is known already.
+    at
+        The inner and the adaptation rate that the curves go through; None for a rate is the best.
+    n_rates
+        Inner rates, and adaptation rates of the curve; the map has half as many of these.
 
     Returns
     -------
-    LossCurve
+    LossCurves
     """
     best = best or optimal_rates(dist, design, init)
-    rates = _inner_rates(best, design)
-    loss = np.asarray(expected_loss(dist, design, rates, best.adapt_lr, init))
-    return LossCurve("inner_lr", rates, loss, best.adapt_lr, best, _references(dist, design, init, best))
-
-
-def adapt_lr_curve(
-    dist: MixedLinearRegression, design: Design, init: ArrayLike | None = None, best: RateOptimum | None = None
-) -> LossCurve:
-    """Return the loss against the adaptation rate, at the best inner rate. Parameters are those of `inner_lr_curve`."""
-    best = best or optimal_rates(dist, design, init)
-    rates = _adapt_rates(best, design, _N_RATES)
-    loss = np.asarray(expected_loss(dist, design, _finite(best.inner_lr), rates, init))
-    return LossCurve("adapt_lr", rates, loss, best.inner_lr, best)
-
-
-def loss_map(
-    dist: MixedLinearRegression, design: Design, init: ArrayLike | None = None, best: RateOptimum | None = None
-) -> LossMap:
-    """Return the loss over both rates. Parameters are those of `inner_lr_curve`."""
-    best = best or optimal_rates(dist, design, init)
-    inner, adapt = _inner_rates(best, design), _adapt_rates(best, design, _N_MAP_RATES)
-    return LossMap(inner, adapt, np.asarray(expected_loss(dist, design, inner[:, None], adapt, init)), best)
+    inner_lr, adapt_lr = (
+        wanted if given is None else given for given, wanted in zip(at, (best.inner_lr, best.adapt_lr), strict=True)
+    )
+    for rule, rate, name in ((design.rule, inner_lr, "inner_lr"), (design.adapt_rule, adapt_lr, "adapt_lr")):
+        rule.check_rates(np.array(rate), name)
+    inner = _inner_rates(max(abs(_finite(best.inner_lr)), abs(_finite(inner_lr)) / 2), design, n_rates)
+    reach = max(abs(best.adapt_lr), abs(adapt_lr) / 1.5)
+    adapt, wide = _adapt_rates(reach, design, n_rates), _adapt_rates(reach, design, (n_rates + 1) // 2)
+    # What meta-training costs is computed once; all three are scored on it.
+    adapted, errors = AdaptedLoss.build(dist, design), TrainingError(dist, design, init)
+    error = errors(inner)
+    fixed = errors(np.array(_finite(inner_lr)))
+    return LossCurves(
+        LossCurve(
+            "inner_lr", inner, adapted(np.array(adapt_lr), error), adapt_lr, best, _references(dist, design, init, best)
+        ),
+        LossCurve("adapt_lr", adapt, adapted(adapt, fixed), inner_lr, best),
+        LossMap(inner, wide, adapted(wide, error[:, None]), best),
+        float(adapted(np.array(adapt_lr), fixed)),
+    )
 
 
 def best_rate_curve(dist: MixedLinearRegression, design: Design, init: ArrayLike | None = None) -> BestRateCurve:
@@ -165,14 +196,20 @@ def _with_ratio(dist: MixedLinearRegression, design: Design, ratio: float) -> De
     return replace(design, n_tasks=n_tasks, n_support=group.n_support, n_query=group.n_query)
 
 
-def _inner_rates(best: RateOptimum, design: Design) -> FloatArray:
-    reach = max(2 * abs(_finite(best.inner_lr)), 0.5)
-    return np.linspace(max(-reach, design.rule.lowest_rate), reach, _N_RATES)
+def _inner_rates(largest: float, design: Design, n_rates: int) -> FloatArray:
+    reach = _round_up(max(2 * largest, 0.5))
+    return np.linspace(max(-reach, design.rule.lowest_rate), reach, n_rates)
 
 
-def _adapt_rates(best: RateOptimum, design: Design, n_rates: int) -> FloatArray:
-    reach = max(2 * abs(best.adapt_lr), 0.1)
+def _adapt_rates(largest: float, design: Design, n_rates: int) -> FloatArray:
+    reach = _round_up(max(2 * largest, 0.1))
     return np.linspace(max(-0.5 * reach, design.adapt_rule.lowest_rate), 1.5 * reach, n_rates)
+
+
+def _round_up(reach: float) -> float:
+    """Return a round number that is not smaller: curves of like designs then share their rates."""
+    power = 10 ** np.floor(np.log10(reach))
+    return float(next(part for part in _ROUND if part * power >= reach * (1 - 1e-9)) * power)
 
 
 def _finite(rate: float) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 
 from innerloop._base.checks import FloatArray
 from innerloop.distributions import Design, Group
+from innerloop.distributions.inner_rules import InnerRule
 from innerloop.theory.anchors import overparameterised_task_part, pooled_ridge_parts, pooled_task_part
 from innerloop.theory.one_task import LOWEST, OneTask, root
 from innerloop.theory.spectrum import wishart_spectrum
@@ -17,6 +18,21 @@ from innerloop.theory.sum_of_tasks import Source, first_order_terms
 
 # A ratio of values at inner_lr = 0 beyond this is rounding, of sums that are nearly zero.
 _LARGEST_RATIO = 2.0
+
+
+class Sizes(NamedTuple):
+    """What of a design decides the error of the meta-parameters, but for the rate."""
+
+    groups: tuple[Group, ...]
+    n_query_rows: int
+    n_tasks: int
+    l2: float
+    rule: InnerRule
+
+    @classmethod
+    def of(cls, design: Design) -> Sizes:
+        """Return the sizes of a design."""
+        return cls(design.groups, design.n_query_rows, design.n_tasks, design.l2, design.rule)
 
 
 class Parts(NamedTuple):
@@ -60,22 +76,28 @@ def isotropic_parts(design: Design, n_features: int, inner_lr: float, finite: bo
         NaN where no expectation exists for any rate (N within 1 of p without a penalty), infinite where
         `mean_is_infinite`.
     """
-    p, n_rows = n_features, design.n_query_rows
-    fields = _fields(design, p, inner_lr, finite)
-    if design.l2 > 0:
-        return _ridge(fields, design, p, finite)
+    return parts_of(Sizes.of(design), n_features, inner_lr, finite)
+
+
+@lru_cache(maxsize=16384)
+def parts_of(sizes: Sizes, n_features: int, inner_lr: float, finite: bool = True) -> Parts:
+    """Return what `isotropic_parts` does; kept, as it depends on neither noise, spread nor start."""
+    p, n_rows = n_features, sizes.n_query_rows
+    fields = _fields(sizes, p, inner_lr, finite)
+    if sizes.l2 > 0:
+        return _ridge(fields, sizes, p, finite)
     if abs(p - n_rows) <= 1:
         return Parts(np.nan, np.nan, np.nan)
     if n_rows < p:
         return _overparameterised(fields, p, n_rows, finite)
-    if mean_is_infinite(design, p, inner_lr):
+    if mean_is_infinite(sizes, p, inner_lr):
         return Parts(np.inf, np.inf, 0.0)
-    if design.n_tasks == 1:
+    if sizes.n_tasks == 1:
         return _one_task(fields[0], p, finite)
-    return _underparameterised(fields, design, p, finite)
+    return _underparameterised(fields, sizes, p, finite)
 
 
-def mean_is_infinite(design: Design, n_features: int, inner_lr: float) -> bool:
+def mean_is_infinite(design: Design | Sizes, n_features: int, inner_lr: float) -> bool:
     """Return whether E|omega* - w0|^2 is infinite for N > p + 1 without a penalty.
 
     A positive rate makes a direction of a task's A vanish with a positive density at zero. Where that task has at least
@@ -87,12 +109,12 @@ def mean_is_infinite(design: Design, n_features: int, inner_lr: float) -> bool:
     return any(n_rows - group.n_query <= 1 for group in design.groups)
 
 
-def _fields(design: Design, p: int, inner_lr: float, finite: bool) -> list[_Field]:
-    spectra = [wishart_spectrum(group.n_support, p, finite) for group in design.groups]
-    filters = [design.rule.filters(np.array(inner_lr), spectrum.nodes) for spectrum in spectra]
+def _fields(sizes: Sizes, p: int, inner_lr: float, finite: bool) -> list[_Field]:
+    spectra = [wishart_spectrum(group.n_support, p, finite) for group in sizes.groups]
+    filters = [sizes.rule.filters(np.array(inner_lr), spectrum.nodes) for spectrum in spectra]
     largest = max(float(part.log_scale[0]) for part in filters)
     fields = []
-    for group, spectrum, part in zip(design.groups, spectra, filters, strict=True):
+    for group, spectrum, part in zip(sizes.groups, spectra, filters, strict=True):
         factor = np.exp(part.log_scale - largest)
         passed = part.passed * factor / group.n_support
         fields.append(_Field(group, part.kept * factor, passed, spectrum.weights, float(np.exp(-largest))))
@@ -136,12 +158,12 @@ class _Sum(NamedTuple):
     dimension: float
 
 
-def _underparameterised(fields: list[_Field], design: Design, p: int, finite: bool) -> Parts:
+def _underparameterised(fields: list[_Field], sizes: Sizes, p: int, finite: bool) -> Parts:
     """Equation 13.2, rescaled to the exact value at inner_lr = 0."""
     parts = _sum_of_tasks(fields, 0.0, p, finite).parts
     if not finite:
         return Parts(parts.noise, parts.tasks, 0.0)
-    noise, tasks = _ratios_at_zero(design.groups, p)
+    noise, tasks = _ratios_at_zero(sizes.groups, p)
     return Parts(parts.noise * noise, parts.tasks * tasks, 0.0)
 
 
@@ -159,13 +181,13 @@ def _fields_at_zero(groups: tuple[Group, ...], p: int) -> list[_Field]:
     return [_Field(group, one, 0 * one, p * one) for group in groups]
 
 
-def _ridge(fields: list[_Field], design: Design, p: int, finite: bool) -> Parts:
+def _ridge(fields: list[_Field], sizes: Sizes, p: int, finite: bool) -> Parts:
     """Equations 14.1 to 14.3, rescaled to the value of ridge regression at inner_lr = 0 (14.4)."""
-    penalty = design.l2 * design.n_query_rows * fields[0].unit
+    penalty = sizes.l2 * sizes.n_query_rows * fields[0].unit
     sums = _sum_of_tasks(fields, penalty, p, finite)
     noise, tasks, start = sums.parts
     if finite:
-        ratios = _ridge_ratios_at_zero(design.groups, p, sums.dimension)
+        ratios = _ridge_ratios_at_zero(sizes.groups, p, sums.dimension)
         noise, tasks, start = (part * ratio for part, ratio in zip(sums.parts, ratios, strict=True))
     return Parts(noise, tasks, start * penalty**2)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal, final
 
 import numpy as np
@@ -15,7 +14,7 @@ from innerloop.distributions import Design, MixedLinearRegression
 from innerloop.distributions.mixed_linear import GAUSSIAN_FOURTH_MOMENT
 from innerloop.theory.adapting import AdaptedLoss
 from innerloop.theory.covariance import GeneralError
-from innerloop.theory.deterministic import isotropic_parts, mean_is_infinite
+from innerloop.theory.deterministic import Sizes, mean_is_infinite, parts_of
 from innerloop.theory.leading import leading_error
 from innerloop.theory.protocols import ScoredError
 from innerloop.theory.row_law import RowLaw, is_derived
@@ -163,7 +162,8 @@ class TrainingError:
         self._rows = None
         if not (dist.is_gaussian or self._leading) and is_derived(design):
             self._rows = RowLaw(dist, design, self._offset2)
-        self._isotropic = lru_cache(maxsize=1024)(self._isotropic_error)
+        self._sizes = Sizes.of(design)
+        self._scales = dist.noise_std**2, float(dist.task_variances.sum()), float(self._offset2.sum())
 
     def at_start(self) -> FloatArray:
         """Return the error of the start of meta-training, untrained: (directions,)."""
@@ -173,9 +173,11 @@ class TrainingError:
         """Return the error at rates (...,): (..., directions)."""
         if self._leading:
             return leading_error(self._dist, self._design, inner_lr, float(self._offset2.sum()))[..., None]
+        if np.ndim(inner_lr) == 0 and self._general is None and self._rows is None:  # searches ask one by one
+            return np.array([self._isotropic_error(float(inner_lr))])
         rates, place = np.unique(inner_lr, return_inverse=True)
         if self._general is None:
-            errors = np.array([[self._isotropic(float(rate))] for rate in rates])
+            errors = np.array([[self._isotropic_error(float(rate))] for rate in rates])
         else:
             errors = self._general(rates)
         if self._rows is not None:
@@ -183,9 +185,8 @@ class TrainingError:
         return errors[place.reshape(np.shape(inner_lr))]
 
     def _isotropic_error(self, rate: float) -> float:
-        parts = isotropic_parts(self._design, self._dist.n_features, rate)
-        scales = self._dist.noise_std**2, float(self._dist.task_variances.sum()), float(self._offset2.sum())
-        return sum(part * scale for part, scale in zip(parts, scales, strict=True) if scale)
+        parts = parts_of(self._sizes, self._dist.n_features, rate)
+        return sum(part * scale for part, scale in zip(parts, self._scales, strict=True) if scale)
 
 
 def choose_method(dist: MixedLinearRegression, design: Design, method: Method = "auto") -> MethodChoice:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.integrate import cumulative_simpson, simpson
-from scipy.stats import gamma
+from scipy.special import gammaincinv, gammaln, xlogy
 
 from innerloop._base.checks import FloatArray, as_number, as_rate
 from innerloop.distributions import Design, MixedLinearRegression
@@ -41,6 +41,35 @@ class LossInterval(NamedTuple):
 
     low: float
     high: float
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class LossLaw:
+    """The law of the test loss of one training set: a gamma law, shifted, and not below a floor.
+
+    Parameters
+    ----------
+    shape, scale, origin
+        Of the gamma law.
+    floor
+        The loss of the best meta-parameters, which no training set goes below.
+    """
+
+    shape: float
+    scale: float
+    origin: float
+    floor: float
+
+    def quantiles(self, levels: ArrayLike) -> FloatArray:
+        """Return the losses below which a training set's lies with these probabilities."""
+        return np.asarray(np.maximum(self.origin + self.scale * gammaincinv(self.shape, levels), self.floor))
+
+    def density(self, losses: ArrayLike) -> FloatArray:
+        """Return the density at losses above the floor."""
+        x = np.maximum((np.asarray(losses) - self.origin) / self.scale, 0.0)
+        log = xlogy(self.shape - 1, x) - x - gammaln(self.shape)
+        return np.asarray(np.exp(log) / self.scale)
 
 
 def loss_interval(
@@ -88,6 +117,15 @@ def loss_interval(
     """
     if not 0 < as_number(level, "level") < 1:
         raise ValueError(f"`level` must be between 0 and 1, got {level}.")
+    tail = (1 - level) / 2
+    low, high = loss_law(dist, design, inner_lr, adapt_lr, init).quantiles([tail, 1 - tail])
+    return LossInterval(float(low), float(high))
+
+
+def loss_law(
+    dist: MixedLinearRegression, design: Design, inner_lr: float, adapt_lr: float, init: ArrayLike | None = None
+) -> LossLaw:
+    """Return the law of which `loss_interval` gives quantiles; parameters and errors are the same."""
     error, loss = TrainingError(dist, design, init), AdaptedLoss.build(dist, design)
     _check(dist, design, float(error.at_start()[0]), needs_centre=design.l2 > 0)
     rate = as_rate(inner_lr, "inner_lr")
@@ -95,11 +133,12 @@ def loss_interval(
     if not np.isfinite(mean):
         raise ValueError(f"`inner_lr` {rate:g} has no expected loss with this design, so no interval either.")
     second, third = _cumulants(dist, design, rate, mean, float(error.at_start()[0]))
-    shape = 4 * second**3 / third**2
-    tail = (1 - level) / 2
-    quantiles = gamma.ppf([tail, 1 - tail], shape) * third / (2 * second) + mean - 2 * second**2 / third
-    low, high = (float(loss(np.array(adapt_lr), np.array([max(q, 0.0)]))) for q in quantiles)
-    return LossInterval(low, high)
+    origin = mean - 2 * second**2 / third
+    # The loss is linear in the error, so that its law is of the same kind.
+    floor, one = loss(np.array([adapt_lr, adapt_lr]), np.array([[0.0], [1.0]]))
+    slope = float(one - floor)
+    shape, scale = 4 * second**3 / third**2, slope * third / (2 * second)
+    return LossLaw(shape, scale, float(floor) + slope * origin, float(floor))
 
 
 def chance_of_improvement(dist: MixedLinearRegression, design: Design, inner_lr: float, over: float = 0.0) -> float:

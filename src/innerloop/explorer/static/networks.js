@@ -1,0 +1,54 @@
+// The networks tab: a sweep over inner rates.
+
+import { ask } from "./ask.js";
+import { Chart } from "./chart.js";
+import { element, short, table } from "./share.js";
+
+const byId = (id) => document.getElementById(id);
+
+export class NetworksTab {
+  constructor() {
+    this.mean = new Chart(byId("chart-sweep"), "sweep");
+    this.difference = new Chart(byId("chart-sweep-difference"), "sweep-difference");
+    this.#open();
+  }
+
+  async #open() {
+    try {
+      this.#show(await ask("/sweep"));
+    } catch (error) {
+      byId("sweep-says").textContent = error.message;
+    }
+  }
+
+  #show(sweep) {
+    const rates = sweep.inner_lr;
+    const seeds = `${sweep.n_seeds} seed${sweep.n_seeds > 1 ? "s" : ""}`;
+    byId("sweep-name").textContent = sweep.name;
+    byId("sweep-says").textContent = `Test ${sweep.score} of networks that were meta-trained at each inner rate, ${seeds} from the same weights on the same tasks${sweep.stderr ? "" : "; too few seeds for standard errors"}.`;
+    const zero = rates.indexOf(0);
+    const one = (values, gap) => values.map((value) => (gap ? value - values[zero] : value));
+    const draw = (chart, title, mean, error, gap) => {
+      const lines = sweep.by_seed.map((values, i) => ({ name: `seed ${i}`, kind: "line", colour: 4, thin: true, quiet: true, x: rates, y: one(values, gap) }));
+      const band = error && { name: "± 2 s.e.", kind: "band", colour: gap ? 2 : 1, x: rates, low: mean.map((m, i) => m - 2 * error[i]), high: mean.map((m, i) => m + 2 * error[i]) };
+      chart.show({
+        title,
+        x: { label: "inner_lr (meta-training)" },
+        y: { label: gap ? `${sweep.score} minus that of inner_lr = 0` : `test ${sweep.score}` },
+        series: [
+          ...lines,
+          ...(band ? [band] : []),
+          { name: `mean of ${seeds} (thin: each)`, kind: "line", colour: gap ? 2 : 1, x: rates, y: mean },
+          { name: "rates", kind: "dots", colour: gap ? 2 : 1, quiet: true, x: rates, y: mean },
+          { name: "zero", kind: "upright", colour: 4, quiet: true, at: 0 },
+          ...(gap ? [{ name: "none", kind: "level", colour: 4, quiet: true, at: 0 }] : []),
+        ],
+      });
+    };
+    draw(this.mean, `Test ${sweep.score} against inner_lr`, sweep.mean, sweep.stderr, false);
+    draw(this.difference, "Paired difference to inner_lr = 0", sweep.difference, sweep.difference_stderr, true);
+    const names = ["inner_lr", "best adapt_lr", sweep.score, "± s.e.", "minus inner_lr = 0", "± s.e."];
+    const rows = rates.map((rate, i) => [short(rate), sweep.adapt_lr[i], sweep.mean[i], sweep.stderr?.[i] ?? "", sweep.difference[i], sweep.difference_stderr?.[i] ?? ""]);
+    byId("sweep-rates").replaceChildren(table("Rates", names, rows), element("p", { class: "note" }, "The adaptation rate of each inner rate is the best on validation tasks."));
+  }
+}
