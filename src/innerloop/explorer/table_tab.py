@@ -68,12 +68,12 @@ class Table:
     def inputs(self) -> list[str]:
         """Names of the columns that a row must have."""
         columns = self.model.columns_
-        return list(columns.inputs) if columns is not None else self.model._feature_labels()
+        return list(columns.inputs) if columns is not None else self.model.feature_labels()
 
     def numeric(self) -> dict[str, tuple[float, float]]:
         """Return the range over which a curve in each numeric input is drawn."""
         columns, scaling = self.model.columns_, self.model._table.scaling
-        names = self.model._feature_labels()
+        names = self.model.feature_labels()
         kept = dict(
             zip([n for n, keep in zip(names, scaling.kept, strict=True) if keep], range(len(names)), strict=False)
         )
