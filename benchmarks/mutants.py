@@ -286,7 +286,7 @@ MUTANTS = [
         "data/table_files.py",
         "pq.ParquetFile(io.BytesIO(content), page_checksum_verification=True)",
         "pq.ParquetFile(io.BytesIO(content))",
-        "test_tables.py -m 'not slow'",
+        "test_tables.py -k page_with_a_checksum",
     ),
     Mutant(
         "distributions/design.py",
@@ -379,7 +379,7 @@ MUTANTS = [
         "tabular/rate_choice.py",
         "mean_and_error(other.mse - self.mse)",
         "float((other.mse - self.mse).mean()), mean_and_error(other.mse)[1]",
-        "test_choice.py -m 'not slow'",
+        "test_choice.py -k paired",
     ),
     Mutant("tabular/folds.py", "if other is not held_out]", "if other is not None]", "test_no_leak.py -k each_fold"),
     Mutant(
@@ -398,7 +398,7 @@ MUTANTS = [
         "weight = np.ones(len(task))",
         "test_intervals.py -k count_alike",
     ),
-    Mutant("tabular/effects.py", "unit**2 * B @ cov", "unit * B @ cov", "test_effects.py -m 'not slow'"),
+    Mutant("tabular/effects.py", "unit**2 * B @ cov", "unit * B @ cov", "test_effects.py -k units_of_the_data"),
     Mutant(
         "estimators/meta_regressor.py",
         "self._table.places(ids)[task]",

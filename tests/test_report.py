@@ -75,7 +75,7 @@ def test_a_policy_forbids_all_but_what_the_page_has(written):
     assert allowed["style-src"] == ["'unsafe-inline'"]
     assert allowed["img-src"] == ["data:"]
     # Pictures are inline SVG, which takes no permission; what they use lies in the page or in data.
-    assert source.count("<svg") == 4
+    assert source.count("<svg") >= 4
     assert all(link.startswith(("#", "data:image/")) for link in Page(source).links)
     assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", source))
     assert not re.search(r"<(script|link|iframe|object|embed|form|base)\b|@import|javascript:", source)
