@@ -11,8 +11,8 @@ import numpy as np
 from cyclopts import Parameter
 
 from innerloop._base.checks import FloatArray
+from innerloop.data.episodes import Protocol
 from innerloop.distributions import Design, MixedLinearRegression
-from innerloop.distributions.design import Protocol
 from innerloop.distributions.inner_rules import InnerRuleName
 from innerloop.distributions.mixed_linear import power_law_variances
 

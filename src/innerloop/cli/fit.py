@@ -14,6 +14,7 @@ from innerloop._base.checks import as_count
 from innerloop._base.files import check_file
 from innerloop.cli._output import command_line, console, draw_beside, need_matplotlib, show
 from innerloop.cli._tables import check_sizes, print_size, read_tasks
+from innerloop.data.episodes import Protocol
 from innerloop.estimators import MetaRegressor
 from innerloop.estimators.storage import check_writable, save_model
 from innerloop.evaluation import Score
@@ -39,6 +40,7 @@ def fit(
     drop: Names = None,
     weights: str | None = None,
     n_support: int | None = None,
+    protocol: Protocol = "deal",
     n_query: int | None = None,
     n_steps: int = 1,
     inner_lr: Rate = "auto",
@@ -87,8 +89,11 @@ def fit(
         0 are left out.
     n_support
         Rows a new task will adapt on; half of the median task, at most 10, unless given.
+    protocol
+        What scores a training task of gradient steps: every row once after n_support others (deal), n_query rows
+        (split), every row after all rows (train), or after all others (leave-one-out).
     n_query
-        Query rows of a training task; unless given, every row is a query row once.
+        Query rows of a training task with the protocol split, which it implies.
     n_steps
         Gradient steps of adaptation.
     inner_lr
@@ -132,6 +137,7 @@ def fit(
         group=group,
         random_state=seed,
         n_support=n_support,
+        protocol=protocol,
         n_query=n_query,
         n_steps=n_steps,
         cv=cv,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import final
+from typing import Literal, final
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,6 +14,9 @@ from innerloop._base.checks import FloatArray, IntArray, as_matrix, as_positions
 from innerloop._base.ragged import ragged_ranges, row_starts
 
 Episode = tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike]
+# What scores a training task; see `innerloop.Design`.
+Protocol = Literal["split", "train", "leave-one-out", "deal"]
+PROTOCOLS = ("split", "train", "leave-one-out", "deal")
 
 
 @final

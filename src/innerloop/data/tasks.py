@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from innerloop._base.checks import FloatArray, IntArray, as_count, as_matrix, as_positions, as_targets, as_weights
 from innerloop._base.ragged import ragged_ranges, row_starts
-from innerloop.data.episodes import Episodes
+from innerloop.data.episodes import Episodes, Protocol
 from innerloop.data.ids import distinct_ids
 from innerloop.data.shuffle import RowContents, order_of_contents
 
@@ -425,6 +425,33 @@ class TaskSet:
             len(self),
             self.weights,
         )
+
+    def episodes(
+        self, protocol: Protocol, n_support: int | None = None, n_query: int | None = None, seed: int = 0
+    ) -> Episodes:
+        """Return the episodes of a protocol.
+
+        Parameters
+        ----------
+        protocol
+            "split" and "deal": those methods. "train": all rows of a task support and score it. "leave-one-out": every
+            row scores its task after adaptation on all others, so that a task of n rows has n episodes.
+        n_support, n_query, seed
+            As in `split`; the protocols "train" and "leave-one-out" take none.
+        """
+        if protocol == "split":
+            return self.split(n_support, n_query, seed)
+        if protocol == "deal":
+            return self.deal(n_support, seed)
+        sizes, rows = self.sizes, np.arange(self.n_rows)
+        if protocol == "train":
+            every = rows, sizes
+            return Episodes.from_rows(self.X, self.y, every, every, np.arange(len(self)), len(self), self.weights)
+        task = self.task_of_row
+        others = ragged_ranges(self.starts[task], sizes[task])
+        others = others[others != np.repeat(rows, sizes[task])]
+        support, query = (others, sizes[task] - 1), (rows, np.ones_like(rows))
+        return Episodes.from_rows(self.X, self.y, support, query, task, len(self), self.weights)
 
     def default_support(self) -> int:
         """Return the usual number of support rows: half the median task, at least 1 and at most 10."""

@@ -7,18 +7,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, NamedTuple, final
+from typing import NamedTuple, final
 
 import numpy as np
 
 from innerloop._base.checks import IntArray, as_count, check_nonnegative_number
+from innerloop.data.episodes import PROTOCOLS, Protocol
 from innerloop.distributions.inner_rules import InnerRule, InnerRuleName, inner_rule
 
 Size = int | Sequence[int]
-
-
-Protocol = Literal["split", "train", "leave-one-out", "deal"]
-PROTOCOLS = ("split", "train", "leave-one-out", "deal")
 
 
 class Fold(NamedTuple):

@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from innerloop._base.checks import FloatArray, IntArray, as_count, as_targets, as_weights
 from innerloop._base.progress import progress
 from innerloop.data.columns import ColumnMap, Columns
-from innerloop.data.episodes import Episodes
+from innerloop.data.episodes import Episodes, Protocol
 from innerloop.data.frames import as_frame, is_frame, take_groups
 from innerloop.data.ids import distinct_ids
 from innerloop.data.targets import log_targets
@@ -63,10 +63,14 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
     n_support : int, default=None
         Rows on which a task adapts; rates are chosen for this number. None: half of the median task, at most 10.
         Smaller tasks adapt on all their rows but one.
+    protocol : {"deal", "split", "train", "leave-one-out"}, default="deal"
+        What scores a training task of gradient steps. "deal": every row once, after adaptation on `n_support` of the
+        task's other rows. "split": the usual episodes of MAML, one per task, with `n_support` support and `n_query`
+        query rows. "train": every row, after adaptation on all rows, itself included. "leave-one-out": every row,
+        after adaptation on all others.
     n_query : int, default=None
-        None: every row of a training task is a query row once, with support rows drawn from the task's other rows. A
-        number: the usual episodes of MAML, one per task, with `n_support` support and `n_query` query rows; further
-        rows of the task are not used in training.
+        Query rows of a task with the protocol "split", which a number implies; further rows are not used in training.
+        None: all rows but the support.
     n_steps : int, default=1
         Gradient steps, in training and in adaptation.
     cv : int, splitter or iterable of splits, default=5
@@ -185,6 +189,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         varying: Sequence[str | int] | None = None,
         order: str | int | None = None,
         n_support: int | None = None,
+        protocol: Protocol = "deal",
         n_query: int | None = None,
         n_steps: int = 1,
         cv: Any = 5,
@@ -203,6 +208,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         self.varying = varying
         self.order = order
         self.n_support = n_support
+        self.protocol = protocol
         self.n_query = n_query
         self.n_steps = n_steps
         self.cv = cv

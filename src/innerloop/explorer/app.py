@@ -176,7 +176,7 @@ class Answers:
 
     def start(self, _: Any) -> dict[str, Any]:
         """Return what the page is made of."""
-        from innerloop.distributions.design import PROTOCOLS
+        from innerloop.data.episodes import PROTOCOLS
         from innerloop.explorer.theory_tab import CONTROLS, Settings, presets
 
         return {

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, Self, final
 import numpy as np
 
 from innerloop._base.checks import FloatArray
+from innerloop.data.episodes import PROTOCOLS
 from innerloop.distributions import Design, MixedLinearRegression
-from innerloop.distributions.design import PROTOCOLS
 from innerloop.distributions.mixed_linear import power_law_variances
 from innerloop.theory import RateOptimum, optimal_rates, turning_noise
 from innerloop.theory.answer import LEVEL, TheoryAnswer, derived

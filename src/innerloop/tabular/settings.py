@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from innerloop._base.checks import as_count, as_nonnegative, as_rate
+from innerloop.data.episodes import PROTOCOLS, Protocol
 from innerloop.tabular.kinds import Adaptations
 from innerloop.tabular.rate_choice import Rates
 
@@ -40,6 +41,7 @@ class Settings:
     l2: float | None = None
     n_support: int | None = None
     n_query: int | None = None
+    protocol: Protocol = "deal"
     n_steps: int = 1
     n_folds: int = 5
     splits: Any = None
@@ -104,6 +106,14 @@ def read_settings(parameters: Mapping[str, Any]) -> Settings:
         inner_lr, adapt_lr = inner_lr or 0.0, 0.0
     elif inner_lr is not None or adapt_lr is not None or per_feature:
         adaptation = "gradient"
+    protocol = _one_of(given.protocol, "protocol", PROTOCOLS)
+    if given.n_query is not None:
+        if protocol in ("train", "leave-one-out"):
+            raise ValueError(
+                f"`n_query` is for the protocol 'split', as every row scores its task with protocol={protocol!r}; "
+                "leave one of them out."
+            )
+        protocol = "split"
     named = None if isinstance(given.basis, str) else _columns(given.basis, "basis")
     n_folds, splits = _folds(given.cv)
     return Settings(
@@ -118,6 +128,7 @@ def read_settings(parameters: Mapping[str, Any]) -> Settings:
         l2=None if is_auto(given.l2) else float(as_nonnegative(given.l2, "l2")),
         n_support=None if given.n_support is None else as_count(given.n_support, "n_support"),
         n_query=None if given.n_query is None else as_count(given.n_query, "n_query"),
+        protocol=protocol,
         n_steps=as_count(given.n_steps, "n_steps"),
         n_folds=n_folds,
         splits=splits,

@@ -96,8 +96,8 @@ class GradientTraining:
         """Gather objectives fold by fold and compute the held-out loss of every candidate."""
         episodes = scaled.deal(n_support, settings.seed)
         in_training = episodes
-        if settings.n_query is not None:
-            in_training = scaled.split(n_support, settings.n_query, settings.seed)
+        if settings.protocol != "deal":
+            in_training = scaled.episodes(settings.protocol, n_support, settings.n_query, settings.seed)
         if len(scaled) > 1:
             folds = TaskFolds.of(scaled, fold, in_training, settings)
             objective = reduce(add, folds.objectives)
