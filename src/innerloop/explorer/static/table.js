@@ -136,10 +136,8 @@ export class TableTab {
   #drawStudy(study) {
     const { charts } = this;
     for (const id of ["table-methods", "table-worst"]) byId(id).replaceChildren();
-    if (!study) {
-      for (const name of ["learning", "slice-inner", "slice-adapt"]) charts[name].refuse("The folder has no study.");
-      return;
-    }
+    for (const name of ["learning", "slice-inner", "slice-adapt"]) byId(`chart-${name}`).hidden = !study;
+    if (!study) return;
     const names = ["on unseen groups", "inner_lr", "adapt_lr", "MSE", "± s.e.", "excess", "± s.e."];
     const rows = study.methods.map((m, i) => [m.label, m.inner_lr ?? "", m.adapt_lr ?? "", m.mse, m.mse_se, i ? m.excess : "", i ? m.excess_se : ""]);
     byId("table-methods").replaceChildren(table(`Errors after ${study.n_support} rows`, names, rows, { best: 0 }));
