@@ -622,6 +622,15 @@ MUTANTS = [
         "prediction - half / 2, prediction + half / 2",
         "test_adapting.py -k how_wide",
     ),
+    Mutant("explorer/server.py", "not in [[host] for host in self.server.hosts]", "is None", "test_explorer_server.py"),
+    Mutant("explorer/server.py", "HttpOnly; SameSite=Strict", "HttpOnly", "test_explorer_server.py"),
+    Mutant("explorer/server.py", "if self.used or not", "if not", "test_explorer_server.py"),
+    Mutant(
+        "explorer/table_tab.py",
+        "n_left_out = max(0, len(effects) - _MOST_GROUPS)",
+        "n_left_out = 0",
+        "test_explorer.py",
+    ),
     Mutant("tabular/state_check.py", "!= size", "> size", "test_storage.py -k hostile"),
     Mutant("tabular/state_check.py", "(np.diff(starts) >= 0).all()", "True", "test_storage.py -k hostile"),
 ]

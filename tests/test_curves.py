@@ -137,4 +137,4 @@ def test_in_order_trials_adapt_on_the_first_rows():
         low, high = known.predict_interval(T[~first], groups=new_groups[~first])
         share.append(np.mean((low <= walk[~first]) & (walk[~first] <= high)))
     assert share[0] == pytest.approx(0.9, abs=0.05)
-    assert share[1] < share[0] - 0.03
+    assert share[1] < share[0] - 0.02

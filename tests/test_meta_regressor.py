@@ -261,9 +261,9 @@ def test_rows_of_a_known_group_are_added_to_those_it_has(tmp_path, params, n_tar
     il.save_model(model, tmp_path / "model")
     il.save_model(model, tmp_path / "nameless", forget_groups=True)
     at_once = il.load_model(tmp_path / "nameless").adapt(X, y, groups, weights)
-    in_parts = il.load_model(tmp_path / "model").adapt(X[~first], y[~first], groups[~first], weights[~first])
+    in_parts = il.load_model(tmp_path / "model").update(X[~first], y[~first], groups[~first], weights[~first])
     np.testing.assert_allclose(in_parts.predict(X, groups, True), at_once.predict(X, groups, True), rtol=1e-7)
-    third = in_parts.adapt(X[:1], y[:1], [3]).adapt(X[:2], y[:2], ["new"] * 2)
+    third = in_parts.update(X[:1], y[:1], [3]).adapt(X[:2], y[:2], ["new"] * 2)
     others = groups != 3
     np.testing.assert_allclose(third.predict(X[others], groups[others]), in_parts.predict(X[others], groups[others]))
     assert np.abs(third.predict(X[~others], groups[~others]) - in_parts.predict(X[~others], groups[~others])).max() > 0

@@ -252,6 +252,7 @@ PARAMS = {
     "group": "who",
     "random_state": 7,
     "n_support": 4,
+    "protocol": "train",
     "n_query": None,
     "n_steps": 2,
     "cv": 3,
@@ -261,6 +262,7 @@ PARAMS = {
     "basis": "linear",
     "varying": [0],
     "order": None,
+    "target_transform": None,
 }
 
 

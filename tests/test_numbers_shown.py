@@ -12,7 +12,7 @@ from command_line import innerloop
 from innerloop.evaluation import evaluate
 from innerloop.evaluation.rate_slices import RateSlice
 from innerloop.papers.bernacchia2021 import linear, ratemap, signs
-from innerloop.theory.curves import inner_lr_curve, loss_map
+from innerloop.theory.curves import loss_curves
 from innerloop.theory.expected import unwarned_loss
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -75,7 +75,8 @@ def test_a_map_shows_percent_above_the_lowest_and_a_curve_the_loss(ax):
     from innerloop.plots.theory import plot_loss_curve, plot_loss_map
 
     best = il.optimal_rates(DIST, DESIGN)
-    shown = loss_map(DIST, DESIGN, best=best)
+    curves = loss_curves(DIST, DESIGN, best=best)
+    shown = curves.both
     plot_loss_map(shown, ax)
     percent = np.asarray(ax.collections[0].get_array()).reshape(len(shown.adapt_lr), -1).T
     np.testing.assert_allclose(percent, 100 * (shown.loss / best.loss - 1), atol=1e-9)
@@ -83,9 +84,8 @@ def test_a_map_shows_percent_above_the_lowest_and_a_curve_the_loss(ax):
     assert shown.loss[i, j] == pytest.approx(
         unwarned_loss(DIST, DESIGN, shown.inner_lr[i], shown.adapt_lr[j]), rel=1e-10
     )
-    curve = inner_lr_curve(DIST, DESIGN, best=best)
     ax.clear()
-    plot_loss_curve(curve, ax)
+    plot_loss_curve(curves.inner, ax)
     heights = {line.get_label(): float(np.ravel(line.get_ydata())[0]) for line in ax.get_lines()[1:]}
     assert heights["no inner loop in training"] == best.loss_no_inner
     assert heights["no meta-training"] == best.loss_untrained

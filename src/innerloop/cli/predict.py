@@ -9,10 +9,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Annotated, Any, Literal, final
 
 import numpy as np
 import pandas as pd
+from cyclopts import Parameter
 from numpy.typing import NDArray
 
 from innerloop._base.checks import FloatArray, IntArray
@@ -39,13 +40,13 @@ def predict(
     *,
     out: Path | None = None,
     level: float | None = None,
+    update: Annotated[bool, Parameter(negative="")] = False,
     delimiter: str | None = None,
 ) -> None:
     """Predict the rows of a table that have no target.
 
-    A group with labelled rows in the table adapts on them; if it was seen in training, on its rows there too, so that
-    labelled rows of training do not belong in the table. Groups seen in training need no labelled rows (a network, and
-    a model made with --forget-groups, keep nothing of them); other groups are predicted with the meta-parameters.
+    A group with labelled rows in the table adapts on them. Groups seen in training need no labelled rows (a network,
+    and a model made with --forget-groups, keep nothing of them); other groups are predicted with the meta-parameters.
     Writes CSV: the group, the row of the table (counted from 1), the prediction, its basis ("adapted", "seen" or
     "meta"); with `level` an interval.
     A group whose id a spreadsheet would run as a formula (it begins with =, +, - or @ and is no number) is written with
@@ -61,6 +62,9 @@ def predict(
         CSV file to write; standard output unless given.
     level
         Add columns "lower" and "upper": intervals that contain the target with this probability, 0.9 for instance.
+    update
+        Let a group that was seen in training adapt on its rows there too, not on the labelled rows of the table alone;
+        the table then holds no rows of training.
     delimiter
         Between CSV cells of the table.
     """
@@ -68,7 +72,8 @@ def predict(
         as_level(level)
     if out is not None:
         check_file(out, "--out")
-    predictor = _network(model, level) if (model / SETTINGS).exists() else _regressor(model, level)
+    is_network = (model / SETTINGS).exists()
+    predictor = _network(model, level, update) if is_network else _regressor(model, level, update)
     if out is not None and out.exists() and out.samefile(table):
         raise ValueError(f"--out names the table itself, {table}; name another file.")
     group = predictor.names["group"]
@@ -88,13 +93,6 @@ def predict(
         messages.print(
             f"No group of {table} was seen in training and none has labelled rows: all rows are predicted with the "
             "meta-parameters.",
-            markup=False,
-        )
-    if again := len(np.unique(task[labelled & seen])):
-        messages.print(
-            f"{again} group{'s' if again > 1 else ''} of {table} {'were' if again > 1 else 'was'} seen in training: "
-            "labelled rows here are added to the rows there; leave out those that were among them.",
-            soft_wrap=True,
             markup=False,
         )
     rows = ~labelled
@@ -157,7 +155,7 @@ class _Predictor:
     predict: Callable[[_Rows], Predictions]
 
 
-def _regressor(model: Path, level: float | None) -> _Predictor:
+def _regressor(model: Path, level: float | None, update: bool) -> _Predictor:
     """Return the predictor of `innerloop fit --out`."""
     regressor, names = load_model(model), load_details(model)
     columns = regressor.columns_
@@ -168,7 +166,8 @@ def _regressor(model: Path, level: float | None) -> _Predictor:
         X, groups, labelled = rows.frame[list(columns.inputs)], rows.ids[rows.task], ~np.isnan(rows.y)
         fitted = regressor
         if labelled.any():
-            fitted = fitted.adapt(X[labelled], rows.y[labelled], groups=groups[labelled])
+            adapt = fitted.update if update else fitted.adapt
+            fitted = adapt(X[labelled], rows.y[labelled], groups=groups[labelled])
         X, groups = X[~labelled], groups[~labelled]
         interval = None if level is None else fitted.predict_interval(X, groups=groups, level=level)
         return np.asarray(fitted.predict(X, groups=groups)), interval
@@ -176,10 +175,12 @@ def _regressor(model: Path, level: float | None) -> _Predictor:
     return _Predictor(names, columns, regressor.groups_, predict)
 
 
-def _network(folder: Path, level: float | None) -> _Predictor:
+def _network(folder: Path, level: float | None, update: bool) -> _Predictor:
     """Return the predictor of `innerloop train --out`."""
     if level is not None:
         raise ValueError(f"`--level` needs a model of `innerloop fit`; {folder} is a network, which has no intervals.")
+    if update:
+        raise ValueError(f"`--update` needs a model of `innerloop fit`; {folder} is a network, which keeps no rows.")
     try:
         from innerloop.neural.storage import load_network
     except ImportError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -18,7 +19,7 @@ def log_targets(y: FloatArray, name: str, place: Callable[[int], str] = row_name
     ValueError
         If targets are not positive; the message says how many, and where the first is.
     """
-    bad = np.asarray(y <= 0).reshape(len(y), -1).any(axis=1)
+    bad = np.asarray(y <= 0).reshape(len(y), math.prod(y.shape[1:])).any(axis=1)
     if bad.any():
         row, n = int(np.argmax(bad)), int(bad.sum())
         value = float(np.min(y[row]))
@@ -32,8 +33,8 @@ def log_targets(y: FloatArray, name: str, place: Callable[[int], str] = row_name
 
 def target_notes(y: FloatArray) -> tuple[str, ...]:
     """Return what to know about a fit by least squares to targets of two classes or counts; often nothing."""
-    columns = y.reshape(len(y), -1).T
-    return tuple(_notes(columns))
+    columns = y.reshape(len(y), math.prod(y.shape[1:])).T
+    return tuple(_notes(columns)) if len(y) else ()
 
 
 def _notes(columns: FloatArray) -> Iterator[str]:

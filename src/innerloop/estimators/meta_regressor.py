@@ -352,8 +352,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         Parameters
         ----------
         X, y, groups
-            Labelled rows, as in `fit`. Those of a known group are added to the rows it has, of `fit` and of earlier
-            calls, so that each row is to be given once; a model saved with `forget_groups` knows none.
+            Labelled rows of new tasks, as in `fit`. A known group adapts on these rows alone, from the meta-parameters;
+            see `update`.
         sample_weight
             Weights of the rows in the unit of those of `fit`. None: that of an average row there.
 
@@ -361,6 +361,35 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         -------
         MetaRegressor
         """
+        return self._adapted(X, y, groups, sample_weight, add=False)
+
+    def update(
+        self, X: Any, y: ArrayLike, groups: ArrayLike | None = None, sample_weight: ArrayLike | None = None
+    ) -> Self:
+        """Return a fitted estimator that has these rows of groups besides those it knows of them.
+
+        Parameters
+        ----------
+        X, y, groups, sample_weight
+            As in `adapt`. The rows of a known group are added to those it has, of `fit` and of earlier calls, so that
+            each row is to be given once; a model saved with `forget_groups` has none. The population's coefficients and
+            all variances stay as they are.
+
+        Returns
+        -------
+        MetaRegressor
+
+        Examples
+        --------
+        >>> import innerloop as il
+        >>> tasks = il.MixedLinearRegression(2).sample_tasks(n_tasks=10, n_rows=6, seed=0)
+        >>> model = il.MetaRegressor(adaptation="ridge").fit(tasks.X, tasks.y, groups=tasks.task_of_row)
+        >>> first = model.adapt(tasks.X[:3], tasks.y[:3], groups=["new"] * 3)
+        >>> both = first.update(tasks.X[3:6], tasks.y[3:6], groups=["new"] * 3)
+        """
+        return self._adapted(X, y, groups, sample_weight, add=True)
+
+    def _adapted(self, X: Any, y: ArrayLike, groups: ArrayLike | None, sample_weight: Any, add: bool) -> Self:
         check_is_fitted(self)
         X, groups = take_groups(self._group, X, groups)
         if groups is None:
@@ -374,7 +403,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         if tasks.y.shape[1:] != np.shape(self.intercept_):
             raise ValueError(f"`y` must have the targets seen in fit, got shape {tasks.y.shape}.")
         adapted = copy.copy(self)
-        adapted._set_table(self._table.adapt(tasks))
+        adapted._set_table(self._table.adapt(tasks, add))
         return adapted
 
     def nearest_groups(self, group: Any, n: int = 3) -> NDArray[Any]:

@@ -138,11 +138,14 @@ class FittedTable:
         n_rows, std = self._accuracy(X, place, weights)
         return self._targets(std * self.calibration.half_width(n_rows, level))
 
-    def adapt(self, tasks: TaskSet) -> FittedTable:
-        """Return the table that knows these groups too; the rows of a known one are added to those it has."""
+    def adapt(self, tasks: TaskSet, add: bool = False) -> FittedTable:
+        """Return the table that knows these groups too.
+
+        A known group adapts on these rows alone; with `add` on those that it has, too.
+        """
         scaled = self.curves.tasks(self.scaling.tasks(tasks), self.scaling.intercept).whitened()
         place = self.places(scaled.ids)
-        if (place >= 0).any():
+        if add and (place >= 0).any():
             scaled = _with_rows_of(self.known, place, scaled)
         return self.remember(scaled, reduced(scaled))
 
