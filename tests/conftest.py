@@ -20,6 +20,7 @@ SLOW_FIXTURES = {
     "test_benchmarks": "result",
     "test_cli": "fitted results",
     "test_cli_predict": "model",
+    "test_explorer": "folder",
     "test_plotting": "drawn",
     "test_report": "written",
     "test_study": "study",

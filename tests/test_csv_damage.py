@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from innerloop.data.columns import Columns
 from innerloop.data.table_files import read_table
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(0)
 ROWS = [(f"g{i % 7}", float(x), float(y)) for i, (x, y) in enumerate(RNG.normal(size=(40, 2)).round(6))]
 LINES = ["id,x,y", *(f"{group},{x!r},{y!r}" for group, x, y in ROWS)]

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from innerloop.plots.effects import curved_features, draw_curve, well_known_coefficients
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 QUICK = {"adaptation": "ridge", "cv": 2}
 

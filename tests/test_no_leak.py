@@ -11,7 +11,7 @@ from innerloop.evaluation.methods import Method
 from innerloop.tabular import training as tabular_training
 from innerloop.tabular.training import MetaTraining
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 def tasks_of(m=12, n=7, p=3, seed=0):

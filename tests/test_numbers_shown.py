@@ -15,7 +15,7 @@ from innerloop.papers.bernacchia2021 import linear, ratemap, signs
 from innerloop.theory.curves import loss_curves
 from innerloop.theory.expected import unwarned_loss
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 DIST, DESIGN = il.MixedLinearRegression(20, 1.0, 0.7), il.Design(3, 10, 3, 8)
 

@@ -10,7 +10,7 @@ import innerloop as il
 from command_line import innerloop
 from innerloop.data.targets import target_notes
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 QUICK = {"adaptation": "ridge", "basis": "linear", "cv": 3}
 

@@ -11,7 +11,7 @@ from innerloop.theory.expected import unwarned_loss
 from innerloop.theory.leading import leading_error
 from innerloop.theory.spectrum import wishart_spectrum
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 def close(draws, expected, beside=0.0):

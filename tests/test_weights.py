@@ -13,7 +13,7 @@ import innerloop as il
 from innerloop.adaptation.random_effects import update_mean
 from innerloop.data.scaling import Scaling
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 RIDGE = {"adaptation": "ridge", "basis": "linear", "cv": 3}
 GRADIENT = {"inner_lr": -0.1, "adapt_lr": 0.2, "l2": 0.1}
