@@ -463,7 +463,7 @@ MUTANTS = [
         "float((mse - first).mean()), mean_and_error(mse)[1]",
         "test_evaluation.py -k methods_summarise",
     ),
-    Mutant("report/page.py", "float(np.sqrt(errors[i]))", "float(errors[i])", "test_numbers_shown.py -k worst"),
+    Mutant("evaluation/summary.py", "float(np.sqrt(errors[i]))", "float(errors[i])", "test_numbers_shown.py -k worst"),
     Mutant("report/page.html", "first.mse ** 0.5", "first.mse", "test_report.py -k root"),
     Mutant("report/page.py", "order[::-1][:n]", "order[:n]", "test_numbers_shown.py -k worst"),
     Mutant(

@@ -41,8 +41,12 @@ class Roots(Protocol):
         """Return what the information about t is computed from; see `RestrictedLikelihood.information`."""
         ...
 
-    def prior(self, t: FloatArray) -> tuple[float, FloatArray, FloatArray]:
-        """Return the prior's term of the loss, its gradient by t, and its second derivatives or expected ones."""
+    def prior(self, t: FloatArray) -> tuple[float, FloatArray]:
+        """Return the prior's term of the loss, and its gradient by t."""
+        ...
+
+    def prior_curvature(self, t: FloatArray) -> FloatArray:
+        """Return the second derivatives of the prior's term by t, or expected ones: (n_t, n_t)."""
         ...
 
     def bounds(self) -> Bounds:
@@ -119,24 +123,40 @@ class DiagonalRoots(NamedTuple):
 
         return directions
 
-    def prior(self, t: FloatArray) -> tuple[float, FloatArray, FloatArray]:
-        """Return the prior's term of the loss, its gradient and second derivatives."""
-        loss, by_t, second = 0.0, np.zeros_like(t), np.zeros((len(t), len(t)))
-        for number in np.unique(self.prior_of[self.prior_of >= 0]):
-            members = np.flatnonzero(self.prior_of == number)
+    def prior(self, t: FloatArray) -> tuple[float, FloatArray]:
+        """Return the prior's term of the loss, and its gradient."""
+        loss, by_t = 0.0, np.zeros_like(t)
+        for members in self._of_priors():
             deviation = t[members] - t[members].mean()
             loss += float(np.sum(deviation**2)) / self.spread**2
             by_t[members] += 2 * deviation / self.spread**2
-            second[np.ix_(members, members)] += 2 * (np.eye(len(members)) - 1 / len(members)) / self.spread**2
-        if (self.prior_of >= 0).any():
-            members = np.flatnonzero(self.prior_of >= 0)
-            of_row = t[members] + np.log(self.size[members])
-            total = float(np.logaddexp.reduce(np.append(of_row, 0.0)))
-            share = np.exp(of_row - total)
+        slopes = np.flatnonzero(self.prior_of >= 0)
+        if len(slopes):
+            total, share = self._of_row(t, slopes)
             loss += 2 * NOISE_POWER * total
-            by_t[members] += 2 * NOISE_POWER * share
-            second[np.ix_(members, members)] += 2 * NOISE_POWER * (np.diag(share) - np.outer(share, share))
-        return loss, by_t, second
+            by_t[slopes] += 2 * NOISE_POWER * share
+        return loss, by_t
+
+    def prior_curvature(self, t: FloatArray) -> FloatArray:
+        """Return the second derivatives of the prior's term."""
+        second = np.zeros((len(t), len(t)))
+        for members in self._of_priors():
+            second[np.ix_(members, members)] += 2 * (np.eye(len(members)) - 1 / len(members)) / self.spread**2
+        slopes = np.flatnonzero(self.prior_of >= 0)
+        if len(slopes):
+            share = self._of_row(t, slopes)[1]
+            second[np.ix_(slopes, slopes)] += 2 * NOISE_POWER * (np.diag(share) - np.outer(share, share))
+        return second
+
+    def _of_priors(self) -> list[IntArray]:
+        """Return the parameters of each prior that is not flat."""
+        return [np.flatnonzero(self.prior_of == number) for number in np.unique(self.prior_of[self.prior_of >= 0])]
+
+    def _of_row(self, t: FloatArray, slopes: IntArray) -> tuple[float, FloatArray]:
+        """Return the logarithm of a row's variance in units of the noise, and the share of each slope in it."""
+        of_row = t[slopes] + np.log(self.size[slopes])
+        total = float(np.logaddexp.reduce(np.append(of_row, 0.0)))
+        return total, np.exp(of_row - total)
 
     def bounds(self) -> Bounds:
         """Return bounds of the log variances."""
@@ -174,7 +194,7 @@ class FullRoots(NamedTuple):
         return (self.scale[:, None] * by_root[self.columns])[np.tril_indices(len(self.scale))]
 
     def bend(self, by_t: FloatArray) -> FloatArray:
-        """Return zeros: at the minimum the prior's part, which `prior` leaves out too, cancels that of the loss."""
+        """Return zeros: at a minimum the prior's part, not in `prior_curvature` either, cancels that of the loss."""
         return np.zeros_like(by_t)
 
     def directions(self, t: FloatArray) -> Directions:
@@ -187,16 +207,24 @@ class FullRoots(NamedTuple):
 
         return directions
 
-    def prior(self, t: FloatArray) -> tuple[float, FloatArray, FloatArray]:
-        """Return the prior's term of the loss, its gradient, and the expected second derivatives of a Wishart's."""
-        C, weight = self._triangle(t), len(self.scale)
-        inverse = solve_triangular(C, np.eye(weight), lower=True)  # pivots may differ by all that numbers hold
+    def prior(self, t: FloatArray) -> tuple[float, FloatArray]:
+        """Return the prior's term of the loss, and its gradient."""
+        C, inverse, weight = self._triangle(t), self._inverse(t), len(self.scale)
         by_C = 2 * weight * (np.diag(1 / C.diagonal()) - inverse.T @ inverse @ inverse.T)
         loss = weight * (2 * float(np.log(C.diagonal()).sum()) + float(np.sum(inverse**2)))
+        return loss, by_C[np.tril_indices(weight)]
+
+    def prior_curvature(self, t: FloatArray) -> FloatArray:
+        """Return the expected second derivatives of a Wishart's."""
+        inverse, weight = self._inverse(t), len(self.scale)
         row, column = np.tril_indices(weight)
         second = (inverse.T @ inverse)[np.ix_(row, row)] * (column[:, None] == column)
         second += inverse[np.ix_(column, row)] * inverse[np.ix_(column, row)].T
-        return loss, by_C[row, column], 2 * weight * second
+        return np.asarray(2 * weight * second)
+
+    def _inverse(self, t: FloatArray) -> FloatArray:
+        # Pivots may differ by all that numbers hold.
+        return np.asarray(solve_triangular(self._triangle(t), np.eye(len(self.scale)), lower=True))
 
     def bounds(self) -> Bounds:
         """Return bounds of the entries of C."""

@@ -44,7 +44,7 @@ _TINY = np.finfo(float).tiny
 # The least variance ratio that a search starts from, and the curvature that is added, as a loss may be flat.
 _LEAST_START, _LEAST_CURVATURE = float(np.exp(-6.0)), 1e-3
 # Descent of the loss that a search thinks not worth a step: for a search from afar, and for one of a fold, whose
-# parameters it gives to a hundredth of their standard errors.
+# parameters it gives to a fortieth of their standard errors.
 _TOLERANCE, _NEAR_TOLERANCE = 1e-6, 1e-3
 _MOST_STEPS = 200
 # Longest step of a logarithm, or of an entry of a factor; halves of a step that are tried; and the descent that is
@@ -351,7 +351,7 @@ class _Search(NamedTuple):
         t, precision = self._parts(point)
         root = self.roots.root(t)
         at = self.problem.evaluate(root @ root.T, precision)
-        prior, by_t, second = self.roots.prior(t)
+        prior, by_t = self.roots.prior(t)
         by_cov = self.roots.chain(t, 2 * at.by_cov @ root)
         value, gradient, bend = at.loss + prior, by_t + by_cov, self.roots.bend(by_cov)
         if self.given is None:
@@ -368,7 +368,7 @@ class _Search(NamedTuple):
         def curvature() -> FloatArray:
             n = len(t)
             information = self.problem.information(at, self.roots.directions(t), n)[: len(point), : len(point)]
-            information[:n, :n] += second
+            information[:n, :n] += self.roots.prior_curvature(t)
             information[np.diag_indices(len(point))] += bend
             return information
 

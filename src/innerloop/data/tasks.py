@@ -121,12 +121,15 @@ class TaskSet:
         if names is not None and len(names) != matrix.shape[1]:
             raise ValueError(f"`feature_names` must name {matrix.shape[1]} features, got {len(names)}.")
         targets = as_targets(y, "y", len(matrix))
-        if weights is not None and len(used := np.flatnonzero(checked := as_weights(weights, "weights", len(matrix)))):
-            matrix, targets, groups, weights = matrix[used], targets[used], np.asarray(groups)[used], checked[used]
+        of_rows = None
+        if weights is not None:
+            of_rows = as_weights(weights, "weights", len(matrix))
+            used = np.flatnonzero(of_rows)
+            matrix, targets, groups, of_rows = matrix[used], targets[used], np.asarray(groups)[used], of_rows[used]
         ids, task = distinct_ids(groups, "groups", len(matrix))
         order = np.argsort(task, kind="stable")
         sizes = np.bincount(task, minlength=len(ids))
-        of_rows = None if weights is None else np.asarray(weights)[order]
+        of_rows = None if of_rows is None else of_rows[order]
         return cls(matrix[order], targets[order], row_starts(sizes), ids, names, weights=of_rows)
 
     @classmethod
@@ -460,12 +463,18 @@ class TaskSet:
     def with_derived(self, X: FloatArray) -> TaskSet:
         """Return the same tasks with columns that follow from these, so that their rows are shuffled alike."""
         tasks = replace(self, X=X, feature_names=None)
-        tasks.__dict__["_contents"] = self._contents
+        tasks.__dict__["_derived_from"] = self
         return tasks
 
     @cached_property
+    def _derived_from(self) -> TaskSet | None:
+        """The tasks that these have further columns of."""
+        return None
+
+    @cached_property
     def _contents(self) -> RowContents:
-        return RowContents(*self._columns(), self.starts)
+        source = self._derived_from
+        return RowContents(*self._columns(), self.starts) if source is None else source._contents
 
     @cached_property
     def _orders(self) -> dict[int, IntArray]:

@@ -68,7 +68,6 @@ def shares_inside(trained: TrainedTable, unseen: TaskSet, support_sizes: Sequenc
     tasks = trained.expand(unseen.select(np.arange(min(len(unseen), _MOST_TASKS))))
     training = trained.training
     order = np.arange(tasks.n_rows) if training.order is not None else tasks.shuffled(training.settings.seed)
-    tasks = tasks.whitened()
     for i, n in enumerate(support_sizes):
         episodes = tasks.hold_out(n, order)
         if len(episodes):

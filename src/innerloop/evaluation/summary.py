@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from innerloop._base.checks import FloatArray
+from innerloop._base.checks import FloatArray, IntArray
 from innerloop.evaluation.rate_slices import slices
 from innerloop.evaluation.scores import Evaluation
 
@@ -70,9 +70,14 @@ def _worst(evaluation: Evaluation) -> list[dict[str, Any]]:
     tasks, errors = evaluation.tasks, evaluation.per_task[:, 0]
     if len(errors) != len(tasks):
         return []
-    order = np.argsort(-errors)[:N_WORST]
+    return errors_of_groups(evaluation, np.argsort(-errors)[:N_WORST])
+
+
+def errors_of_groups(evaluation: Evaluation, chosen: IntArray) -> list[dict[str, Any]]:
+    """Return ids, numbers of rows and root mean squared errors of groups at these positions."""
+    tasks, errors = evaluation.tasks, evaluation.per_task[:, 0]
     ids, sizes = tasks.ids.tolist(), tasks.sizes.tolist()
-    return [{"id": ids[i], "rows": sizes[i], "rmse": float(np.sqrt(errors[i]))} for i in order]
+    return [{"id": ids[i], "rows": sizes[i], "rmse": float(np.sqrt(errors[i]))} for i in chosen]
 
 
 def _numbers(values: FloatArray) -> list[float | None]:

@@ -18,6 +18,7 @@ from innerloop.evaluation.advice import further_data
 from innerloop.evaluation.calibrated_model import CalibratedModel, calibrate
 from innerloop.evaluation.methods import FEATURE_RATES, GRADIENT
 from innerloop.evaluation.rate_slices import RateSlice, slices, theory_failures
+from innerloop.evaluation.summary import errors_of_groups
 from innerloop.plots.effects import (
     caterpillar_height,
     curved_features,
@@ -250,9 +251,4 @@ def _extremes(evaluation: Evaluation) -> dict[str, list[dict[str, Any]]]:
     if len(order) != len(tasks):
         return {}
     n = min(_SHOWN_TASKS, len(order) // 2)
-
-    def rows(chosen: Any) -> list[dict[str, Any]]:
-        ids, sizes = tasks.ids.tolist(), tasks.sizes
-        return [{"id": ids[i], "rows": int(sizes[i]), "rmse": float(np.sqrt(errors[i]))} for i in chosen]
-
-    return {"worst": rows(order[::-1][:n]), "best": rows(order[:n])}
+    return {"worst": errors_of_groups(evaluation, order[::-1][:n]), "best": errors_of_groups(evaluation, order[:n])}

@@ -92,13 +92,14 @@ def _weights(candidates: Sequence[Kind], products: dict[int, FloatArray]) -> Flo
     rows from 1. Where tasks do not differ all candidates predict nearly the same, and stacking would keep them all.
     """
     weight = np.array([stack(M) for M in products.values()])
-    for k, kind in enumerate(candidates):
+    pooled = [k for k, kind in enumerate(candidates) if isinstance(kind, Unadapted)]
+    for k in pooled:
         gains = [
             float(np.mean(M[:, k, k] - _combined(M, w)))
             for (n, M), w in zip(products.items(), weight, strict=True)
             if n > 0
         ]
-        if isinstance(kind, Unadapted) and gains and np.mean(gains) <= 0:
+        if gains and np.mean(gains) <= 0:
             weight[:] = np.arange(len(candidates)) == k
     return weight
 
