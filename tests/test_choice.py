@@ -8,6 +8,7 @@ import innerloop as il
 import reference
 from cases import prepared, table
 from innerloop._base.seeds import stream
+from innerloop.tabular.rate_choice import Candidate, Rates
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -70,6 +71,14 @@ def test_cv_results_equal_a_loop_over_held_out_tasks(settings, n_targets):
         mse = held_out_mse(model, X, y, groups, row.inner_lr, row.l2, row.adapt_lr)
         assert row.mse == pytest.approx(mse.mean(), rel=1e-7)
         assert row.mse_se == pytest.approx(mse.std(ddof=1) / np.sqrt(len(mse)), rel=1e-6)
+
+
+def test_the_error_of_a_gain_is_paired_over_tasks():
+    """Tasks differ a hundredfold; each loses the same by the other rates, so chance has no part in the gain."""
+    mse = np.logspace(-1, 1, 20)
+    gain, error = Candidate(Rates(0.0, 0.5, 0.0), mse).gain_over(Candidate(Rates(0.0, 0.0, 0.0), mse + 0.25))
+    assert gain == pytest.approx(0.25)
+    assert error == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.slow

@@ -265,6 +265,13 @@ def test_large_whole_numbers_are_the_same_ids_in_every_exact_type():
     assert adapted.groups_.dtype == np.int64
 
 
+@given(st.lists(st.integers(-3, 9)), st.lists(st.integers(0, 9), min_size=1, unique=True), st.booleans())
+def test_places_are_those_of_equal_ids_and_none_of_others(asked, known, as_text):
+    dtype = np.str_ if as_text else np.int64
+    found = places(np.array(asked, dtype=np.int64).astype(dtype), np.array(known))
+    assert found.tolist() == [known.index(i) if i in known else -1 for i in asked]
+
+
 def test_one_long_id_does_not_take_memory_for_every_row():
     ids = np.array([f"t{i // 10}" for i in range(100_000)] + ["Z" * 900], dtype=object)
     tracemalloc.start()

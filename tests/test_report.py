@@ -197,6 +197,19 @@ def slice_of(predicted, n_tasks=40):
     return RateSlice("adapt_lr", 0.5, "recommended", rates, per_task, per_task[:, 15], predicted(rates))
 
 
+@pytest.mark.parametrize(("errors", "fails"), [(1.5, False), (3.0, True)])
+def test_the_theory_fails_beyond_two_standard_errors(errors, fails):
+    from innerloop.evaluation.rate_slices import RateSlice
+
+    rates, n_tasks = np.linspace(-1, 2, 31), 50
+    noise = np.random.default_rng(0).standard_normal((n_tasks, 1))
+    noise = (noise - noise.mean()) / noise.std(ddof=1) * np.sqrt(n_tasks)  # the mean has a standard error of 1
+    per_task = 4 + (rates - 0.5) ** 2 + noise
+    found = RateSlice("adapt_lr", 0.5, "recommended", rates, per_task, per_task[:, 15], per_task.mean(axis=0) + errors)
+    assert (found.worst_prediction() is not None) == fails
+    assert fails == (found.worst_prediction() == 15)
+
+
 @pytest.mark.parametrize(
     ("predicted", "said"),
     [

@@ -478,7 +478,7 @@ def _read_parquet(content: bytes, name: str) -> FileTable:
     except ImportError:
         raise ValueError(f"{name} is Parquet, which needs pyarrow: pip install 'innerloop[table]'.") from None
     try:
-        file = pq.ParquetFile(io.BytesIO(content), page_checksum_verification=True)
+        file = pq.ParquetFile(io.BytesIO(content))
         texts = [f.name for f in file.schema_arrow if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
         check_memory(_parquet_bytes(file.metadata), f"reading {name}", "leave out columns or rows")
         # Text as dictionaries: a million equal cells are one text.
