@@ -153,6 +153,24 @@ def test_a_sweep_is_printed_saved_and_drawn(omniglot, tmp_path, kind):
 
 
 @pytest.mark.slow
+def test_the_kernel_predicts_the_seeds_of_a_sweep(tmp_path):
+    pytest.importorskip("matplotlib")
+    command = [*SINE, "--iterations", 2, "--sweep", -0.01, 0.1, "--seeds", 3]
+    ran = innerloop(*command, "--kernel", "--out", tmp_path / "o")
+    assert ran.code == 0, ran.err
+    with xr.open_dataset(tmp_path / "o" / "sweep.nc", engine="scipy") as result:
+        np.testing.assert_allclose(result.kernel_metric, 2 * result.kernel_loss)
+        gap = result.kernel_loss_by_seed - result.kernel_loss_by_seed.sel(inner_lr=0)
+        np.testing.assert_allclose(result.kernel_metric_difference, 2 * gap.mean("seed"), atol=1e-12)
+        best = float(result.inner_lr[int(result.kernel_metric.values.argmin())])
+        trained = result.drop_vars([name for name in result if name.startswith("kernel_")]).load()
+    assert f"Linearised at its start, without training: Of these rates inner_lr = {best:g} does best" in ran.out
+    alone = json.loads(innerloop(*command, "--json").out)
+    assert alone["metric"] == trained.metric.values.tolist()
+    assert not any(name.startswith("kernel_") for name in alone)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("n_seeds", [1, 2, 3])
 def test_a_sweep_claims_no_standard_errors_that_its_seeds_cannot_bear(n_seeds):
     command = [*SINE, "--iterations", 2, "--sweep", 0.1, "--seeds", n_seeds]
@@ -189,6 +207,8 @@ def test_a_sweep_claims_no_standard_errors_that_its_seeds_cannot_bear(n_seeds):
         (["--task", "sinusoid", "--sweep", 0.1, "--algorithm", "meta-sgd"], "`--sweep` compares fixed rates"),
         (["--task", "sinusoid", "--sweep", 0.1, "--adapt-lr", 0.1], "`--adapt-lr` cannot be given with `--sweep`"),
         (["--task", "sinusoid", "--sweep", 0.1, "--tensorboard", "tb"], "`--tensorboard` cannot be given with"),
+        (["--task", "sinusoid", "--kernel"], "`--kernel` predicts a sweep; give `--sweep`"),
+        (["--task", "sinusoid", "--sweep", 0.1, "--kernel", "--algorithm", "reptile"], "`--kernel` predicts maml"),
         ([], "`innerloop train` needs `--data` with your tasks, or `--task sinusoid`."),
         (["--task", "table", "--data", "t.csv"], "`--task table` needs `--data` with one file, `--group` and"),
         (["--data", "."], "must hold a folder of images for each class"),

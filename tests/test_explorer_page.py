@@ -498,6 +498,8 @@ def test_the_curves_of_a_sweep(chrome, tmp_path):
         "adapt_lr": ("inner_lr", tried[[0, 1, 0]]),
         "loss_by_seed": (("seed", "inner_lr"), by_seed),
         "validation_loss": (("inner_lr", "adapt_lr_tried"), np.ones((3, 2))),
+        "kernel_loss": ("inner_lr", np.array([1.5, 1.25, 1.0])),
+        "kernel_difference": ("inner_lr", np.array([0.25, 0.0, -0.25])),
     }
     result = xr.Dataset(data, {"inner_lr": rates, "adapt_lr_tried": tried, "seed": np.arange(n_seeds)})
     (tmp_path / "sweep.nc").write_bytes(bytes(result.to_netcdf(engine="scipy")))
@@ -506,6 +508,11 @@ def test_the_curves_of_a_sweep(chrome, tmp_path):
         assert page.is_visible("#panel-networks")
         mean = chart(page, "chart-sweep")
         np.testing.assert_allclose(mean["mean of 4 seeds (thin: each)"]["y"], by_seed.mean(axis=0))
+        kernel = [
+            chart(page, name)["tangent kernel, without training"]["y"]
+            for name in ("chart-sweep", "chart-sweep-difference")
+        ]
+        assert kernel == [[1.5, 1.25, 1.0], [0.25, 0.0, -0.25]]
         np.testing.assert_allclose(numbers(mean["± 2 s.e."]["high"]) - by_seed.mean(axis=0), 2 * error[0])
         np.testing.assert_allclose(chart(page, "chart-sweep-difference")["seed 2"]["y"], gap[2], atol=1e-15)
         assert page.locator("#sweep-rates tbody tr").count() == 3

@@ -38,6 +38,7 @@ def train(
     baselines: bool = True,
     sweep: RateList = None,
     seeds: int = 3,
+    kernel: Annotated[bool, Parameter(negative="")] = False,
     out: Path | None = None,
     checkpoint_every: int = 500,
     tensorboard: Path | None = None,
@@ -65,6 +66,8 @@ def train(
         Train at all these inner rates with the same tasks and weights, and compare each with inner_lr = 0.
     seeds
         Repetitions of a sweep; standard errors take at least three.
+    kernel
+        In a sweep over numbers, also solve the network linearised at its start: what its tangent kernel predicts.
     out
         Folder for checkpoints, results and the network: an interrupted training resumes from there. `innerloop predict`
         takes it, and `innerloop.neural.load_module`.
@@ -84,16 +87,14 @@ def train(
         trainer = problem.trainer(options.rate)
     if sweep is not None:
         _check_sweep(options, problem, sweep, adapt_lr, tensorboard)
-        if out is not None:
-            need_matplotlib("--sweep with --out")
-            _open(out, {**options.settings(problem), "sweep": sweep, "iterations": length, "n_test": n_test})
-        result = problem.sweep(sweep, seeds, length, n_test, None if out is None else out / "seeds")
-        _save_sweep(result, problem, out)
+        result = _sweep(options, problem, sweep, kernel, out, {"seeds": seeds, "iterations": length, "n_test": n_test})
         if json_:
             print(json.dumps(_as_json(result), indent=1))
         else:
             _show_sweep(result, options, problem, out)
         return
+    if kernel:
+        raise ValueError("`--kernel` predicts a sweep; give `--sweep` and its inner rates too.")
     rate = adapt_lr if adapt_lr == "auto" else as_rate(adapt_lr, "--adapt-lr")
     if out is not None:
         _open(out, options.settings(problem))
@@ -157,6 +158,32 @@ def _check_sweep(
     ):
         if given:
             raise ValueError(f"`{name}` cannot be given with `--sweep`, which has many trainings; leave it out.")
+
+
+def _sweep(
+    options: FewShotOptions, problem: FewShot, rates: list[float], kernel: bool, out: Path | None, sizes: dict[str, int]
+) -> xr.Dataset:
+    """Train at many rates, after the kernel's prediction where it is asked for; save and draw the scores."""
+    if kernel:
+        _check_kernel(options, problem)
+    if out is not None:
+        need_matplotlib("--sweep with --out")
+        not_seeds = {name: size for name, size in sizes.items() if name != "seeds"}
+        _open(out, {**options.settings(problem), "sweep": rates, **not_seeds})
+    n_seeds, n_test = sizes["seeds"], sizes["n_test"]
+    predicted = problem.kernel_sweep(rates, n_seeds, n_test) if kernel else None
+    result = problem.sweep(rates, n_seeds, sizes["iterations"], n_test, None if out is None else out / "seeds")
+    if predicted is not None:
+        result = result.merge(predicted)
+    _save_sweep(result, problem, out)
+    return result
+
+
+def _check_kernel(options: FewShotOptions, problem: FewShot) -> None:
+    if problem.n_classes is not None:
+        raise ValueError("`--kernel` takes squared errors, and classes have none; take `--task sinusoid` or a table.")
+    if options.algorithm != "maml":
+        raise ValueError(f"`--kernel` predicts maml, got `--algorithm {options.algorithm}`; leave one of them out.")
 
 
 def _open(out: Path, settings: dict[str, Any]) -> None:
@@ -293,6 +320,10 @@ def _show_sweep(result: xr.Dataset, options: FewShotOptions, problem: FewShot, o
     print_table(table)
     verdict = _verdict(result.isel(inner_lr=best), scale, result.sizes["seed"])
     console.print(f"\n[bold]{verdict}[/bold]", soft_wrap=not console.is_terminal)
+    if "kernel_metric" in result:
+        values = result["kernel_metric"].values.tolist()
+        found = _verdict(_of_kernel(result.isel(inner_lr=values.index(min(values)))), scale, result.sizes["seed"])
+        console.print(f"Linearised at its start, without training: {found}", soft_wrap=not console.is_terminal)
     if out is not None:
         console.print(f"Saved sweep.nc and sweep.png in {out}", soft_wrap=True, markup=False)
 
@@ -307,6 +338,13 @@ def _verdict(best: xr.Dataset, scale: float, n_seeds: int) -> str:
         return "Of these rates inner_lr = 0 does best: train without an inner loop."
     sigmas = f"{abs(gap) / error:.1f} standard errors" if error > 0 else "without error"
     return f"Of these rates inner_lr = {rate:g} does best: {gap:+.3g} against inner_lr = 0 ({sigmas})."
+
+
+def _of_kernel(result: xr.Dataset) -> xr.Dataset:
+    """Return the kernel's prediction under the names of the networks' scores."""
+    return result[[name for name in result if str(name).startswith("kernel_")]].rename(
+        {name: str(name).removeprefix("kernel_") for name in result if str(name).startswith("kernel_")}
+    )
 
 
 def _as_json(result: xr.Dataset) -> dict[str, Any]:

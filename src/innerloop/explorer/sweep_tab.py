@@ -37,6 +37,10 @@ def sweep(folder: Path) -> dict[str, Any]:
                 "stderr": result[f"{prefix}stderr"].values if has_errors else None,
                 "difference": result[f"{prefix}difference"].values,
                 "difference_stderr": result[f"{prefix}difference_stderr"].values if has_errors else None,
+                "kernel": result[f"kernel_{score}"].values if f"kernel_{score}" in result else None,
+                "kernel_difference": (
+                    result[f"kernel_{prefix}difference"].values if f"kernel_{score}" in result else None
+                ),
                 "by_seed": result[f"{score}_by_seed"].values,
                 "validation": {
                     "adapt_lr": result["adapt_lr_tried"].values,

@@ -7,6 +7,7 @@ from innerloop.neural.classes import ClassTasks
 from innerloop.neural.inner_loop import adapt, predict
 from innerloop.neural.layers import StepBatchNorm
 from innerloop.neural.linear import FrozenFeatures, LinearizedModule, features, linearize
+from innerloop.neural.linearized_sweep import linearized_sweep
 from innerloop.neural.scores import Scores
 from innerloop.neural.sources import (
     TEST,
@@ -56,6 +57,7 @@ __all__ = [
     "features",
     "half_mse",
     "linearize",
+    "linearized_sweep",
     "load_module",
     "load_network",
     "predict",

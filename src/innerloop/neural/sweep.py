@@ -291,6 +291,41 @@ def sweep(
     >>> result.difference.dims, result.difference.shape  # to inner_lr = 0, on the same tasks from the same weights
     (('inner_lr',), (3,))
     """
+    settings = sweep_settings(
+        make_module,
+        tasks,
+        design,
+        inner_lrs,
+        adapt_lrs,
+        n_iterations=n_iterations,
+        n_validation=n_validation,
+        n_test=n_test,
+        metric=metric,
+        training=training,
+    )
+    wanted, at_once = as_count(n_seeds, "n_seeds"), as_count(seeds_at_once, "seeds_at_once")
+    at_once = min(at_once, wanted)
+    blocks: Store = MemoryStore(at_once) if store is None else BlockStore(store, settings.plan(), at_once)
+    numbers = range(-(-wanted // blocks.block_size))
+    with progress_bar("Sweeping", len(numbers), progress) as tick:
+        arrays = gather(partial(_block, settings, blocks.block_size), numbers, blocks, tick=tick)
+    return summary(settings, {kind: np.concatenate([block[kind] for block in arrays])[:wanted] for kind in arrays[0]})
+
+
+def sweep_settings(
+    make_module: Callable[[], nn.Module],
+    tasks: Tasks,
+    design: Design,
+    inner_lrs: ArrayLike,
+    adapt_lrs: ArrayLike,
+    *,
+    n_iterations: int,
+    n_validation: int,
+    n_test: int,
+    metric: Loss | None,
+    training: Training,
+) -> Sweep:
+    """Return the settings of a sweep, checked; see there."""
     if isinstance(make_module, nn.Module) or not callable(make_module):
         raise TypeError(
             f"`make_module` must be a function that makes a module, as each seed starts from other weights, got "
@@ -319,21 +354,15 @@ def sweep(
     )
     for stage in Stage:
         settings.sampler.draw(stage, 1, 0, 0)  # what cannot be drawn is refused before hours of training
-    wanted, at_once = as_count(n_seeds, "n_seeds"), as_count(seeds_at_once, "seeds_at_once")
-    at_once = min(at_once, wanted)
-    blocks: Store = MemoryStore(at_once) if store is None else BlockStore(store, settings.plan(), at_once)
-    numbers = range(-(-wanted // blocks.block_size))
-    with progress_bar("Sweeping", len(numbers), progress) as tick:
-        arrays = gather(partial(_block, settings, blocks.block_size), numbers, blocks, tick=tick)
-    return _dataset(settings, {kind: np.concatenate([block[kind] for block in arrays])[:wanted] for kind in arrays[0]})
+    return settings
 
 
 def _block(settings: Sweep, seeds_at_once: int, number: int) -> Arrays:
     return settings.compute_block(range(number * seeds_at_once, (number + 1) * seeds_at_once))
 
 
-def _dataset(settings: Sweep, arrays: Arrays) -> xr.Dataset:
-    """Choose the adaptation rates and summarise over seeds."""
+def summary(settings: Sweep, arrays: Arrays) -> xr.Dataset:
+    """Choose the adaptation rates and summarise over seeds what `Sweep.compute_block` returns."""
     import xarray as xr
 
     validation = arrays["validation"].mean(axis=0)

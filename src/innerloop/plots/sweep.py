@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from innerloop.plots.style import BLUE, GREY, ORANGE
+from innerloop.plots.style import BLUE, GREEN, GREY, ORANGE
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -17,6 +17,9 @@ FEWEST_SEEDS = 3
 
 def plot_sweep(result: xr.Dataset, ax: Axes, label: str | None = None, difference: bool = False) -> Axes:
     """Draw the test score of each inner rate of training: the metric, or the loss where there is none.
+
+    Where the result holds what `innerloop.neural.linearized_sweep` found, its names with ``kernel_`` before them, that
+    is drawn too.
 
     Parameters
     ----------
@@ -63,6 +66,9 @@ def plot_sweep(result: xr.Dataset, ax: Axes, label: str | None = None, differenc
         capsize=2,
         lw=1,
     )
+    if f"kernel_{mean}" in result:
+        ax.plot(rates, result[f"kernel_{mean}"].values, "--", color=GREEN, lw=1.2, label="tangent kernel")
+        ax.legend(frameon=False, fontsize=8)
     ax.axvline(0, color=GREY, lw=0.6)
     if difference:
         ax.axhline(0, color=GREY, lw=0.6)

@@ -18,6 +18,7 @@ from innerloop.neural.algorithms import MAML, Algorithm, Reptile
 from innerloop.neural.classes import ClassTasks
 from innerloop.neural.fewshot.networks import MLP, Conv4
 from innerloop.neural.fewshot.omniglot import SIDE, CharacterTasks
+from innerloop.neural.linearized_sweep import linearized_sweep
 from innerloop.neural.meta_gradient import query_predictions
 from innerloop.neural.rates import Rate
 from innerloop.neural.scores import Scores
@@ -245,6 +246,28 @@ class FewShot:
             store=store,
             progress=True,
         )
+
+    def kernel_sweep(self, inner_lrs: Sequence[float], n_seeds: int, n_test: int) -> xr.Dataset:
+        """Return the mean squared errors that the network's tangent kernel predicts, for each number of `sweep`.
+
+        See `neural.linearized_sweep`. Names are those of `sweep` with ``kernel_`` before them.
+        """
+        predicted = linearized_sweep(
+            self.make_module,
+            self.source,
+            self.design,
+            inner_lrs,
+            self.adapt_lrs,
+            n_seeds=n_seeds,
+            n_validation=self.n_validation,
+            n_test=n_test,
+            training=self.training,
+            progress=True,
+        )
+        squares = {"metric": "loss", "metric_stderr": "stderr"}
+        squares |= {f"metric_{name}": name for name in ("difference", "difference_stderr")}
+        scored = predicted.assign({name: 2 * predicted[half] for name, half in squares.items()})
+        return scored.rename({name: f"kernel_{name}" for name in scored.data_vars})
 
 
 def sinusoids(
