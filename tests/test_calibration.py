@@ -49,6 +49,14 @@ def test_intervals_are_those_of_a_normal_estimate_at_90_percent():
     assert half.high - half.low == pytest.approx((interval.high - interval.low) / 2)
 
 
+def test_intervals_are_as_narrow_from_resamples_of_fewer_tasks(tasks, calibrated, monkeypatch):
+    monkeypatch.setattr("innerloop.evaluation.calibrated_model._MOST_RESAMPLED", 50)
+    few = il.calibrate(tasks, n_resamples=20, standardize=False, fit_intercept=False)
+    for name in ("noise_std", "task_spread"):
+        widths = [float(getattr(model, name).high - getattr(model, name).low) for model in (few, calibrated)]
+        assert 0.65 < widths[0] / widths[1] < 1.45  # 1.7 if they were those of 50 tasks
+
+
 def test_predicted_errors_are_those_of_the_distribution(calibrated):
     design = calibrated.design(8)
     assert (design.n_tasks, design.groups[0].n_support, design.groups[0].n_query) == (150, 8, 8)

@@ -8,7 +8,8 @@ import innerloop as il
 import reference
 from cases import prepared, table
 from innerloop._base.seeds import stream
-from innerloop.tabular.rate_choice import Candidate, Rates
+from innerloop.tabular.folds import natural_rate
+from innerloop.tabular.rate_choice import Candidate, HeldOut, Rates
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -73,12 +74,36 @@ def test_cv_results_equal_a_loop_over_held_out_tasks(settings, n_targets):
         assert row.mse_se == pytest.approx(mse.std(ddof=1) / np.sqrt(len(mse)), rel=1e-6)
 
 
+def test_the_natural_rate_is_the_median_over_supports_of_the_best_isotropic_step():
+    rng = np.random.default_rng(0)
+    supports = [0.01 ** (task == 4) * rng.standard_normal((6, 3)) for task in range(9)]  # one is of other units
+    episodes = il.Episodes([(X, np.zeros(6), X, np.zeros(6)) for X in supports])
+    rates = np.linspace(0, 2, 20001)
+    each = []
+    for X in supports:
+        S = X.T @ X / 6
+        each.append(rates[np.argmin([(np.square(np.eye(3) - a * S)).sum() for a in rates])])
+    assert natural_rate(episodes) == pytest.approx(np.median(each), abs=2e-4)
+
+
 def test_the_error_of_a_gain_is_paired_over_tasks():
     """Tasks differ a hundredfold; each loses the same by the other rates, so chance has no part in the gain."""
     mse = np.logspace(-1, 1, 20)
     gain, error = Candidate(Rates(0.0, 0.5, 0.0), mse).gain_over(Candidate(Rates(0.0, 0.0, 0.0), mse + 0.25))
     assert gain == pytest.approx(0.25)
     assert error == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(("errors", "adapts"), [(0.7, False), (2.0, True)])
+def test_the_richer_candidate_is_chosen_where_it_gains_more_than_a_standard_error(errors, adapts):
+    """Without adaptation the loss is 3; one step at the best rate, 1, takes off 1 in the mean over tasks."""
+    n_tasks = 50
+    noise = np.random.default_rng(0).standard_normal(n_tasks)
+    noise = (noise - noise.mean()) / noise.std(ddof=1) * np.sqrt(n_tasks) / errors  # 1 / errors of the mean
+    curves = np.stack([np.full(n_tasks, 3.0), -2 * (1 + noise), 1 + noise], axis=1)[:, None, None]
+    chosen = HeldOut(np.zeros(1), np.zeros(1), 1.0, curves, adapt_lr=None).choose()
+    assert chosen.rates.adapt_lr == pytest.approx(1.0 if adapts else 0.0)
+    assert chosen.mse.mean() == pytest.approx(2.0 if adapts else 3.0)
 
 
 @pytest.mark.slow

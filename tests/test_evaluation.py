@@ -370,6 +370,7 @@ VERDICTS = [
         [NO_LOOP + POOLED.label, "no worse", "than this model, which has inner_lr = -0.123 and adapt_lr = 0.456"],
         ["Train with"],
     ),
+    ({"pooled": (0.15, 0.1)}, ["Train with inner_lr = -0.123"], [NO_LOOP]),
     ({"pooled": (-0.1, 0.01)}, [NO_LOOP + POOLED.label], ["Train with"]),
     ({"inner_lr": 0.0}, [IN_TRAINING, "adapt_lr = 0.456", "33.3 ± 6.7 % lower error than " + POOLED.label], [NO_LOOP]),
     ({"plain": (0.15, 0.1)}, ["Train with inner_lr = -0.123", "adapt_lr = 0.456", "not beyond chance"], ["tied"]),

@@ -57,6 +57,17 @@ def test_the_law_has_the_intervals_quantiles_and_the_expected_mean(settings):
     assert law.quantiles(spread).mean() == pytest.approx(il.expected_loss(dist, design, -0.3, 0.2), rel=2e-3)
 
 
+def test_a_caterpillar_of_many_groups_shows_some_from_lowest_to_highest(folder, monkeypatch):
+    table = Table.open(folder, "model")
+    whole = table.caterpillar("x0")
+    assert (len(whole["groups"]), whole["left_out"]) == (12, 0)
+    assert whole["estimate"] == sorted(whole["estimate"])
+    monkeypatch.setattr("innerloop.explorer.table_tab._MOST_GROUPS", 5)
+    some = table.caterpillar("x0")
+    assert (len(some["groups"]), some["left_out"]) == (5, 7)
+    assert [some["groups"][i] for i in (0, -1)] == [whole["groups"][i] for i in (0, -1)]
+
+
 def test_variances_of_a_power_law_have_mean_one():
     s = power_law_variances(5, 1.0)
     np.testing.assert_allclose(s / s[0], 1 / np.arange(1, 6))

@@ -14,6 +14,7 @@ from innerloop._base.seeds import stream
 from innerloop.exact.query_loss import adapted_losses
 from innerloop.simulation.conditional import ConditionalRuns
 from innerloop.simulation.nodes import Nodes
+from innerloop.simulation.run import _precise
 from innerloop.theory.adapting import AdaptedLoss
 from reference import adapted, meta_coef
 
@@ -277,6 +278,14 @@ def test_rel_error_stops_after_the_same_runs_whatever_the_blocks(scoring, rel_er
     assert 32 < found[0].n_runs < 2000
     assert all(other.identical(found[0]) for other in found)
     assert (found[0].stderr <= rel_error * found[0].loss).all()
+
+
+@pytest.mark.parametrize("n_noisy", [0, 1, 2])
+def test_a_precision_is_reached_where_it_is_at_all_rates(n_noisy):
+    noise = np.random.default_rng(0).standard_normal((400, 2))
+    noise = (noise - noise.mean(axis=0)) / noise.std(axis=0, ddof=1) * 20  # standard errors of 1
+    losses = 100 + noise * np.where(np.arange(2) < n_noisy, 1.0, 0.1)
+    assert _precise(losses, 0.005) == (n_noisy == 0)
 
 
 def test_a_precision_out_of_reach_is_told():

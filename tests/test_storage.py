@@ -426,6 +426,15 @@ ORDERS = {
 }
 
 
+def test_groups_that_begin_in_disorder_are_refused(whole, loaded):
+    description, arrays = whole["ridge"]
+    starts = arrays["known.starts"].copy()
+    starts[[1, 2]] = starts[[2, 1]]
+    enough = np.maximum(arrays["known.reduced_from"], np.diff(starts))
+    with pytest.raises(ValueError, match=r"known.starts is not in order"):
+        loaded(description, {**arrays, "known.starts": starts, "known.reduced_from": enough})
+
+
 @pytest.mark.parametrize("name", ORDERS)
 def test_hostile_orders_are_refused(whole, name, loaded):
     description, arrays = whole["ridge"]
