@@ -502,10 +502,12 @@ def test_the_curves_of_a_sweep(chrome, tmp_path):
         "kernel_difference": ("inner_lr", np.array([0.25, 0.0, -0.25])),
     }
     result = xr.Dataset(data, {"inner_lr": rates, "adapt_lr_tried": tried, "seed": np.arange(n_seeds)})
+    result.attrs["metric"] = "MSE"
     (tmp_path / "sweep.nc").write_bytes(bytes(result.to_netcdf(engine="scipy")))
     with running(tmp_path) as address, opened(chrome, address) as page:
         page.wait_for_selector("#sweep-rates table")
         assert page.is_visible("#panel-networks")
+        assert page.inner_text("#sweep-says").startswith("Test MSE of networks")
         mean = chart(page, "chart-sweep")
         np.testing.assert_allclose(mean["mean of 4 seeds (thin: each)"]["y"], by_seed.mean(axis=0))
         kernel = [

@@ -290,10 +290,10 @@ def _save_sweep(result: xr.Dataset, problem: FewShot, out: Path | None) -> None:
 
     from innerloop.plots.sweep import plot_sweep
 
-    write_whole(out / "sweep.nc", bytes(result.to_netcdf(engine="scipy")))
+    label = problem.metric.label.removesuffix(" %")
+    write_whole(out / "sweep.nc", bytes(result.assign_attrs(metric=label).to_netcdf(engine="scipy")))
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    label = problem.metric.label.removesuffix(" %")
     plot_sweep(result, left, label=label)
     plot_sweep(result, right, label=label, difference=True)
     save_figure(figure, out / "sweep.png")

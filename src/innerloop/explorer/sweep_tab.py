@@ -29,7 +29,7 @@ def sweep(folder: Path) -> dict[str, Any]:
         shown: dict[str, Any] = plain(
             {
                 "name": folder.name,
-                "score": score,
+                "score": result.attrs.get("metric", score),
                 "n_seeds": result.sizes["seed"],
                 "inner_lr": result["inner_lr"].values,
                 "adapt_lr": result["adapt_lr"].values,

@@ -34,7 +34,7 @@ export class NetworksTab {
       chart.show({
         title,
         x: { label: "inner_lr (meta-training)" },
-        y: { label: gap ? `${sweep.score} minus that of inner_lr = 0` : `test ${sweep.score}` },
+        y: { label: gap ? `difference in ${sweep.score}` : `test ${sweep.score}` },
         series: [
           ...lines,
           ...(band ? [band] : []),
@@ -48,8 +48,10 @@ export class NetworksTab {
     };
     draw(this.mean, `Test ${sweep.score} against inner_lr`, sweep.mean, sweep.stderr, sweep.kernel, false);
     draw(this.difference, "Paired difference to inner_lr = 0", sweep.difference, sweep.difference_stderr, sweep.kernel_difference, true);
-    const names = ["inner_lr", "best adapt_lr", sweep.score, "± s.e.", "minus inner_lr = 0", "± s.e."];
-    const rows = rates.map((rate, i) => [short(rate), sweep.adapt_lr[i], sweep.mean[i], sweep.stderr?.[i] ?? "", sweep.difference[i], sweep.difference_stderr?.[i] ?? ""]);
-    byId("sweep-rates").replaceChildren(table("Rates", names, rows), element("p", { class: "note" }, "The adaptation rate of each inner rate is the best on validation tasks."));
+    const names = ["inner_lr", "best adapt_lr", sweep.score, "± s.e.", "difference", "± s.e."];
+    const four = (value) => (value === null ? null : Number(value.toPrecision(4)));
+    const of = (errors, i) => (errors ? four(errors[i]) : "");
+    const rows = rates.map((rate, i) => [short(rate), sweep.adapt_lr[i], four(sweep.mean[i]), of(sweep.stderr, i), four(sweep.difference[i]), of(sweep.difference_stderr, i)]);
+    byId("sweep-rates").replaceChildren(table("Rates", names, rows), element("p", { class: "note" }, "The adaptation rate of each inner rate is the best on validation tasks. Differences are to inner_lr = 0."));
   }
 }
