@@ -80,14 +80,17 @@ MUTANTS = [
     Mutant("report/pictures.py", """, 'href="#'):""", "):", "test_report.py -k links_within"),
     Mutant("report/page.html", "default-src 'none'", "default-src *", "test_report.py -k policy"),
     Mutant(
-        "adaptation/predictor.py", "np.log1p(n_rows), np.log1p(self.n_rows)", "n_rows, self.n_rows", "test_adapting.py"
+        "adaptation/predictor.py",
+        "np.log1p(n_rows), np.log1p(self.n_rows)",
+        "n_rows, self.n_rows",
+        "test_adapting.py -k logarithm",
     ),
     Mutant("tabular/stacking.py", "_PRIOR_TASKS = 3", "_PRIOR_TASKS = 300", "test_stacking.py"),
     Mutant(
         "tabular/intervals.py",
         "within = np.minimum(LEVELS, n / (n + 1))",
         "within = np.minimum(LEVELS, n / (n + 2))",
-        "test_intervals.py",
+        "test_intervals.py -m 'not slow'",
     ),
     Mutant("tabular/folds.py", "return float(np.median(", "return float(np.mean(", "test_choice.py -k natural_rate"),
     Mutant(
@@ -208,7 +211,7 @@ MUTANTS = [
         "theory/protocols.py",
         "float(log_scale[0]) + 2 * np.log(abs(factor))",
         "float(log_scale[0])",
-        "test_theory_protocols.py -m 'not slow'",
+        "test_theory_protocols.py -k leave",
     ),
     Mutant("theory/wishart.py", "total += 2 * other *", "total += other *", "test_theory_wishart.py"),
     Mutant(
@@ -552,7 +555,7 @@ MUTANTS = [
         "neural/scores.py",
         "mean, half = self.mean(), 1.96",
         "mean, half = self.mean(), 1.645",
-        "test_fewshot.py -m 'not slow'",
+        "test_neural_trainer.py -k mean_and_an_interval",
     ),
     Mutant(
         "papers/bernacchia2021/fig5.py",

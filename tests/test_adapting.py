@@ -28,6 +28,12 @@ def drawn(m, n, task_std, seed=0, noise=1.0, p=3):
     return X, y + noise * rng.standard_normal(m * n), groups
 
 
+def test_weights_are_interpolated_in_the_logarithm_of_the_number_of_rows():
+    parts = il.MetaRegressor().fit(*drawn(30, 8, (1.0, 1.0)))._table.predictor
+    mixture = replace(parts, n_rows=np.array([0.0, 1.0, 7.0]), weight=np.array([[0.0], [0.2], [1.0]]))
+    np.testing.assert_allclose(mixture.weights(np.array([0, 1, 3, 7, 99]))[:, 0], [0.0, 0.2, 0.6, 1.0, 1.0])
+
+
 @pytest.mark.slow
 def test_a_ridge_adapts_to_the_posterior_means_of_the_random_effects_models_with_their_weights():
     X, y, groups = drawn(40, 8, (0.5, 2.0))

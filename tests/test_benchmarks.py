@@ -118,3 +118,11 @@ def test_evaluation_needs_no_more_memory_than_training(case):
     assert found["evaluation of 8 tasks"] < found["evaluation of 30 tasks"] < found["training"]
     # Beside the query rows of all tasks, as many tasks are held at once for 30 as for 8.
     assert found["evaluation of 30 tasks"] < 1.1 * found["evaluation of 8 tasks"]
+
+
+@pytest.mark.slow
+def test_a_training_in_two_processes_resumes_after_the_death_of_one(tmp_path):
+    pytest.importorskip("torch", reason="networks need the extra `neural`")
+    killed, same = load("neural_kills").compare(tmp_path, 1, 2, n_iterations=60, longest=0.02)
+    assert killed > 0
+    assert same

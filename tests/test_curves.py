@@ -39,8 +39,14 @@ def test_a_feature_of_few_values_is_fitted_at_each_of_them_and_one_of_two_has_no
 
 def test_beyond_the_outer_knots_curves_go_on_straight():
     curves = Curves.fit(design(), np.array([0]))
-    far = np.column_stack((np.array([30.0, 40.0, 50.0]), np.zeros((3, 2))))
-    np.testing.assert_allclose(np.diff(curves.columns(far), 2, axis=0), 0, atol=1e-6)
+    last, step = curves.knots[0, -1], 1e-4
+    at = np.column_stack((np.array([last - step, last, last + step, 30.0, 40.0, 50.0]), np.zeros((6, 2))))
+    columns = curves.columns(at)
+    np.testing.assert_allclose(np.diff(columns[3:], 2, axis=0), 0, atol=1e-6)
+    slope = (columns[5] - columns[4]) / 10
+    np.testing.assert_allclose((columns[1] - columns[0]) / step, slope, atol=1e-3)  # that with which they get there
+    np.testing.assert_allclose((columns[2] - columns[1]) / step, slope, atol=1e-6)
+    assert np.abs(slope).max() > 0.1
 
 
 def test_columns_go_before_the_intercept():

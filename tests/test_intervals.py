@@ -64,6 +64,10 @@ def test_levels_beyond_the_residuals_have_the_tail_of_student():
     n = 16 / 5  # of four tasks of one row, and one more
     widths = calibrated(z).half_width(np.zeros(1), 0.95), calibrated(z).half_width(np.zeros(1), 0.9)
     assert widths[0] / widths[1] == pytest.approx(student.ppf(0.975, n) / student.ppf(0.95, n), rel=1e-6)
+    within = n / (n + 1)  # up to here quantiles are among the residuals
+    at_last = np.interp(within + (within - 0.5) / n, [0.0, 0.125, 0.375, 0.625, 0.875], [0.0, 1.0, 2.0, 3.0, 4.0])
+    tail = student.ppf(0.95, n) / student.ppf((1 + within) / 2, n)
+    assert widths[1] == pytest.approx(at_last * tail, rel=1e-6)
 
 
 def test_tasks_count_alike():
