@@ -27,7 +27,8 @@ DIST = MixedLinearRegression(n_features=60, noise_std=1.0, task_std=0.5)
 N_QUERY, N_ADAPT = 3, 20
 CAPTION = (
     "60 features, noise 1, task spread 0.5, 3 query rows a task, 20 rows to adapt on, the best adapt_lr everywhere. "
-    "Circles: Monte Carlo; where they cannot be seen, theory and Monte Carlo agree. White: N = p, where no mean exists."
+    "Circles: Monte Carlo; where they cannot be seen, theory and Monte Carlo agree. White: next to N = p, where no "
+    "mean exists."
 )
 _RATIOS, _SUPPORTS = (0.05, 20.0), (0.1, 5.0)
 _POINT_RATIOS, _POINT_SUPPORTS = (0.1, 0.4, 0.8, 1.5, 4.0, 12.0), (0.2, 0.7, 2.5)
