@@ -52,9 +52,9 @@ trainer = MetaTrainer(make_network(), tasks, design, inner_lr=0.1, adapt_lr=0.1)
 # gradient step on five rows of each.
 
 iterations, losses = [0], [float(trainer.evaluate(16).mean())]
-for _ in range(10):
-    trainer.train(40)
-    iterations.append(iterations[-1] + 40)
+for n in range(40, 401, 40):
+    trainer.train(n)  # up to iteration n
+    iterations.append(n)
     losses.append(float(trainer.evaluate(16).mean()))
 fig, ax = plt.subplots(figsize=(6.5, 4), layout="constrained")
 ax.plot(iterations, losses, "o-", color="#0072B2")
