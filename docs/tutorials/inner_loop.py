@@ -48,7 +48,7 @@ plt.show()
 # The protocols have their minima on different sides of zero.
 
 small = il.MixedLinearRegression(n_features=20, noise_std=1.0, task_std=0.5)
-rates = np.linspace(-0.6, 0.6, 31)
+rates = np.linspace(-0.5, 0.3, 21)
 fig, ax = plt.subplots(figsize=(6.5, 4), layout="constrained")
 styles = {"split": ("#0072B2", "-"), "deal": ("#E69F00", "--"), "train": ("#009E73", ":")}
 for protocol, (colour, line) in styles.items():
