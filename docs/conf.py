@@ -68,7 +68,7 @@ html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
 html_context = {"default_mode": "auto"}
-html_sidebars = {page: [] for page in ("index", "howto", "theory")}  # they have no pages below them
+html_sidebars = {page: [] for page in ("index", "howto")}  # they have no pages below them
 html_theme_options = {
     "logo": {"text": "innerloop"},
     "header_links_before_dropdown": 6,
