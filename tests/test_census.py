@@ -114,3 +114,5 @@ def test_the_file_has_four_rows_for_each_table(census):
     assert tuple(rows[0]) == census.FIELDS
     assert len({row["table"] for row in rows}) * 4 == len(rows)
     assert len(rows) >= 240  # 60 tables
+    for page in ("README.md", "CHANGELOG.md", "docs/explain.md"):
+        assert f"{len(rows) // 4} public tables" in " ".join((ROOT / page).read_text(encoding="utf-8").split())
