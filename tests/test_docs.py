@@ -102,12 +102,24 @@ def test_links_lead_to_files_and_headings(page):
 
 
 def test_numbers_of_equations_are_unique_and_cited_ones_exist():
-    numbers = re.findall(r"\\tag\{(\d+\.\d+)\}", PAGES["theory"])
+    theory = "\n".join(text for page, text in PAGES.items() if page.startswith("theory"))
+    numbers = re.findall(r"\\tag\{(\d+\.\d+)\}", theory)
     assert max(Counter(numbers).values()) == 1
-    in_text = set(numbers) | set(re.findall(r"\((\d+\.\d+)\)", PAGES["theory"]))
+    in_text = set(numbers) | set(re.findall(r"\((\d+\.\d+)\)", theory))
     for source in (ROOT / "src").rglob("*.py"):
         for cited in re.findall(r"[Ee]quations? ((?:\d+\.\d+(?:, | and | to )?)+)", source.read_text(encoding="utf-8")):
             assert set(re.findall(r"\d+\.\d+", cited)) <= in_text, f"{source.name}: {cited}"
+
+
+def test_sections_of_the_theory_are_numbered_once_and_listed_on_its_first_page():
+    sections = {
+        page: re.findall(r"^## (\d+)\. ", text, flags=re.M) for page, text in PAGES.items() if page.startswith("theory")
+    }
+    numbers = sorted(int(number) for found in sections.values() for number in found)
+    assert numbers == list(range(1, len(numbers) + 1))
+    for page, found in sections.items():
+        assert all(page == "theory" or f"]({page}.md#{number}-" in PAGES["theory"] for number in found)
+        assert re.search(r"^\| symbol ", PAGES[page], flags=re.M)
 
 
 @pytest.mark.parametrize(("module", "name"), PUBLIC, ids=[f"{module}.{name}" for module, name in PUBLIC])

@@ -1,7 +1,8 @@
 r"""Numbered equations of Markdown pages as link targets, and links to them.
 
 ``$$ ... \tag{2.1} $$`` becomes an equation with the number 2.1 and an anchor. "(2.1)" in a page then links to it. In a
-docstring "docs/theory.md" links to the page, and numbers beside it link to its equations.
+docstring "docs/theory.md" links to the page, and numbers beside it to equations. "section 5", there and in pages of the
+theory, links to the section of that number.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
 _TAG = re.compile(r"\\tag\{(\d+\.\d+)\}")
 _THEORY = "docs/theory.md"
 _NUMBER = r"\d+\.\d+"
+_SECTION = r"(?P<section>(?<=[Ss]ection )\d+)\b(?!\.\d)"
 _IN_PAGES = re.compile(rf"(?<=\()(?P<equation>{_NUMBER})(?=\))")
-_IN_DOCSTRINGS = re.compile(rf"(?P<page>{re.escape(_THEORY)})|\b(?P<equation>{_NUMBER})\b")
+_IN_THEORY = re.compile(rf"(?<=\()(?P<equation>{_NUMBER})(?=\))|{_SECTION}")
+_IN_DOCSTRINGS = re.compile(rf"(?P<page>{re.escape(_THEORY)})|{_SECTION}|\b(?P<equation>{_NUMBER})\b")
 
 
 def number_equations(app: Sphinx, doctree: nodes.document) -> None:
@@ -39,9 +42,19 @@ def number_equations(app: Sphinx, doctree: nodes.document) -> None:
             equations[number] = (app.env.docname, number)  # type: ignore[assignment]  # a number may be text
 
 
+def number_sections(app: Sphinx, doctree: nodes.document) -> None:
+    """Remember where the numbered sections of the theory are."""
+    if app.env.docname.startswith("theory"):
+        sections = app.env.__dict__.setdefault("theory_sections", {})
+        for section in doctree.findall(nodes.section):
+            if match := re.match(r"(\d+)\. ", section[0].astext()):
+                sections[match[1]] = (app.env.docname, section["ids"][0])
+
+
 def link_equations(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Make links of the numbers of equations, and of the name of the page with the theory."""
     equations = app.env.domains.math_domain.equations
+    sections = app.env.__dict__.get("theory_sections", {})
 
     def uri(page: str, anchor: str = "") -> str:
         return app.builder.get_relative_uri(docname, page) + anchor
@@ -52,6 +65,9 @@ def link_equations(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             groups = match.groupdict()
             if groups.get("page"):
                 target = uri("theory")
+            elif groups.get("section") in sections:
+                page, anchor = sections[groups["section"]]
+                target = uri(page, f"#{anchor}")
             elif groups["equation"] in equations:
                 target = uri(equations[groups["equation"]][0], f"#equation-{groups['equation'].replace('.', '-')}")
             else:
@@ -66,13 +82,15 @@ def link_equations(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         if isinstance(parent, nodes.literal | nodes.math | nodes.math_block | nodes.reference | nodes.literal_block):
             continue
         paragraph = parent.astext()
-        pattern = _IN_DOCSTRINGS if _THEORY in paragraph else _IN_PAGES
+        pattern = _IN_THEORY if docname.startswith("theory") else _IN_PAGES
+        pattern = _IN_DOCSTRINGS if _THEORY in paragraph else pattern
         if pattern.search(text):
             parent.replace(text, list(pieces(text.astext(), pattern)))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Connect both steps."""
+    """Connect the steps."""
     app.connect("doctree-read", number_equations)
+    app.connect("doctree-read", number_sections)
     app.connect("doctree-resolved", link_equations)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
