@@ -215,3 +215,19 @@ def test_equal_values_made_twice_agree():
 def test_what_cannot_be_told_apart_is_refused(value, sentence):
     with pytest.raises(TypeError, match=sentence):
         fingerprint(value, "x")
+
+
+@pytest.mark.parametrize("place", ["lib/python3/site-packages", "usr/lib/python3/dist-packages"])
+def test_packages_outside_the_environment_are_recorded_by_name(tmp_path, place):
+    """The user's site folder, that of the system, and those that .pth files name."""
+    folder = tmp_path / place
+    folder.mkdir(parents=True)
+    (folder / "elsewhere.py").write_text("def twice(x):\n    return 2 * x\n")
+    spec = importlib.util.spec_from_file_location("elsewhere", folder / "elsewhere.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["elsewhere"] = module
+    try:
+        spec.loader.exec_module(module)
+        assert fingerprint(module.twice, "transform") == ["elsewhere.twice"]
+    finally:
+        del sys.modules["elsewhere"]

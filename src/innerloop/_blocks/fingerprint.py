@@ -51,6 +51,7 @@ _NOT_CODE = {
     *("__protocol_attrs__", "_is_protocol", "_is_runtime_protocol", "__non_callable_proto_members__"),
 }
 
+_SITES = {"site-packages", "dist-packages"}
 _GENERATED = {"__init__", "__setattr__", "__delattr__"}
 
 
@@ -280,7 +281,8 @@ def _is_users(module: str | None, file: str | None = None) -> bool:
     if file is None:  # a prompt, or a module written in C
         return module in (None, "__main__")
     path = Path(file).resolve()
-    return not any(path.is_relative_to(folder) for folder in _installed())
+    # Packages also lie in the site folders of the user, of the system, and of what a .pth file names.
+    return not (_SITES.intersection(path.parts) or any(path.is_relative_to(folder) for folder in _installed()))
 
 
 def _used(function: FunctionType) -> Iterator[tuple[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, final
 
@@ -33,7 +33,7 @@ def check_task_set(tasks: object) -> None:
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TaskSet:
     """Rows of many tasks, of any sizes, kept together task by task.
 
@@ -74,15 +74,15 @@ class TaskSet:
     array(['a', 'b'], dtype='<U1')
     """
 
-    X: FloatArray = field(repr=False)
-    y: FloatArray = field(repr=False)
-    starts: IntArray = field(repr=False)
+    X: FloatArray
+    y: FloatArray
+    starts: IntArray
     ids: NDArray[Any]
-    feature_names: tuple[str, ...] | None = field(default=None, repr=False)
-    reduced_from: IntArray | None = field(default=None, repr=False)
-    columns: Columns | None = field(default=None, repr=False)
-    column_map: ColumnMap | None = field(default=None, repr=False)
-    weights: FloatArray | None = field(default=None, repr=False)
+    feature_names: tuple[str, ...] | None = None
+    reduced_from: IntArray | None = None
+    columns: Columns | None = None
+    column_map: ColumnMap | None = None
+    weights: FloatArray | None = None
 
     @classmethod
     def from_arrays(
@@ -225,6 +225,12 @@ class TaskSet:
             return self
         X = column_map.transform(self.columns)
         return replace(self, X=X, feature_names=column_map.feature_names, column_map=column_map)
+
+    def __repr__(self) -> str:
+        return (
+            f"TaskSet(n_tasks={len(self)}, n_rows={self.n_rows}, n_features={self.n_features}, "
+            f"n_targets={1 if self.y.ndim == 1 else self.y.shape[1]})"
+        )
 
     def __len__(self) -> int:
         return len(self.ids)
