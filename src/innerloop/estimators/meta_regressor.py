@@ -23,10 +23,11 @@ from innerloop.data.targets import log_targets
 from innerloop.data.tasks import TaskSet
 from innerloop.tabular.effects import Effects, effects_of, group_effects_of
 from innerloop.tabular.fitted_table import FittedTable
-from innerloop.tabular.folds import fold_of_rows
+from innerloop.tabular.folds import fold_of_rows, fold_of_tasks
 from innerloop.tabular.intervals import as_level
 from innerloop.tabular.kinds import Adaptations
 from innerloop.tabular.settings import Basis, read_settings
+from innerloop.tabular.totals import fitted_table, sample_of
 from innerloop.tabular.training import MetaTraining
 
 if TYPE_CHECKING:
@@ -271,10 +272,14 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         tasks = self._tasks(X, y, groups, weights)
         if row_fold is not None:
             row_fold = row_fold[np.argsort(distinct_ids(groups, "groups", len(X))[1], kind="stable")]
+        sample, extremes = sample_of(tasks, settings.seed)
+        if row_fold is not None and sample is not tasks:
+            of_task = fold_of_tasks(row_fold, tasks)[np.searchsorted(tasks.ids, sample.ids)]
+            row_fold = np.repeat(of_task, sample.sizes)
         with progress("Meta-training", settings.n_folds, shown=bool(self.verbose)) as tick:
-            training = MetaTraining.prepare(tasks, settings, tick, row_fold=row_fold)
+            training = MetaTraining.prepare(sample, settings, tick, row_fold=row_fold, extremes=extremes)
         self._group, self._is_log = self.group, settings.target_transform == "log"
-        self._set_table(training.choose().table(remember=knows_groups))
+        self._set_table(fitted_table(training.choose(), tasks, remember=knows_groups)[1])
         return self
 
     def predict(
