@@ -22,7 +22,7 @@ N_SAMPLE = 120
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Choose on few tasks, and cut few numbers to a leaf."""
-    monkeypatch.setattr(totals, "SAMPLE_SIZE", SampleSize(N_SAMPLE, 2**20, 50))
+    monkeypatch.setattr(population, "_SAMPLE_SIZE", SampleSize(N_SAMPLE, 2**20, 50))
     monkeypatch.setattr(population, "_NUMBERS_OF_LEAF", 2**9)
 
 
@@ -164,7 +164,7 @@ def test_known_groups_are_those_that_adapt_anew():
 @pytest.mark.parametrize("intercept", [True, False])
 def test_a_column_that_is_constant_in_the_sample_alone_is_used(intercept):
     X, y, groups = rows()
-    sample = TasksInMemory(il.TaskSet.from_arrays(X, y, groups)).sample(0, totals.SAMPLE_SIZE)
+    sample = TasksInMemory(il.TaskSet.from_arrays(X, y, groups)).sample(0, population.sample_size())
     rare = np.isin(groups, sample.ids, invert=True) & (np.random.default_rng(2).random(len(y)) < 0.3)
     wide = np.column_stack([X, rare.astype(float) * 5])
     model = il.MetaRegressor(fit_intercept=intercept).fit(wide, y + 3.0 * rare, groups)

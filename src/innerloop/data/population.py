@@ -61,20 +61,27 @@ class SampleSize:
     most_numbers: int = 2**25
     least_tasks: int = 2_000
 
-    def choose(self, drawn: Words, numbers: IntArray) -> IntArray:
+    def choose(self, drawn: Words, numbers: IntArray, is_part: bool = False) -> IntArray:
         """Return the positions of the sampled tasks, given the draw of each and how many numbers its rows hold.
+
+        With `is_part` there are more tasks, of higher draws.
 
         They are those of lowest draws. So one task more changes the sample by one task, and of the tasks of any part of
         a table those that the sample can hold are known without the others.
         """
-        if len(drawn) <= self.most_tasks:
+        if len(drawn) <= self.most_tasks and not is_part:
             return np.arange(len(drawn))
         order = np.argsort(drawn, kind="stable")[: self.most_tasks]
         n = int(np.searchsorted(np.cumsum(numbers[order]), self.most_numbers, side="right"))
         return np.sort(order[: max(n, min(self.least_tasks, self.most_tasks))])
 
 
-SAMPLE_SIZE = SampleSize()
+_SAMPLE_SIZE = SampleSize()
+
+
+def sample_size() -> SampleSize:
+    """Return on how many tasks choices are made."""
+    return _SAMPLE_SIZE
 
 
 class Population(Protocol):

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from innerloop._base.checks import as_count
+from innerloop._base.checks import IntArray, as_count
+from innerloop.data.ids import comparable
 
 Words = NDArray[np.uint64]
 
@@ -41,6 +42,28 @@ def draws(words: Words, seed: int) -> Words:
     """Return a number for each word that looks random and depends on the seed."""
     digest = hashlib.blake2b(str(as_count(seed, "seed", 0)).encode(), digest_size=8).digest()
     return mix(words ^ np.uint64(int.from_bytes(digest, "little")))
+
+
+def places_by_word(ids: NDArray[Any], known_words: Words, known: NDArray[Any]) -> IntArray:
+    """Return the position of each id among known ones in the order of their words, -1 for none.
+
+    The arrays of known words and ids may be memory-mapped: few of their pages are read.
+    """
+    words = words_of_ids(ids)
+    place, found = np.searchsorted(known_words, words), np.full(len(ids), -1)
+    open_ = np.arange(len(ids))
+    while len(open_):  # more than once for ids whose words collide
+        at = place[open_]
+        inside = at < len(known_words)
+        open_, at = open_[inside], at[inside]
+        same = known_words[at] == words[open_]
+        open_, at = open_[same], at[same]
+        one, other = comparable(ids[open_], known[at])
+        equal = one == other
+        found[open_[equal]] = at[equal]
+        open_ = open_[~equal]
+        place[open_] += 1
+    return found
 
 
 def _words_of_texts(texts: NDArray[Any]) -> Words:

@@ -22,7 +22,7 @@ from innerloop.adaptation.random_effects import RandomEffects, solve_mean, sums_
 from innerloop.adaptation.restricted_likelihood import Sums
 from innerloop.data.curves import Curves
 from innerloop.data.episodes import Protocol
-from innerloop.data.population import SAMPLE_SIZE, Extremes, Population, TasksInMemory
+from innerloop.data.population import Extremes, Population, TasksInMemory, sample_size
 from innerloop.data.row_blocks import reduced
 from innerloop.data.scaling import Scaling
 from innerloop.data.tasks import TaskSet
@@ -87,7 +87,7 @@ class SumLeaves:
     episodes: Protocols | None
 
     def __call__(self, unit: int) -> Arrays:
-        """Return "counts" (n_leaves, 2) of tasks and rows, "sums", and the factors of objectives, if wanted."""
+        """Return "counts" (n_leaves, 3) of tasks, rows and bytes of an id, "sums", and the factors of objectives."""
         width = self.covariances.shape[-1]
         parts: dict[str, list[Any]] = {"counts": [], "sums": [], "factor": [], "weight": []}
         with one_thread(width):
@@ -96,7 +96,7 @@ class SumLeaves:
                 rows = tasks.whitened()
                 if leaf.n_rows > (width + 1) * len(leaf):  # then reduced rows are fewer, and serve every covariance
                     rows = reduced(rows)
-                parts["counts"].append((len(leaf), leaf.n_rows))
+                parts["counts"].append((len(leaf), leaf.n_rows, leaf.ids.dtype.itemsize))
                 parts["sums"].append([[_flat(sums) for sums in sums_at(cov, rows)] for cov in self.covariances])
                 if self.episodes is not None:
                     objective = self.episodes.objective(tasks)
@@ -105,7 +105,7 @@ class SumLeaves:
                     parts["weight"].append((objective.weight, objective.n_tasks))
         shape = (-1, *self.covariances.shape[:2], width * width + width + 3)
         return {
-            "counts": np.array(parts["counts"], dtype=np.int64).reshape(-1, 2),
+            "counts": np.array(parts["counts"], dtype=np.int64).reshape(-1, 3),
             "sums": np.array(parts["sums"], dtype=float).reshape(shape),
             **({} if not parts["factor"] else {name: np.array(parts[name]) for name in ("factor", "weight")}),
         }
@@ -166,10 +166,10 @@ class Plan:
         """Estimate the variances anew from the whole sample."""
         return cls(trained, trained.estimates.of_more(trained.tasks, len(trained.tasks)))
 
-    @property
-    def design(self) -> Design:
-        """From the units of the data to those of predictors."""
-        return Design(self.trained.training.scaling, self.trained.curves)
+    @staticmethod
+    def design_of(trained: TrainedTable) -> Design:
+        """Return the map from the units of the data to those of predictors."""
+        return Design(trained.training.scaling, trained.curves)
 
     @property
     def models(self) -> list[Model]:
@@ -189,7 +189,7 @@ class Plan:
             episodes = Protocols(
                 settings.protocol, training.n_support, settings.n_query, settings.n_steps, settings.seed
             )
-        return SumLeaves(population, self.design, np.array(covariances), episodes)
+        return SumLeaves(population, self.design_of(self.trained), np.array(covariances), episodes)
 
     def complete(self, covariances: FloatArray, units: Sequence[Arrays]) -> TrainedTable:
         """Return the trained table with the population's coefficients from the sums over all units, in order."""
@@ -233,10 +233,10 @@ class Plan:
 
 def sample_of(tasks: TaskSet, seed: int) -> tuple[TaskSet, Extremes | None]:
     """Return the tasks that choices are made on, with the extremes of all rows; of few tasks all, with None."""
-    if len(tasks) <= SAMPLE_SIZE.most_tasks:
+    if len(tasks) <= sample_size().most_tasks:
         return tasks, None
     population = TasksInMemory(tasks)
-    return population.sample(seed, SAMPLE_SIZE), population.extremes()
+    return population.sample(seed, sample_size()), population.extremes()
 
 
 def fitted_table(trained: TrainedTable, tasks: TaskSet, remember: bool = True) -> tuple[TrainedTable, FittedTable]:
@@ -250,14 +250,14 @@ def fitted_table(trained: TrainedTable, tasks: TaskSet, remember: bool = True) -
     remember
         Whether it knows them.
     """
-    if len(tasks) <= SAMPLE_SIZE.most_tasks:
+    if len(tasks) <= sample_size().most_tasks:
         return trained, trained.table(remember)
     population, plan = TasksInMemory(tasks), Plan.of(trained)
     sum_leaves = plan.sum_leaves(population)
     trained = plan.complete(sum_leaves.covariances, [sum_leaves(unit) for unit in range(population.n_units)])
     table = trained.table(remember=False)
     if remember:
-        table = _with_known(table, AdaptLeaves(population, plan.design, table.predictor, True))
+        table = _with_known(table, AdaptLeaves(population, plan.design_of(trained), table.predictor, True))
     return trained, table
 
 
