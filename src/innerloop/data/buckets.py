@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from innerloop._base.checks import FloatArray, IntArray
 from innerloop._blocks.store import Arrays, Store
-from innerloop.data.dataset import Chunk, Fragment, Table
 from innerloop.data.drawing import Draw, DrawnRows, in_order
+from innerloop.data.fragments import Chunk, Fragment, Table
 from innerloop.data.population import Extremes, first_bits, leaf_depth
 from innerloop.data.tasks import TaskSet
 from innerloop.data.words import words_of_ids

@@ -6,105 +6,18 @@ types and numbers of rows until it is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
-import numpy as np
-from numpy.typing import NDArray
-
-from innerloop._base.checks import FloatArray
+from innerloop.data.drawing import Draw
+from innerloop.data.fragments import CSV, PARQUET, Fragment, Table, is_parquet, not_whole, open_csv
 from innerloop.data.frames import missing_column
-from innerloop.data.ids import distinct_ids
-from innerloop.data.targets import log_targets
-from innerloop.data.words import Words, words_of_ids
+from innerloop.data.population import sample_size
+from innerloop.data.tasks import TaskSet
 
-if TYPE_CHECKING:
-    from innerloop.data.tasks import TaskSet
-
-_PARQUET, _CSV = (".parquet", ".pq"), (".csv",)
-# Numbers that are read at once, and that one fragment holds unless a row group holds more.
-_NUMBERS_OF_CHUNK, _NUMBERS_OF_FRAGMENT = 2**21, 2**24
-_CSV_BLOCK = 2**24
-
-
-@final
-@dataclass(frozen=True)
-class Fragment:
-    """A part of a file that is read in one go: a CSV file, or some row groups of a Parquet file.
-
-    Parameters
-    ----------
-    path
-    row_groups
-        None for a CSV file.
-    first_row
-        Number of the file's rows before it.
-    n_rows
-        Of a CSV file an estimate.
-    """
-
-    path: str
-    row_groups: tuple[int, ...] | None
-    first_row: int
-    n_rows: int
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Chunk:
-    """Rows of a file: their ids, the words of these, and features and then targets as numbers."""
-
-    ids: NDArray[Any]
-    words: Words
-    values: FloatArray
-
-
-@final
-@dataclass(frozen=True)
-class Table:
-    """What of each file is read.
-
-    Parameters
-    ----------
-    group, targets, features
-        Names of columns.
-    single_target
-        Whether targets have one dimension.
-    is_log
-        Whether targets are replaced by their logarithms.
-    """
-
-    group: str
-    targets: tuple[str, ...]
-    features: tuple[str, ...]
-    single_target: bool
-    is_log: bool = False
-
-    @property
-    def columns(self) -> list[str]:
-        """Names of all columns."""
-        return [self.group, *self.features, *self.targets]
-
-    def chunks(self, fragment: Fragment) -> Iterator[Chunk]:
-        """Yield the rows of a fragment in their order.
-
-        Raises
-        ------
-        ValueError
-            If the file is not whole, or a cell is missing or no number; the message names file and row.
-        """
-        first = fragment.first_row
-        for batch in batches(fragment, self.columns, self.group):
-            if len(batch):
-                ids, words = _ids(batch.column(self.group), self.group, fragment.path, first)
-                values = [_numbers(batch.column(c), c, fragment.path, first) for c in (*self.features, *self.targets)]
-                if self.is_log:
-                    for i, target in enumerate(self.targets, len(self.features)):
-                        values[i] = log_targets(values[i], f"column {target!r} of {fragment.path}", _place(first))
-                yield Chunk(ids, words, np.column_stack(values))
-                first += len(batch)
+# Numbers that one fragment holds, unless a row group holds more.
+_NUMBERS_OF_FRAGMENT = 2**24
 
 
 @final
@@ -187,9 +100,15 @@ class TaskDataset:
         at least 2,000), drawn by their ids: neither the order of rows nor that of files matters, and one task more
         changes at most one task of the sample. All files are read.
         """
-        from innerloop.data.drawing import sample_of_dataset
-
-        return sample_of_dataset(self, seed)
+        draw, rows, is_text = Draw(seed, sample_size()), None, False
+        for fragment in self.fragments:
+            for chunk in self.table.chunks(fragment):
+                is_text |= chunk.ids.dtype.kind == "U"
+                new = draw.rows(chunk.words, chunk.ids, chunk.values)
+                rows = draw.lowest(new if rows is None else rows.joined(new))
+        if rows is None:
+            raise no_rows(self.files)
+        return draw.tasks(rows, self.table, is_text)[0]
 
 
 def check_dataset(data: object) -> None:
@@ -221,7 +140,7 @@ def list_files(path: str | Path | Sequence[str | Path]) -> list[Path]:
             raise ValueError(f"{file} is a folder without Parquet or CSV files; name a file, or a folder of them.")
         files += found
     for file in files:
-        if file.suffix.lower() not in (*_PARQUET, *_CSV):
+        if file.suffix.lower() not in (*PARQUET, *CSV):
             raise ValueError(f"{file} is no Parquet or CSV file by its name; a dataset takes .parquet, .pq and .csv.")
     if not files:
         raise ValueError("`path` must name at least one file, got an empty list.")
@@ -230,11 +149,6 @@ def list_files(path: str | Path | Sequence[str | Path]) -> list[Path]:
             f"`path` names {next(f for f in files if files.count(f) > 1)} twice; its rows would count twice."
         )
     return sorted(files)
-
-
-def is_parquet(path: str | Path) -> bool:
-    """Return whether a file is Parquet by its name."""
-    return Path(path).suffix.lower() in _PARQUET
 
 
 def column_types(path: Path) -> dict[str, Any]:
@@ -246,46 +160,15 @@ def column_types(path: Path) -> dict[str, Any]:
         if is_parquet(path):
             schema = pq.read_schema(path)
             return dict(zip(schema.names, schema.types, strict=True))
-        with _open_csv(str(path), {}) as reader:
+        with open_csv(str(path), {}) as reader:
             return dict.fromkeys(reader.schema.names)
     except (pa.ArrowException, OSError) as error:
         raise not_whole(path, error) from None
 
 
-def not_whole(path: str | Path, error: Exception) -> ValueError:
-    """Return the error that a file cannot be read."""
-    what = "Parquet" if is_parquet(path) else "CSV"
-    return ValueError(f"{path} is not a whole {what} file: {str(error).splitlines()[0].rstrip('.')}.")
-
-
-def batches(fragment: Fragment, columns: Sequence[str], group: str) -> Iterator[Any]:
-    """Yield the record batches of a fragment with these columns."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        if fragment.row_groups is None:
-            types = {c: pa.string() if c == group else pa.float64() for c in columns}
-            with _open_csv(fragment.path, types) as reader:
-                yield from reader
-        else:
-            size = max(1, _NUMBERS_OF_CHUNK // len(columns))
-            with pq.ParquetFile(fragment.path) as file:
-                yield from file.iter_batches(size, row_groups=list(fragment.row_groups), columns=list(columns))
-    except (pa.ArrowException, OSError) as error:
-        raise not_whole(fragment.path, error) from None
-
-
 def _is_table(file: Path, folder: Path) -> bool:
     is_hidden = any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)
-    return file.is_file() and not is_hidden and file.suffix.lower() in (*_PARQUET, *_CSV)
-
-
-def _open_csv(path: str, types: dict[str, Any]) -> Any:
-    from pyarrow import csv
-
-    options = csv.ConvertOptions(column_types=types, include_columns=list(types), strings_can_be_null=False)
-    return csv.open_csv(path, csv.ReadOptions(block_size=_CSV_BLOCK, use_threads=False), convert_options=options)
+    return file.is_file() and not is_hidden and file.suffix.lower() in (*PARQUET, *CSV)
 
 
 def _check_files(files: Sequence[Path], table: Table, every: bool) -> tuple[Fragment, ...]:
@@ -365,60 +248,6 @@ def _fragments(file: Path, n_columns: int) -> Iterator[Fragment]:
         yield Fragment(str(file), tuple(groups), first, n_rows)
 
 
-def _place(first: int) -> Callable[[int], str]:
-    """Return what says where a row of a chunk is, given how many rows of the file come before the chunk."""
-    return lambda row: f"row {first + row} (counted from 0)"
-
-
-def read_ids(column: Any, name: str, path: str, first: int) -> NDArray[Any]:
-    """Return the id of each row, as `innerloop.data.ids.distinct_ids` has them."""
-    import pyarrow as pa
-
-    if column.null_count:
-        row = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
-        raise ValueError(
-            f"{path} has no task id in column {name!r}, {_place(first)(row)}; name the task or drop the row."
-        )
-    if pa.types.is_integer(column.type) and not pa.types.is_uint64(column.type):
-        return np.asarray(column.to_numpy(zero_copy_only=False).astype(np.int64))
-    coded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-    codes = coded.indices.to_numpy(zero_copy_only=False)
-    values = coded.dictionary.to_pylist()
-
-    def place(i: int) -> str:
-        return _place(first)(int(np.argmax(codes == i)))
-
-    try:
-        ids, position = distinct_ids(values, f"column {name!r} of {path}", len(values), place)
-    except TypeError as error:
-        raise ValueError(str(error)) from None
-    return np.asarray(ids[position][codes])
-
-
-def _ids(column: Any, name: str, path: str, first: int) -> tuple[NDArray[Any], Words]:
-    ids = read_ids(column, name, path, first)
-    if ids.dtype.kind != "U":
-        return ids, words_of_ids(ids)
-    distinct, position = np.unique(ids, return_inverse=True)
-    return ids, words_of_ids(distinct)[position]
-
-
-def _numbers(column: Any, name: str, path: str, first: int) -> FloatArray:
-    """Return a column as floats, all of them finite."""
-    import pyarrow as pa
-
-    if column.null_count:
-        row = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
-        raise ValueError(f"{path} has no value in column {name!r}, {_place(first)(row)}; fill it in or drop the row.")
-    values = column if pa.types.is_floating(column.type) else column.cast(pa.float64(), safe=False)
-    numbers = values.to_numpy(zero_copy_only=False).astype(np.float64)
-    if not np.isfinite(numbers).all():
-        row = int(np.argmin(np.isfinite(numbers)))
-        raise ValueError(f"{path} has {numbers[row]} in column {name!r}, {_place(first)(row)}; numbers must be finite.")
-    return np.asarray(numbers)
-
-
-def read_features(batch: Any, table: Table, path: str, first: int) -> FloatArray:
-    """Return the features of a record batch."""
-    columns = [_numbers(batch.column(name), name, path, first) for name in table.features]
-    return np.column_stack(columns) if columns else np.empty((len(batch), 0))
+def no_rows(files: Sequence[str]) -> ValueError:
+    """Return the error that files hold no rows."""
+    return ValueError(f"{files[0]}{f' and {len(files) - 1} more files' if len(files) > 1 else ''} hold no rows.")

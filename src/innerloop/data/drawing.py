@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from innerloop._base.checks import FloatArray
 from innerloop._base.ragged import row_starts
+from innerloop.data.fragments import Table
 from innerloop.data.ids import comparable
-from innerloop.data.population import SampleSize, canonical_order, sample_size
+from innerloop.data.population import SampleSize, canonical_order
 from innerloop.data.tasks import TaskSet
 from innerloop.data.words import Words, draws
-
-if TYPE_CHECKING:
-    from innerloop.data.dataset import Table, TaskDataset
 
 
 class DrawnRows(NamedTuple):
@@ -98,21 +96,3 @@ def in_order(ids: NDArray[Any], task: NDArray[Any], values: FloatArray, table: T
     y = np.ascontiguousarray(values[:, p] if table.single_target else values[:, p:])
     starts = row_starts(np.bincount(task, minlength=len(ids)))
     return TaskSet(np.ascontiguousarray(values[:, :p]), y, starts, ids, table.features)
-
-
-def sample_of_dataset(data: TaskDataset, seed: int) -> TaskSet:
-    """Return the sample of a dataset, which reads all its files once; see `TaskDataset.sample`."""
-    draw, rows, is_text = Draw(seed, sample_size()), None, False
-    for fragment in data.fragments:
-        for chunk in data.table.chunks(fragment):
-            is_text |= chunk.ids.dtype.kind == "U"
-            new = draw.rows(chunk.words, chunk.ids, chunk.values)
-            rows = draw.lowest(new if rows is None else rows.joined(new))
-    if rows is None:
-        raise no_rows(data.files)
-    return draw.tasks(rows, data.table, is_text)[0]
-
-
-def no_rows(files: tuple[str, ...]) -> ValueError:
-    """Return the error that files hold no rows."""
-    return ValueError(f"{files[0]}{f' and {len(files) - 1} more files' if len(files) > 1 else ''} hold no rows.")

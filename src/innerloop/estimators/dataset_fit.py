@@ -25,8 +25,9 @@ from innerloop.data.buckets import (
     rows_of_fragment,
     write_index,
 )
-from innerloop.data.dataset import Fragment, Table, TaskDataset
-from innerloop.data.drawing import Draw, DrawnRows, no_rows
+from innerloop.data.dataset import TaskDataset, no_rows
+from innerloop.data.drawing import Draw, DrawnRows
+from innerloop.data.fragments import Table
 from innerloop.data.population import Extremes, sample_size
 from innerloop.data.task_table import TargetCode
 from innerloop.data.tasks import TaskSet
@@ -242,7 +243,7 @@ def _contents(value: Any) -> Iterator[bytes]:
     elif isinstance(value, tuple):
         for part in value:
             yield from _contents(part)
-    elif isinstance(value, TasksInBuckets | Fragment):
+    elif isinstance(value, TasksInBuckets):
         return
     elif hasattr(value, "__dataclass_fields__"):
         for name in value.__dataclass_fields__:

@@ -13,7 +13,8 @@ import numpy as np
 
 from innerloop._base.checks import FloatArray
 from innerloop._base.progress import progress
-from innerloop.data.dataset import Table, TaskDataset, batches, is_parquet, read_features, read_ids
+from innerloop.data.dataset import TaskDataset
+from innerloop.data.fragments import Table, batches, is_parquet, read_features, read_ids
 
 # From features and ids of rows to predictions.
 Predict = Callable[[FloatArray, Any], FloatArray]

@@ -519,8 +519,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         features = [str(name) for name in names if str(name) != group]
 
         def predict(X: FloatArray, ids: NDArray[Any]) -> FloatArray:
-            distinct, task = distinct_ids(ids, "groups", len(X))
-            prediction = self._table.predict(X, self._table.places(distinct)[task])
+            prediction = self._table.predict(X, self._table.places(ids))
             return np.exp(prediction) if self._is_log else prediction
 
         return predict_dataset(path, Path(out), group, features, predict, progress)
