@@ -21,7 +21,7 @@ from innerloop._base.checks import FloatArray, IntArray
 from innerloop._blocks.store import Arrays, Store
 from innerloop.data.drawing import Draw, DrawnRows, in_order
 from innerloop.data.fragments import Chunk, Fragment, Table
-from innerloop.data.population import Extremes, first_bits, leaf_depth
+from innerloop.data.population import Extremes, first_bits
 from innerloop.data.tasks import TaskSet
 from innerloop.data.words import words_of_ids
 
@@ -180,6 +180,8 @@ class TasksInBuckets:
         Of all tasks.
     n_bits
         Of words, that say which bucket a task is in.
+    depth
+        Bits of words that say which leaf a task is in; see `innerloop.data.population.leaf_depth`.
     is_text
         Whether ids are text; else they are whole numbers.
     """
@@ -188,16 +190,13 @@ class TasksInBuckets:
     table: Table = field(repr=False)
     n_rows: int
     n_bits: int
+    depth: int
     is_text: bool
-
-    @property
-    def _depth(self) -> int:
-        return leaf_depth(self.n_rows, len(self.table.columns) - 1)
 
     @property
     def n_units(self) -> int:
         """Number of units: of buckets, or of leaves where these are larger."""
-        return 1 << min(self._depth, self.n_bits)
+        return 1 << min(self.depth, self.n_bits)
 
     def leaves(self, unit: int) -> Iterator[TaskSet]:
         """Yield the leaves of a unit that hold tasks."""
@@ -210,7 +209,7 @@ class TasksInBuckets:
         place = np.empty(len(order), dtype=np.intp)
         place[order] = np.arange(len(order))
         tasks = in_order(distinct[order], place[position], values, self.table)
-        leaf = first_bits(words[order], self._depth)
+        leaf = first_bits(words[order], self.depth)
         bounds = [0, *(np.flatnonzero(np.diff(leaf)) + 1).tolist(), len(leaf)]
         for first, end in pairwise(bounds):
             yield tasks.select(np.arange(first, end))

@@ -188,7 +188,7 @@ def _check_files(files: Sequence[Path], table: Table, every: bool) -> tuple[Frag
             )
         if is_parquet(file):
             _check_types(file, types, table)
-            kind = _kind_of_id(types[table.group])
+            kind = _kind(types[table.group])
             kind_of_ids = kind_of_ids or (file, kind)
             if kind != kind_of_ids[1]:
                 raise ValueError(
@@ -207,12 +207,13 @@ def _check_types(file: Path, types: dict[str, Any], table: Table) -> None:
         tests = (kinds.is_integer, kinds.is_floating, kinds.is_boolean, kinds.is_decimal, kinds.is_null)
         if not any(test(kind) for test in tests):
             raise ValueError(
-                f"{file} has {kind} in column {column!r}, and a dataset takes numbers; encode the column, or leave it "
-                "out by features=[...]."
+                f"{file} has {_kind(kind)} in column {column!r}, and a dataset takes numbers; encode the column, or "
+                "leave it out by features=[...]."
             )
 
 
-def _kind_of_id(kind: Any) -> str:
+def _kind(kind: Any) -> str:
+    """Return what a type is called in messages."""
     from pyarrow import types as kinds
 
     if kinds.is_dictionary(kind):

@@ -105,8 +105,8 @@ def is_parquet(path: str | Path) -> bool:
 
 def not_whole(path: str | Path, error: Exception) -> ValueError:
     """Return the error that a file cannot be read."""
-    what = "Parquet" if is_parquet(path) else "CSV"
-    return ValueError(f"{path} is not a whole {what} file: {str(error).splitlines()[0].rstrip('.')}.")
+    what = "is not a whole Parquet file" if is_parquet(path) else "cannot be read as CSV"
+    return ValueError(f"{path} {what}: {str(error).splitlines()[0].rstrip('.')}.")
 
 
 def batches(fragment: Fragment, columns: Sequence[str], group: str) -> Iterator[Any]:

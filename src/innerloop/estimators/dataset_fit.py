@@ -25,10 +25,11 @@ from innerloop.data.buckets import (
     rows_of_fragment,
     write_index,
 )
+from innerloop.data.columns import ColumnMap, NumberCode
 from innerloop.data.dataset import TaskDataset, no_rows
 from innerloop.data.drawing import Draw, DrawnRows
 from innerloop.data.fragments import Table
-from innerloop.data.population import Extremes, sample_size
+from innerloop.data.population import Extremes, leaf_depth, sample_size
 from innerloop.data.task_table import TargetCode
 from innerloop.data.tasks import TaskSet
 from innerloop.estimators.model_folder import check_writable, write_folder
@@ -98,7 +99,8 @@ def fit_dataset(
         divided = _divide(data, table, folder, settings, workers)
         extremes = divided.extremes if divided.is_part else None
         with progress("Choosing", settings.n_folds, workers.shown) as tick:
-            trained = MetaTraining.prepare(divided.sample, settings, tick, extremes=extremes).choose()
+            sample = replace(divided.sample, column_map=_columns(divided.sample))
+            trained = MetaTraining.prepare(sample, settings, tick, extremes=extremes).choose()
         if not divided.is_part:
             fitted = trained.table()
             write_folder(out, parameters, fitted, table.features, details)
@@ -111,6 +113,18 @@ def fit_dataset(
         description = describe(out / groups.name)
         write_folder(out, parameters, fitted, table.features, details, description)
         return with_groups(fitted, out, description)
+
+
+def _columns(sample: TaskSet) -> ColumnMap:
+    """Return the map that takes the columns of a frame as they are; medians are for frames that lack cells."""
+    medians = np.median(sample.X, axis=0).tolist()
+    names = sample.feature_names or ()
+    return ColumnMap(
+        tuple(
+            NumberCode(name, "number", median, varies=True, indicator=False, filled=False)
+            for name, median in zip(names, medians, strict=True)
+        )
+    )
 
 
 def _sweep(out: Path) -> None:
@@ -166,7 +180,8 @@ def _divide(data: TaskDataset, table: Table, folder: Path, settings: Settings, w
     write_index(buckets, indices)
     is_text = any(index[:, 5].any() for index in indices)
     sample, is_part = draw.tasks(rows, table, is_text)
-    return Divided(TasksInBuckets(buckets, table, n_rows, n_bits, is_text), sample, extremes, is_part)
+    depth = leaf_depth(n_rows, len(table.columns) - 1)
+    return Divided(TasksInBuckets(buckets, table, n_rows, n_bits, depth, is_text), sample, extremes, is_part)
 
 
 def _completed(

@@ -509,20 +509,18 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         from innerloop.estimators.dataset_predict import predict_dataset
 
         check_is_fitted(self)
-        names = getattr(self, "feature_names_in_", None)
-        group = self._group if group is None else group
-        if names is None or group is None or (self.columns_ is not None and self.columns_.estimates):
+        columns, group = self.columns_, self._group if group is None else group
+        if group is None or columns is None or columns.estimates or any(c.kind != "number" for c in columns.codes):
             raise ValueError(
                 "`predict_dataset` needs the names of the features, all of them numbers without missing values, and of "
                 "the column of task ids; fit a dataset or a frame of such columns, and give group=..."
             )
-        features = [str(name) for name in names if str(name) != group]
 
         def predict(X: FloatArray, ids: NDArray[Any]) -> FloatArray:
             prediction = self._table.predict(X, self._table.places(ids))
             return np.exp(prediction) if self._is_log else prediction
 
-        return predict_dataset(path, Path(out), group, features, predict, progress)
+        return predict_dataset(path, Path(out), group, columns.inputs, predict, progress)
 
     def nearest_groups(self, group: Any, n: int = 3) -> NDArray[Any]:
         """Return the known groups whose coefficients are nearest to those of a known group.

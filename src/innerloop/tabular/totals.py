@@ -136,11 +136,12 @@ class AdaptLeaves:
         with one_thread(len(self.predictor.unseen)):
             for leaf in self.population.leaves(unit):
                 rows = self.design.tasks(leaf).whitened()
-                if self.keeps_rows or leaf.n_rows > sum(self.predictor.unseen.shape) * len(leaf):
-                    rows = reduced(rows)  # once for all members
-                found = {"ids": leaf.ids, "n_rows": leaf.sizes, "coef": self.predictor.adapt(rows)}
+                are_long = leaf.n_rows > sum(self.predictor.unseen.shape) * len(leaf)
+                fewer = reduced(rows) if are_long or self.keeps_rows else rows
+                coef = self.predictor.adapt(fewer if are_long else rows)  # the same bits with and without rows
+                found = {"ids": leaf.ids, "n_rows": leaf.sizes, "coef": coef}
                 if self.keeps_rows:
-                    found |= {"X": rows.X, "y": rows.y, "sizes": rows.sizes}
+                    found |= {"X": fewer.X, "y": fewer.y, "sizes": fewer.sizes}
                 for name, values in found.items():
                     parts.setdefault(name, []).append(values)
         return {name: np.concatenate(values) for name, values in parts.items()}
