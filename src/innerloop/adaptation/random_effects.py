@@ -22,7 +22,7 @@ from innerloop._base.seeds import Stream, stream
 from innerloop._base.threads import one_thread
 from innerloop.adaptation.covariance_roots import NOISE_POWER, DiagonalRoots, FullRoots, Roots
 from innerloop.adaptation.restricted_likelihood import RestrictedLikelihood, Solution, Sums
-from innerloop.data.row_blocks import row_blocks
+from innerloop.data.row_blocks import MOST_NUMBERS, row_blocks
 from innerloop.data.tasks import TaskSet
 
 # Which coefficients vary between tasks: the intercept alone, or all, without or with correlations.
@@ -195,7 +195,7 @@ def update_mean(
     return solve_mean(effects, sums_at(effects.task_cov, tasks), n_rows, intercept=intercept, l2=l2)
 
 
-def sums_at(task_cov: FloatArray, tasks: TaskSet) -> list[Sums]:
+def sums_at(task_cov: FloatArray, tasks: TaskSet, most_numbers: int = MOST_NUMBERS) -> list[Sums]:
     """Return the sums over tasks, at their covariance, from which the mean and the noise of each target follow.
 
     Parameters
@@ -203,11 +203,13 @@ def sums_at(task_cov: FloatArray, tasks: TaskSet) -> list[Sums]:
     task_cov : (n_targets, n_features, n_features)
     tasks
         Their sums add to those of other tasks.
+    most_numbers
+        Of a block of tasks that are summed at once.
     """
     prior = np.zeros(tasks.n_features, dtype=np.intp)  # sums do not depend on it
     with one_thread():
         return [
-            RestrictedLikelihood(row_blocks(tasks), target, tasks.n_rows, prior).sums(of_target)
+            RestrictedLikelihood(row_blocks(tasks, most_numbers), target, tasks.n_rows, prior).sums(of_target)
             for target, of_target in enumerate(task_cov)
         ]
 

@@ -32,6 +32,9 @@ from innerloop.tabular.fitted_table import FittedTable
 from innerloop.tabular.kinds import Gradient, Unadapted
 from innerloop.tabular.training import TrainedTable
 
+# Numbers of a block of tasks: such blocks stay in the cache of a core.
+_NUMBERS_OF_BLOCK = 2**18
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -97,7 +100,8 @@ class SumLeaves:
                 if leaf.n_rows > (width + 1) * len(leaf):  # then reduced rows are fewer, and serve every covariance
                     rows = reduced(rows)
                 parts["counts"].append((len(leaf), leaf.n_rows, leaf.ids.dtype.itemsize))
-                parts["sums"].append([[_flat(sums) for sums in sums_at(cov, rows)] for cov in self.covariances])
+                sums = [sums_at(cov, rows, _NUMBERS_OF_BLOCK) for cov in self.covariances]
+                parts["sums"].append([[_flat(of_target) for of_target in of_model] for of_model in sums])
                 if self.episodes is not None:
                     objective = self.episodes.objective(tasks)
                     factor = np.asarray(np.linalg.qr(objective.factor, mode="r"))
