@@ -288,6 +288,8 @@ def _added(sums: Sums, white: _Whitened, raw_square: float) -> Sums:
 
 def _whiten(rows: _Rows, varying: IntArray, task_cov: FloatArray) -> _Whitened:
     """Return V^-1/2 of rows, by a Cholesky factor of each task, given the covariance of the varying coefficients."""
+    if not task_cov.any():  # V is the identity
+        return _Whitened(rows.X, rows.y, 0.0)
     Z = rows.X[..., varying]
     V = (Z @ task_cov) @ Z.transpose(0, 2, 1)
     V[:, np.arange(V.shape[1]), np.arange(V.shape[1])] += 1.0

@@ -80,9 +80,10 @@ def _write(target: Path, parts: Iterator[Any]) -> None:
     writer = None
     try:
         for part in parts:
-            if writer is None:
-                new = pq.ParquetWriter if is_parquet(target) else csv.CSVWriter
-                writer = new(str(temporary), part.schema)
+            if writer is None and is_parquet(target):  # a dictionary of predictions would save nothing
+                writer = pq.ParquetWriter(temporary, part.schema, use_dictionary=part.schema.names[:1])
+            elif writer is None:
+                writer = csv.CSVWriter(str(temporary), part.schema)
             writer.write_batch(part)
         if writer is not None:
             writer.close()
