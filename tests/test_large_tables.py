@@ -179,6 +179,17 @@ def test_splits_of_the_user_are_taken_of_whole_tasks():
     assert model.predict(X, groups).shape == y.shape
 
 
+def test_equal_weights_change_no_bit_and_others_weigh_rows():
+    X, y, groups = rows()
+    model, equal = (il.MetaRegressor(basis="linear").fit(X, y, groups, w) for w in (None, np.full(len(y), 2.0)))
+    assert equal.coef_.tobytes() == model.coef_.tobytes()
+    weights = np.where(np.random.default_rng(3).random(len(y)) < 0.5, 1.0, 1e-9)
+    some = il.MetaRegressor(basis="linear", l2=0.0).fit(X, y, groups, weights)
+    light = weights < 1
+    without = il.MetaRegressor(basis="linear", l2=0.0).fit(X, np.where(light, y + 50.0, y), groups, weights)
+    np.testing.assert_allclose(without.coef_, some.coef_, atol=1e-2)
+
+
 @pytest.mark.slow
 def test_a_study_of_a_large_table_evaluates_the_sample_and_fits_all():
     X, y, groups = rows()
