@@ -274,7 +274,8 @@ def test_a_flipped_bit_is_noticed(tmp_path):
 def test_nothing_is_left_beside_the_model(tmp_path):
     fitted(written(tmp_path / "rows", frame()), tmp_path / "model")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "rows"]
-    fitted(tmp_path / "rows", tmp_path / "model", {"l2": 0.1})
+    for l2 in (0.1, 0.1):  # the same model twice, too
+        fitted(tmp_path / "rows", tmp_path / "model", {"basis": "linear", "l2": l2})
     assert len(list((tmp_path / "model").glob("groups-*"))) == 1
     il.save_model(il.load_model(tmp_path / "model"), tmp_path / "model", forget_groups=True)
     assert not list((tmp_path / "model").glob("groups-*"))
@@ -344,6 +345,28 @@ def test_csv_files_are_refused_by_name_too(tmp_path):
         (path / "1.csv").write_text("\n".join([lines[0], lines[1], line, *lines[2:]]) + "\n")
         with pytest.raises(ValueError, match=match):
             il.TaskDataset(path, group="user", target="y").sample()
+
+
+def test_files_without_rows_count_for_nothing_and_alone_are_refused(tmp_path):
+    table = frame(20)
+    path = written(tmp_path / "rows", table, n_files=1)
+    data = il.TaskDataset(path, group="user", target="y")
+    table[:0].to_parquet(path / "empty.parquet")
+    with_empty = il.TaskDataset(path, group="user", target="y").sample()
+    assert with_empty.X.tobytes() == data.sample().X.tobytes()
+    (path / "0.parquet").unlink()
+    nothing = il.TaskDataset(path, group="user", target="y")
+    with pytest.raises(ValueError, match=r"empty\.parquet holds no rows"):
+        nothing.sample()
+    with pytest.raises(ValueError, match=r"empty\.parquet holds no rows"):
+        fitted(path, tmp_path / "model")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["rows"]
+
+
+def test_a_folder_cannot_be_both_work_and_model(tmp_path):
+    path = written(tmp_path / "rows", frame(20))
+    with pytest.raises(ValueError, match="`work` and `out` must be different folders"):
+        fitted(path, tmp_path / "model", work=tmp_path / "model")
 
 
 def test_a_disk_without_room_is_refused_before_anything_is_written(tmp_path, monkeypatch):

@@ -251,4 +251,5 @@ def _fragments(file: Path, n_columns: int) -> Iterator[Fragment]:
 
 def no_rows(files: Sequence[str]) -> ValueError:
     """Return the error that files hold no rows."""
-    return ValueError(f"{files[0]}{f' and {len(files) - 1} more files' if len(files) > 1 else ''} hold no rows.")
+    more = f" and {len(files) - 1} more files" if len(files) > 1 else ""
+    return ValueError(f"{files[0]}{more} hold{'' if more else 's'} no rows.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -137,6 +138,8 @@ def _sweep(out: Path) -> None:
 @contextmanager
 def _work_folder(work: Path | None, out: Path) -> Iterator[Path]:
     if work is not None:
+        if work.absolute() == out.absolute():
+            raise ValueError(f"`work` and `out` must be different folders, got {out} for both.")
         if work.exists() and not work.is_dir():
             raise ValueError(f"`work` must name a folder, got the file {work}.")
         work.mkdir(parents=True, exist_ok=True)
@@ -212,7 +215,9 @@ def _write_groups(
     shape = fitted.predictor.unseen.shape
     _check_space(folder, n_groups * (8 * (2 + shape[0] * shape[1]) + id_type.itemsize), "`out`")
     adapt_leaves = AdaptLeaves(population, Plan.design_of(trained), fitted.predictor, False)
-    name = GROUPS + _digest(population.folder.name.encode(), *_contents(adapt_leaves.predictor))
+    name = GROUPS + secrets.token_hex(6)  # a new one: another process may have that of an earlier fit mapped
+    for left in folder.glob(f"{GROUPS}*"):  # by a fit that was killed
+        shutil.rmtree(left)
     with (
         progress("Adapting", population.n_units, workers.shown, rows=population.n_rows) as tick,
         writing(folder / name, n_groups, id_type, (shape[0], shape[1])) as groups,
