@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from functools import cache
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ import innerloop as il
 from innerloop.data import buckets, dataset, fragments, population, words
 from innerloop.data.population import SampleSize
 from innerloop.estimators import dataset_fit
+from innerloop.tabular import totals
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -436,6 +438,14 @@ def test_a_dask_cluster_of_two_processes_gives_the_same_bits(tmp_path):
     ):
         model = fitted(path, tmp_path / "model", executor=executor)
     assert digests(model, table) == expected()
+
+
+@pytest.mark.usefixtures("small")
+def test_workers_that_compute_in_different_ways_are_named(tmp_path, monkeypatch):
+    kinds = cycle(["openblas Haswell", "openblas SkylakeX"])
+    monkeypatch.setattr(totals, "arithmetic", lambda: next(kinds))
+    with pytest.warns(UserWarning, match=r"workers compute in 2 ways \(openblas Haswell; openblas SkylakeX\)"):
+        fitted(written(tmp_path / "rows", frame()), tmp_path / "model", {"basis": "linear"})
 
 
 @pytest.mark.slow

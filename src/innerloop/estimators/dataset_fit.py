@@ -6,6 +6,7 @@ import hashlib
 import secrets
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -197,6 +198,14 @@ def _completed(
     store = BlockStore(folder / f"sums-{digest}", {"sums": digest}, 1)
     with progress("Summing over tasks", population.n_units, workers.shown, rows=population.n_rows) as tick:
         units = gather(sum_leaves, range(population.n_units), store, workers.n_jobs, workers.executor, tick)
+    kinds = {str(kind) for unit in units for kind in unit["arithmetic"]}
+    if len(kinds) > 1:
+        warnings.warn(
+            f"workers compute in {len(kinds)} ways ({'; '.join(sorted(kinds))}), so that another fit may differ in the "
+            "last digits; take machines of one kind, or set OPENBLAS_CORETYPE for all.",
+            UserWarning,
+            stacklevel=4,
+        )
     counts = np.concatenate([unit["counts"] for unit in units])
     id_type = np.dtype(f"<U{counts[:, 2].max() // 4}" if population.is_text else np.int64)
     return plan.complete(sum_leaves.covariances, units), int(counts[:, 0].sum()), id_type

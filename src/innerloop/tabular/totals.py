@@ -15,7 +15,7 @@ import numpy as np
 
 from innerloop._base.checks import FloatArray
 from innerloop._base.ragged import ragged_ranges, row_starts
-from innerloop._base.threads import one_thread
+from innerloop._base.threads import arithmetic, one_thread
 from innerloop._blocks.store import Arrays
 from innerloop.adaptation.predictor import Mixture
 from innerloop.adaptation.random_effects import RandomEffects, solve_mean, sums_at
@@ -90,7 +90,10 @@ class SumLeaves:
     episodes: Protocols | None
 
     def __call__(self, unit: int) -> Arrays:
-        """Return "counts" (n_leaves, 3) of tasks, rows and bytes of an id, "sums", and the factors of objectives."""
+        """Return "counts" (n_leaves, 3) of tasks, rows and bytes of an id, "sums", and the factors of objectives.
+
+        "arithmetic" says what their bits depend on besides.
+        """
         width = self.covariances.shape[-1]
         parts: dict[str, list[Any]] = {"counts": [], "sums": [], "factor": [], "weight": []}
         with one_thread(width):
@@ -111,6 +114,7 @@ class SumLeaves:
         return {
             "counts": np.array(parts["counts"], dtype=np.int64).reshape(-1, 3),
             "sums": np.array(parts["sums"], dtype=float).reshape(shape),
+            "arithmetic": np.array([arithmetic()]),
             **({} if not parts["factor"] else {name: np.array(parts[name]) for name in ("factor", "weight")}),
         }
 
