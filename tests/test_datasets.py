@@ -56,7 +56,7 @@ def written(folder, table, n_files=3, order=None, kind="parquet", row_group_size
 
 def fitted(path, out, parameters=None, **options):
     data = il.TaskDataset(path, group="user", target="y")
-    return il.MetaRegressor(**(parameters or {})).fit_dataset(data, out=out, **options)
+    return il.MetaRegressor(**{"basis": "linear", **(parameters or {})}).fit_dataset(data, out=out, **options)
 
 
 def digests(model, table):
@@ -69,7 +69,8 @@ def digests(model, table):
 
 
 def in_memory(table, **parameters):
-    return il.MetaRegressor(**parameters).fit(table[["a", "b"]], table["y"], groups=table["user"])
+    model = il.MetaRegressor(**{"basis": "linear", **parameters})
+    return model.fit(table[["a", "b"]], table["y"], groups=table["user"])
 
 
 @cache
@@ -115,13 +116,16 @@ def test_text_ids_and_numbers_among_them_have_the_bits_of_the_fit_in_memory(tmp_
     assert digests(model, table) == digests(in_memory(table), table)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
-def test_gradient_steps_have_the_bits_of_the_fit_in_memory(tmp_path):
-    table, parameters = frame(), {"adaptation": "gradient"}
+@pytest.mark.parametrize("parameters", [{"adaptation": "gradient"}, {"basis": "spline"}], ids=["gradient", "spline"])
+def test_gradient_steps_and_curves_have_the_bits_of_the_fit_in_memory(tmp_path, parameters):
+    table = frame()
     model = fitted(written(tmp_path / "rows", table, order=1), tmp_path / "model", parameters)
     assert digests(model, table) == digests(in_memory(table, **parameters), table)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_words_that_collide_have_the_bits_of_the_fit_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(words, "mix", lambda w: (w * np.uint64(0x9E3779B97F4A7C15)) & np.uint64(0xFF00000000000000))
@@ -163,6 +167,7 @@ def test_a_sample_bounded_in_numbers_does_not_depend_on_files(tmp_path, monkeypa
         assert (sample.ids.tolist(), sample.X.tobytes()) == (memory.ids.tolist(), memory.X.tobytes())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_one_task_with_half_of_all_rows_and_tasks_of_one_row(tmp_path):
     table = frame()
@@ -222,7 +227,7 @@ def test_a_second_fit_reads_no_file_again(tmp_path, monkeypatch):
     path = written(tmp_path / "rows", table)
     first = fitted(path, tmp_path / "model", work=tmp_path / "work")
     monkeypatch.setattr(fragments, "batches", lambda *_: pytest.fail("a file is read again"))
-    again = fitted(path, tmp_path / "again", {"basis": "linear"}, work=tmp_path / "work")
+    again = fitted(path, tmp_path / "again", {"l2": 0.1}, work=tmp_path / "work")
     assert again.predict(table[["a", "b"]]).shape == first.predict(table[["a", "b"]]).shape
 
 
@@ -269,7 +274,7 @@ def test_a_flipped_bit_is_noticed(tmp_path):
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     with pytest.raises(ValueError, match=r"fragment-\d+\.buckets is damaged at byte \d+; delete .* and run again"):
-        fitted(path, tmp_path / "other", {"basis": "linear", "l2": 0.1}, work=tmp_path / "work")
+        fitted(path, tmp_path / "other", {"l2": 0.1}, work=tmp_path / "work")
 
 
 @pytest.mark.usefixtures("small")
@@ -277,7 +282,7 @@ def test_nothing_is_left_beside_the_model(tmp_path):
     fitted(written(tmp_path / "rows", frame()), tmp_path / "model")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "rows"]
     for l2 in (0.1, 0.1):  # the same model twice, too
-        fitted(tmp_path / "rows", tmp_path / "model", {"basis": "linear", "l2": l2})
+        fitted(tmp_path / "rows", tmp_path / "model", {"l2": l2})
     assert len(list((tmp_path / "model").glob("groups-*"))) == 1
     il.save_model(il.load_model(tmp_path / "model"), tmp_path / "model", forget_groups=True)
     assert not list((tmp_path / "model").glob("groups-*"))
@@ -445,7 +450,7 @@ def test_workers_that_compute_in_different_ways_are_named(tmp_path, monkeypatch)
     kinds = cycle(["openblas Haswell", "openblas SkylakeX"])
     monkeypatch.setattr(totals, "arithmetic", lambda: next(kinds))
     with pytest.warns(UserWarning, match=r"workers compute in 2 ways \(openblas Haswell; openblas SkylakeX\)"):
-        fitted(written(tmp_path / "rows", frame()), tmp_path / "model", {"basis": "linear"})
+        fitted(written(tmp_path / "rows", frame()), tmp_path / "model")
 
 
 @pytest.mark.slow
@@ -458,7 +463,7 @@ def test_a_fit_killed_at_random_moments_ends_with_the_same_bits(tmp_path):
         + f"""
 data = il.TaskDataset({str(path)!r}, group="user", target="y")
 print("begins", flush=True)
-il.MetaRegressor().fit_dataset(data, out={str(tmp_path / "model")!r}, work={str(tmp_path / "work")!r})
+il.MetaRegressor(basis="linear").fit_dataset(data, out={str(tmp_path / "model")!r}, work={str(tmp_path / "work")!r})
 """
     )
     for seconds in (0.05, 0.3, 0.8, 1.5, 2.5):

@@ -113,7 +113,7 @@ def test_the_canonical_order_is_that_of_lexsort():
 # --- fits -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("parameters", [{}, {"adaptation": "gradient"}], ids=["auto", "gradient"])
+@pytest.mark.parametrize("parameters", [{"basis": "linear"}, {"adaptation": "gradient"}], ids=["ridge", "gradient"])
 def test_the_order_of_rows_changes_no_bit_of_a_large_fit(parameters):
     X, y, groups = rows()
     order = np.random.default_rng(1).permutation(len(y))
@@ -125,7 +125,7 @@ def test_words_that_collide_are_still_different_tasks(monkeypatch):
     monkeypatch.setattr(words, "mix", lambda w: (w * np.uint64(0x9E3779B97F4A7C15)) & np.uint64(0xFF00000000000000))
     X, y, groups = rows()
     order = np.random.default_rng(1).permutation(len(y))
-    one, other = (il.MetaRegressor().fit(X[o], y[o], groups[o]) for o in (slice(None), order))
+    one, other = (il.MetaRegressor(basis="linear").fit(X[o], y[o], groups[o]) for o in (slice(None), order))
     assert len(np.unique(words_of_ids(one.groups_))) < len(one.groups_) == 300
     same_bits(one, other, X, groups)
 
@@ -154,7 +154,7 @@ def test_gradient_steps_start_from_coefficients_of_all_tasks():
 
 def test_known_groups_are_those_that_adapt_anew():
     X, y, groups = rows()
-    model = il.MetaRegressor().fit(X, y, groups)
+    model = il.MetaRegressor(basis="linear").fit(X, y, groups)
     assert model.groups_.tolist() == sorted(set(groups.tolist()))
     again = model.adapt(X, y, groups)
     np.testing.assert_allclose(again.predict(X, groups), model.predict(X, groups), rtol=1e-9, atol=1e-9)
@@ -167,7 +167,7 @@ def test_a_column_that_is_constant_in_the_sample_alone_is_used(intercept):
     sample = TasksInMemory(il.TaskSet.from_arrays(X, y, groups)).sample(0, population.sample_size())
     rare = np.isin(groups, sample.ids, invert=True) & (np.random.default_rng(2).random(len(y)) < 0.3)
     wide = np.column_stack([X, rare.astype(float) * 5])
-    model = il.MetaRegressor(fit_intercept=intercept).fit(wide, y + 3.0 * rare, groups)
+    model = il.MetaRegressor(basis="linear", fit_intercept=intercept).fit(wide, y + 3.0 * rare, groups)
     assert model.coef_[2] == pytest.approx(0.6, abs=0.1)
 
 
@@ -175,7 +175,7 @@ def test_splits_of_the_user_are_taken_of_whole_tasks():
     from sklearn.model_selection import GroupKFold
 
     X, y, groups = rows()
-    model = il.MetaRegressor(cv=GroupKFold(3)).fit(X, y, groups)
+    model = il.MetaRegressor(basis="linear", cv=GroupKFold(3)).fit(X, y, groups)
     assert model.predict(X, groups).shape == y.shape
 
 
