@@ -49,6 +49,8 @@ def folder(tmp_path, monkeypatch):
     new = frame[:12].assign(school="new")
     new.loc[6:, "exam_score"] = np.nan
     new.to_csv(tmp_path / "new.csv", index=False)
+    (tmp_path / "rows").mkdir()
+    frame.to_parquet(tmp_path / "rows" / "first.parquet")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -17,6 +17,7 @@ from innerloop.exact.solutions import MetaPath, MetaSolution
 from innerloop.exact.solve import IllConditionedWarning, solve, solve_path
 
 if TYPE_CHECKING:
+    from innerloop.data.dataset import TaskDataset
     from innerloop.distributions import (
         Design,
         MixedLinearRegression,
@@ -70,6 +71,7 @@ __all__ = [
     "ResampledTasks",
     "Sinusoid",
     "TableStudy",
+    "TaskDataset",
     "TaskDistribution",
     "TaskSet",
     "advise",
@@ -112,6 +114,7 @@ _ON_FIRST_USE = {
     "ResampledTasks": "innerloop.distributions",
     "Sinusoid": "innerloop.distributions",
     "TableStudy": "innerloop.report",
+    "TaskDataset": "innerloop.data.dataset",
     "TaskDistribution": "innerloop.distributions",
     "advise": "innerloop.report",
     "calibrate": "innerloop.evaluation.calibrated_model",

@@ -23,8 +23,11 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 @contextmanager
-def progress(what: str, n_ticks: int, shown: bool = True) -> Iterator[Callable[[], None]]:
-    """Yield a function that advances the bar by one; without a terminal on standard error there is no bar."""
+def progress(what: str, n_ticks: int, shown: bool = True, rows: int = 0) -> Iterator[Callable[[], None]]:
+    """Yield a function that advances the bar by one; without a terminal on standard error there is no bar.
+
+    With `rows`, their number in all ticks together, the bar says how many of them are done per second.
+    """
     if (listener := _listener.get()) is not None:
         yield _counting(listener, what, n_ticks)
         return
@@ -37,7 +40,13 @@ def progress(what: str, n_ticks: int, shown: bool = True) -> Iterator[Callable[[
         *columns, TimeRemainingColumn(), console=errors, transient=True, disable=not (shown and errors.is_terminal)
     ) as bar:
         task = bar.add_task(what, total=n_ticks)
-        yield lambda: bar.advance(task)
+
+        def tick() -> None:
+            bar.advance(task)
+            if rows and (speed := bar.tasks[task].speed):
+                bar.update(task, description=f"{what}, {speed * rows / n_ticks:,.0f} rows/s")
+
+        yield tick
 
 
 def _counting(listener: Listener, what: str, n_ticks: int) -> Callable[[], None]:

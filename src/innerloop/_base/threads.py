@@ -57,6 +57,16 @@ class _OneThread:
 _ONE_THREAD = _OneThread()
 
 
+def arithmetic() -> str:
+    """Return what bits of results depend on besides the code: numpy's version, and the kernels of linear algebra."""
+    import numpy as np
+    from threadpoolctl import threadpool_info
+
+    libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]
+    kernels = {f"{library['internal_api']} {library.get('architecture')}" for library in libraries}
+    return f"numpy {np.__version__}, {', '.join(sorted(kernels))}"
+
+
 def one_thread(n_features: int = 0) -> AbstractContextManager[None]:
     """Return a context in which BLAS uses one thread; with many features it changes nothing."""
     return _ONE_THREAD if n_features <= _SMALL else nullcontext()

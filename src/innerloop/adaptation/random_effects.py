@@ -10,7 +10,7 @@ are relative to that of the noise, :math:`s^2`. The restricted likelihood (`rest
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, final
 
@@ -21,8 +21,8 @@ from innerloop._base.checks import FloatArray, IntArray
 from innerloop._base.seeds import Stream, stream
 from innerloop._base.threads import one_thread
 from innerloop.adaptation.covariance_roots import NOISE_POWER, DiagonalRoots, FullRoots, Roots
-from innerloop.adaptation.restricted_likelihood import RestrictedLikelihood, Solution
-from innerloop.data.row_blocks import row_blocks
+from innerloop.adaptation.restricted_likelihood import RestrictedLikelihood, Solution, Sums
+from innerloop.data.row_blocks import MOST_NUMBERS, row_blocks
 from innerloop.data.tasks import TaskSet
 
 # Which coefficients vary between tasks: the intercept alone, or all, without or with correlations.
@@ -120,6 +120,7 @@ def estimate_effects(
     start: RandomEffects | None = None,
     similar: tuple[RandomEffects, RandomEffects] | None = None,
     shrink_slopes: bool = True,
+    most_tasks: int = _MOST_TASKS,
 ) -> RandomEffects:
     """Estimate the random-effects model by restricted maximum likelihood.
 
@@ -149,13 +150,15 @@ def estimate_effects(
     shrink_slopes
         Whether the variances of slopes have their prior, which predicts better, or each is estimated by itself, which
         leaves zero variances at zero.
+    most_tasks
+        Size of the sample of tasks that variances are estimated from.
 
     Notes
     -----
     With more features than rows all slopes have the same variance, and everything is computed in the space that rows
     span. docs/theory.md, section "Random effects".
     """
-    sample, p = variance_sample(tasks, seed), tasks.n_features
+    sample, p = variance_sample(tasks, seed, most_tasks=most_tasks), tasks.n_features
     prior = _priors(p, n_curves, intercept)
     varies = np.ones(p, dtype=bool) if varying is None else varying.copy()
     if structure == "intercept":
@@ -188,12 +191,42 @@ def update_mean(
 
     The tasks may be reduced; see `innerloop.data.row_blocks.reduced`.
     """
-    solutions, n_rows, prior = [], int(tasks.original_sizes.sum()), _priors(tasks.n_features, 0, intercept)
+    n_rows = int(tasks.original_sizes.sum())
+    return solve_mean(effects, sums_at(effects.task_cov, tasks), n_rows, intercept=intercept, l2=l2)
+
+
+def sums_at(task_cov: FloatArray, tasks: TaskSet, most_numbers: int = MOST_NUMBERS) -> list[Sums]:
+    """Return the sums over tasks, at their covariance, from which the mean and the noise of each target follow.
+
+    Parameters
+    ----------
+    task_cov : (n_targets, n_features, n_features)
+    tasks
+        Their sums add to those of other tasks.
+    most_numbers
+        Of a block of tasks that are summed at once.
+    """
+    prior = np.zeros(tasks.n_features, dtype=np.intp)  # sums do not depend on it
+    with one_thread():
+        return [
+            RestrictedLikelihood(row_blocks(tasks, most_numbers), target, tasks.n_rows, prior).sums(of_target)
+            for target, of_target in enumerate(task_cov)
+        ]
+
+
+def solve_mean(
+    effects: RandomEffects, sums: Sequence[Sums], n_rows: int, *, intercept: bool = True, l2: float | None = None
+) -> RandomEffects:
+    """Return the effects with the mean and the noise that `sums_at` the tasks' covariance give, of all tasks.
+
+    `n_rows` is the number of their rows, before these were reduced.
+    """
+    solutions, prior = [], _priors(len(effects.mean), 0, intercept)
     for target, (task_cov, precision) in enumerate(zip(effects.task_cov, effects.precision, strict=True)):
         penalty = precision if l2 is None else np.where(prior >= 0, l2 * n_rows, 0.0)
-        problem = RestrictedLikelihood(row_blocks(tasks), target, n_rows, prior)
+        problem = RestrictedLikelihood((), target, n_rows, prior)
         with one_thread():
-            solutions.append((task_cov, penalty, problem.solve(problem.sums(task_cov), penalty)))
+            solutions.append((task_cov, penalty, problem.solve(sums[target], penalty)))
     return _effects(solutions)
 
 
@@ -260,13 +293,15 @@ def _solve_in_row_space(
     return task_cov, everywhere, solution._replace(mean=B @ solution.mean, mean_cov=mean_cov)
 
 
-def variance_sample(tasks: TaskSet, seed: int, among: NDArray[np.bool_] | None = None) -> TaskSet:
+def variance_sample(
+    tasks: TaskSet, seed: int, among: NDArray[np.bool_] | None = None, most_tasks: int = _MOST_TASKS
+) -> TaskSet:
     """Return the tasks that variances are estimated from: all, or all `among`, or a random sample of very many."""
     sizes = np.minimum(tasks.sizes, tasks.n_features + tasks.y[:1].size)
     chosen = np.arange(len(tasks)) if among is None else np.flatnonzero(among)
     order = chosen[stream(seed, Stream.VARIANCE_SAMPLE).permutation(len(chosen))]
     n = int(np.searchsorted(np.cumsum(sizes[order] * tasks.n_features), _MOST_NUMBERS))
-    n = min(max(n, _LEAST_TASKS), _MOST_TASKS)
+    n = min(max(n, _LEAST_TASKS), most_tasks)
     return tasks if among is None and n >= len(tasks) else tasks.select(np.sort(order[:n]))
 
 

@@ -56,7 +56,7 @@ class Solution(NamedTuple):
     loss: float
 
 
-class _Sums(NamedTuple):
+class Sums(NamedTuple):
     """Sums over tasks of X'V^-1 X, X'V^-1 y, y'V^-1 y, log|V| and y'y."""
 
     moments: FloatArray
@@ -102,7 +102,7 @@ class Evaluation(NamedTuple):
     by_precision: FloatArray
     precision: FloatArray
     whitened: list[_Whitened]
-    sums: _Sums
+    sums: Sums
     solution: Solution
 
 
@@ -132,7 +132,7 @@ class RestrictedLikelihood:
         self.n_priors = int(prior.max(initial=-1)) + 1
         self.n = max(n_rows - int((prior < 0).sum()), 1)
         self._varying = np.arange(len(prior)) if varying is None else varying
-        self._constant = _Sums(np.zeros((len(prior), len(prior))), np.zeros(len(prior)), 0.0, 0.0, 0.0)
+        self._constant = Sums(np.zeros((len(prior), len(prior))), np.zeros(len(prior)), 0.0, 0.0, 0.0)
         self._blocks, self._target = blocks, target
         self._parts: list[_Rows] | None = None
         if varying is not None:
@@ -164,7 +164,7 @@ class RestrictedLikelihood:
         """Return the diagonal of P, given the precision of each prior."""
         return np.where(self.prior >= 0, np.append(precision, 0.0)[self.prior], 0.0)
 
-    def sums(self, task_cov: FloatArray, kept: list[_Whitened] | None = None) -> _Sums:
+    def sums(self, task_cov: FloatArray, kept: list[_Whitened] | None = None) -> Sums:
         """Return the sums over all tasks; append whitened blocks to `kept` if it is given."""
         sums, varying = self._constant, self._varying
         for rows in self._rows():
@@ -174,7 +174,7 @@ class RestrictedLikelihood:
                 kept.append(white)
         return sums
 
-    def solve(self, sums: _Sums, penalty: FloatArray) -> Solution:
+    def solve(self, sums: Sums, penalty: FloatArray) -> Solution:
         """Return omega, the noise and the loss, given the sums at a covariance, and the diagonal of P."""
         S = sums.moments + np.diag(penalty)
         size = np.sqrt(np.where(S.diagonal() > 0, S.diagonal(), 1.0))  # makes ranks independent of units
@@ -274,10 +274,10 @@ class RestrictedLikelihood:
         return solution, -slope / np.sqrt(np.where(squares > 0, 2 * squares, 1.0))
 
 
-def _added(sums: _Sums, white: _Whitened, raw_square: float) -> _Sums:
+def _added(sums: Sums, white: _Whitened, raw_square: float) -> Sums:
     """Return sums with those of whitened rows added, given the sum of their squared targets."""
     X, y = white.X.reshape(-1, white.X.shape[2]), white.y.ravel()
-    return _Sums(
+    return Sums(
         sums.moments + X.T @ X,
         sums.cross + X.T @ y,
         sums.square + float(y @ y),
@@ -288,6 +288,8 @@ def _added(sums: _Sums, white: _Whitened, raw_square: float) -> _Sums:
 
 def _whiten(rows: _Rows, varying: IntArray, task_cov: FloatArray) -> _Whitened:
     """Return V^-1/2 of rows, by a Cholesky factor of each task, given the covariance of the varying coefficients."""
+    if not task_cov.any():  # V is the identity
+        return _Whitened(rows.X, rows.y, 0.0)
     Z = rows.X[..., varying]
     V = (Z @ task_cov) @ Z.transpose(0, 2, 1)
     V[:, np.arange(V.shape[1]), np.arange(V.shape[1])] += 1.0

@@ -40,7 +40,7 @@ for _name, _help in _HELP.items():
 
 
 # Commands that go on where they were stopped, and the option that this takes.
-_RESUMED = {"simulate": "--store", "train": "--out", "reproduce": ""}
+_RESUMED = {"simulate": "--store", "fit": "--work", "train": "--out", "reproduce": ""}
 # A stopped command ends after so many seconds at the latest.
 _SECONDS_TO_END = 4.0
 # What input, a full disk or a small machine may cause. All else is a mistake of this program.

@@ -12,8 +12,10 @@ from cyclopts import Parameter
 
 from innerloop._base.checks import as_count
 from innerloop._base.files import check_file
+from innerloop.cli._datasets import fit_files, is_large
 from innerloop.cli._output import command_line, console, draw_beside, need_matplotlib, show
 from innerloop.cli._tables import check_sizes, print_size, read_tasks
+from innerloop.data.dataset import TaskDataset
 from innerloop.data.episodes import Protocol
 from innerloop.estimators import MetaRegressor
 from innerloop.estimators.storage import check_writable, save_model
@@ -59,6 +61,9 @@ def fit(
     seed: int = 0,
     delimiter: str | None = None,
     json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    work: Path | None = None,
+    n_jobs: int = 1,
+    scheduler: str | None = None,
 ) -> None:
     """Meta-train on a table of many small tasks and recommend how new tasks should adapt.
 
@@ -68,7 +73,9 @@ def fit(
     Parameters
     ----------
     table
-        CSV or Parquet file, one row per observation.
+        CSV or Parquet file, one row per observation, or a folder of such files. A folder that would not fit in memory,
+        or with `work`, `n_jobs` or `scheduler`, is not read into memory: it takes columns of numbers, and the model is
+        saved without a comparison of methods.
     group
         Column with the task ids.
     target
@@ -128,6 +135,12 @@ def fit(
         Between CSV cells.
     json_
         Print the results as JSON instead.
+    work
+        Folder for what is finished of a folder of files, from which a fit that was stopped goes on.
+    n_jobs
+        Processes for a folder of files; -1 takes all cores.
+    scheduler
+        Address of a Dask scheduler, whose workers then compute: tcp://host:8786.
     """
     model = MetaRegressor(
         inner_lr=inner_lr,
@@ -149,6 +162,11 @@ def fit(
         target_transform="log" if log_target else None,
     )
     read_settings(model.get_params())
+    if work is not None or n_jobs != 1 or scheduler is not None or is_large(table):
+        in_memory = {"--report": report, "--drop": drop, "--weights": weights, "--min-rows": min_rows, "--json": json_}
+        in_memory |= {"--forget-groups": forget_groups, "--delimiter": delimiter}
+        fit_files(model, TaskDataset(table, group, target, features), out, work, n_jobs, scheduler, in_memory)
+        return
     if forget_groups and out is None:
         raise ValueError("`--forget-groups` says what `--out` saves; give --out too.")
     if out is not None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from innerloop._base.checks import FloatArray, IntArray
 from innerloop._base.files import check_file, write_whole
+from innerloop.cli._datasets import predict_files, predicts_files
 from innerloop.cli._fewshot import SETTINGS
 from innerloop.cli._output import messages
 from innerloop.data.columns import ColumnMap, Columns
@@ -57,9 +58,11 @@ def predict(
     model
         Folder made by `innerloop fit --out`, or by `innerloop train --out` of a table.
     table
-        CSV or Parquet file with the group and feature columns; its target column may be absent or partly empty.
+        CSV or Parquet file with the group and feature columns; its target column may be absent or partly empty. With a
+        model of files that were not read into memory, a folder of such files: all their rows are predicted.
     out
-        CSV file to write; standard output unless given.
+        CSV file to write; standard output unless given. For a folder of files, the folder for their predictions: a file
+        for each, its rows in their order.
     level
         Add columns "lower" and "upper": intervals that contain the target with this probability, 0.9 for instance.
     update
@@ -70,9 +73,12 @@ def predict(
     """
     if level is not None:
         as_level(level)
+    is_network = (model / SETTINGS).exists()
+    if not is_network and predicts_files(model, table):
+        predict_files(model, table, out, {"--level": level, "--update": update, "--delimiter": delimiter})
+        return
     if out is not None:
         check_file(out, "--out")
-    is_network = (model / SETTINGS).exists()
     predictor = _network(model, level, update) if is_network else _regressor(model, level, update)
     if out is not None and out.exists() and out.samefile(table):
         raise ValueError(f"--out names the table itself, {table}; name another file.")

@@ -123,8 +123,9 @@ def places(ids: NDArray[Any], known: NDArray[Any]) -> IntArray:
     if len(known) == 0:
         return np.full(len(ids), -1)
     ids, known = comparable(ids, known)
-    order = np.argsort(known)
-    near = order[np.minimum(np.searchsorted(known, ids, sorter=order), len(known) - 1)]
+    order = None if (known[:-1] <= known[1:]).all() else np.argsort(known)  # they usually are in order, and many
+    near = np.minimum(np.searchsorted(known, ids, sorter=order), len(known) - 1)
+    near = near if order is None else order[near]
     return np.where(known[near] == ids, near, -1)
 
 

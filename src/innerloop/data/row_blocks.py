@@ -12,7 +12,7 @@ from innerloop._base.checks import FloatArray, IntArray
 from innerloop._base.ragged import of_similar_size, padded_rows, ragged_ranges, row_starts
 from innerloop.data.tasks import TaskSet
 
-_MOST_NUMBERS = 2**22
+MOST_NUMBERS = 2**22
 
 
 @final
@@ -39,7 +39,7 @@ class RowBlock:
     y: FloatArray
 
 
-def row_blocks(tasks: TaskSet, most_numbers: int = _MOST_NUMBERS) -> Iterator[RowBlock]:
+def row_blocks(tasks: TaskSet, most_numbers: int = MOST_NUMBERS) -> Iterator[RowBlock]:
     """Yield all tasks in blocks of at most about `most_numbers` numbers each (or of one task)."""
     sizes = tasks.sizes
     width = tasks.n_features + (1 if tasks.y.ndim == 1 else tasks.y.shape[1])

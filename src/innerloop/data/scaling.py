@@ -35,21 +35,41 @@ class Scaling:
     weight_unit: float = 1.0
 
     @classmethod
-    def fit(cls, tasks: TaskSet, standardize: bool, intercept: bool) -> Scaling:
+    def fit(
+        cls, tasks: TaskSet, standardize: bool, intercept: bool, extremes: tuple[FloatArray, FloatArray] | None = None
+    ) -> Scaling:
         """Read the map off the rows.
 
         Without an intercept nothing is centred, and features are divided by their root mean square.
+
+        Parameters
+        ----------
+        tasks
+        standardize, intercept
+        extremes : (n_features,), (n_features,)
+            Smallest and largest values of the features where these tasks are a sample of more: a feature is left out if
+            it is constant in all of them. One that is constant in the sample alone is divided by its largest distance
+            from there.
         """
         X, y, weights, unit = tasks.X, tasks.y, tasks.weights, 1.0
         if weights is not None:
             unit = float(weights[0] if np.ptp(weights) == 0 else weights.mean())
             weights = None if np.ptp(weights) == 0 else weights / unit
-        kept = _varies(X) if intercept else np.abs(X).max(axis=0) > 0
+        low, high = (X.min(axis=0), X.max(axis=0)) if extremes is None else extremes
+        kept = _differ(low, high) if intercept else np.maximum(np.abs(low), np.abs(high)) > 0
         X = X[:, kept]
         x_mean, y_mean = np.zeros(X.shape[1]), np.zeros(y.shape[1:])
         if intercept:
             x_mean, y_mean = (_near(_mean(part, weights), np.ptp(part, axis=0)) for part in (X, y))
-        x_rate = _rate(X - x_mean, weights) if standardize else np.ones(X.shape[1])
+        x_rate = np.ones(X.shape[1])
+        if standardize:
+            seen, centred = _varies(X) if intercept else np.abs(X).max(axis=0) > 0, X - x_mean
+            if seen.all():
+                x_rate = _rate(centred, weights)
+            else:
+                x_rate[seen] = _rate(centred[:, seen], weights)
+                unseen = np.maximum(high[kept] - x_mean, x_mean - low[kept])[~seen]
+                x_rate[~seen] = _near(1 / unseen, 1 / unseen)
         y_rate = np.ones(y.shape[1:])
         if y_rate.size > 1:
             varies = _varies(y)
@@ -100,7 +120,10 @@ class Scaling:
 
 
 def _varies(columns: FloatArray) -> NDArray[np.bool_]:
-    low, high = columns.min(axis=0), columns.max(axis=0)
+    return _differ(columns.min(axis=0), columns.max(axis=0))
+
+
+def _differ(low: FloatArray, high: FloatArray) -> NDArray[np.bool_]:
     return np.asarray(high - low > 4 * np.finfo(float).eps * np.maximum(np.abs(low), np.abs(high)))
 
 

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from innerloop._base.checks import FloatArray, IntArray, as_count
 from innerloop._base.ragged import of_similar_size
 from innerloop.data.ids import id_texts
-
-Words = NDArray[np.uint64]
+from innerloop.data.words import Words, mix
 
 
 @final
@@ -50,7 +49,7 @@ class RowContents:
         """Return an order of all rows: task by task, shuffled within each by contents, the task's id and the seed."""
         words, order = _id_words(ids, as_count(seed, "seed", 0)), np.empty(self._n_rows, dtype=np.intp)
         for similar, rows, real, contents, places in self._parts:
-            keys = _mix(_mix(words[similar, None] ^ contents) + places)
+            keys = mix(mix(words[similar, None] ^ contents) + places)
             order[rows[real]] = np.take_along_axis(rows, np.lexsort((keys, ~real)), axis=1)[real]
         return order
 
@@ -68,7 +67,7 @@ def order_of_contents(targets: Sequence[FloatArray], features: Sequence[FloatArr
         every = np.arange(starts[-1])[None]
         words = _content(ranks[0][None], features, every, np.ones_like(every, dtype=bool))[0]
         for rank in ranks:
-            words = _mix(words ^ rank.astype(np.uint64))
+            words = mix(words ^ rank.astype(np.uint64))
         keys.append(np.add.reduceat(words, first))
     return np.argsort(np.lexsort(keys[::-1]), kind="stable")
 
@@ -104,7 +103,7 @@ def _contents(
     # how the columns of the task are ordered relative to each other makes the draws of different tables independent.
     hashed = place
     for rank in (*ranks, content):
-        hashed = _mix(hashed ^ rank.astype(np.uint64))
+        hashed = mix(hashed ^ rank.astype(np.uint64))
     return hashed.sum(axis=1, keepdims=True, where=real), place
 
 
@@ -119,8 +118,8 @@ def _content(target: IntArray, features: Sequence[FloatArray], rows: IntArray, r
         rank = _centred(_rank(feature[rows], real), real)
         product = (rank * target).sum(axis=1, keepdims=True)
         rank = np.where(product == 0, np.abs(rank), np.sign(product) * rank)
-        content += rank.astype(np.uint64) * (_mix(np.abs(product).astype(np.uint64)) | np.uint64(1))
-    return _mix(content)
+        content += rank.astype(np.uint64) * (mix(np.abs(product).astype(np.uint64)) | np.uint64(1))
+    return mix(content)
 
 
 def _further(content: Words, whole: _Whole, rows: IntArray, real: NDArray[np.bool_]) -> Iterator[IntArray]:
@@ -162,18 +161,10 @@ def _id_words(ids: NDArray[Any], seed: int) -> Words:
     digests = (hashlib.blake2b(i.encode("utf-8", "surrogatepass"), digest_size=8) for i in id_texts(ids))
     words = np.frombuffer(b"".join(digest.digest() for digest in digests), dtype="<u8")
     seed_word = hashlib.blake2b(str(seed).encode(), digest_size=8).digest()
-    return _mix(words.astype(np.uint64) ^ np.frombuffer(seed_word, dtype="<u8").astype(np.uint64))
+    return mix(words.astype(np.uint64) ^ np.frombuffer(seed_word, dtype="<u8").astype(np.uint64))
 
 
 def uniform_of_ids(ids: NDArray[Any], seed: int) -> FloatArray:
     """Return a number in [0, 1) for each id, drawn with the seed; other ids do not matter."""
     values: NDArray[Any] = (_id_words(ids, as_count(seed, "seed", 0)) >> np.uint64(11)) * 2.0**-53
     return values.astype(np.float64)
-
-
-def _mix(words: Words) -> Words:
-    """Return the splitmix64 finaliser (Steele, Lea and Flood, 2014) of each word."""
-    words = words + np.uint64(0x9E3779B97F4A7C15)
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -16,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from innerloop._base.checks import FloatArray, IntArray, as_count, as_targets, as_weights
 from innerloop._base.progress import progress
 from innerloop.data.columns import ColumnMap, Columns
+from innerloop.data.dataset import TaskDataset, check_dataset
 from innerloop.data.episodes import Episodes, Protocol
 from innerloop.data.frames import as_frame, is_frame, take_groups
 from innerloop.data.ids import distinct_ids
@@ -23,10 +26,11 @@ from innerloop.data.targets import log_targets
 from innerloop.data.tasks import TaskSet
 from innerloop.tabular.effects import Effects, effects_of, group_effects_of
 from innerloop.tabular.fitted_table import FittedTable
-from innerloop.tabular.folds import fold_of_rows
+from innerloop.tabular.folds import fold_of_rows, fold_of_tasks
 from innerloop.tabular.intervals import as_level
 from innerloop.tabular.kinds import Adaptations
 from innerloop.tabular.settings import Basis, read_settings
+from innerloop.tabular.totals import fitted_table, sample_of
 from innerloop.tabular.training import MetaTraining
 
 if TYPE_CHECKING:
@@ -157,8 +161,6 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
     coef_: FloatArray
     intercept_: Any  # a number, or an array of them
     groups_: NDArray[Any]
-    group_coef_: FloatArray
-    group_intercept_: FloatArray
     adaptation_: str
     adaptation_results_: dict[str, NDArray[Any]]
     inner_lr_: Any  # a number, or an array of them
@@ -271,10 +273,14 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         tasks = self._tasks(X, y, groups, weights)
         if row_fold is not None:
             row_fold = row_fold[np.argsort(distinct_ids(groups, "groups", len(X))[1], kind="stable")]
+        sample, extremes = sample_of(tasks, settings.seed)
+        if row_fold is not None and sample is not tasks:
+            of_task = fold_of_tasks(row_fold, tasks)[np.searchsorted(tasks.ids, sample.ids)]
+            row_fold = np.repeat(of_task, sample.sizes)
         with progress("Meta-training", settings.n_folds, shown=bool(self.verbose)) as tick:
-            training = MetaTraining.prepare(tasks, settings, tick, row_fold=row_fold)
+            training = MetaTraining.prepare(sample, settings, tick, row_fold=row_fold, extremes=extremes)
         self._group, self._is_log = self.group, settings.target_transform == "log"
-        self._set_table(training.choose().table(remember=knows_groups))
+        self._set_table(fitted_table(training.choose(), tasks, remember=knows_groups)[1])
         return self
 
     def predict(
@@ -406,6 +412,116 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         adapted._set_table(self._table.adapt(tasks, add))
         return adapted
 
+    def fit_dataset(
+        self,
+        data: TaskDataset,
+        *,
+        out: str | Path,
+        work: str | Path | None = None,
+        n_jobs: int = 1,
+        executor: Executor | None = None,
+        progress: bool = False,
+    ) -> Self:
+        """Fit a dataset that need not fit in memory, and write the model to a folder.
+
+        What is chosen is chosen on ``data.sample(random_state)``; the population's coefficients and the noise are
+        estimated from all rows, and all groups adapt. The result is the same, bit for bit, whatever the order of rows
+        and files, how rows lie in files, and who computes, and that of `fit` on these rows where these are more than
+        2^14 groups. Of so many groups coefficients are kept, but no rows: `predict_interval` and `update` then know
+        groups after `adapt` only.
+
+        Parameters
+        ----------
+        data
+        out
+            Folder of the model, for `innerloop.load_model`.
+        work
+            Folder for rows in buckets and what else is finished, from which a call that was killed goes on, and which
+            later fits of the same files use again. It takes about the room of the rows as numbers of 8 bytes. None: a
+            folder beside `out`, deleted in the end.
+        n_jobs
+            Number of processes; -1 takes all cores. Ignored with an executor.
+        executor
+            Any `concurrent.futures.Executor`, such as that of a Dask client, ``client.get_executor()``. Its workers
+            must see the files of `data` and `work` under the same names.
+        progress
+            Whether to show progress bars, where standard error is a terminal.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If a file, a parameter or the room on the disk cannot be used; the message names it.
+
+        Examples
+        --------
+        >>> import innerloop as il, pandas as pd, tempfile
+        >>> tasks = il.MixedLinearRegression(2).sample_tasks(n_tasks=10, n_rows=6, seed=0)
+        >>> frame = pd.DataFrame({"user": tasks.task_of_row, "a": tasks.X[:, 0], "b": tasks.X[:, 1], "y": tasks.y})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     frame.to_parquet(f"{folder}/rows.parquet")
+        ...     data = il.TaskDataset(f"{folder}/rows.parquet", group="user", target="y")
+        ...     model = il.MetaRegressor(adaptation="ridge").fit_dataset(data, out=f"{folder}/model")
+        ...     written = model.predict_dataset(f"{folder}/rows.parquet", out=f"{folder}/predictions", group="user")
+        ...     pd.read_parquet(written[0]).columns.tolist()
+        ...
+        ['user', 'prediction']
+        """
+        from innerloop.estimators.dataset_fit import Workers, fit_dataset
+
+        check_dataset(data)
+        workers = Workers(n_jobs, executor, progress)
+        where = None if work is None else Path(work)
+        table = fit_dataset(self.get_params(), data, Path(out), where, workers)
+        self._take(table, data.features)
+        return self
+
+    def predict_dataset(
+        self,
+        path: str | Path | Sequence[str | Path],
+        *,
+        out: str | Path,
+        group: str | None = None,
+        progress: bool = False,
+    ) -> list[Path]:
+        """Predict all rows of files, known groups by their coefficients and others by the meta-parameters.
+
+        Parameters
+        ----------
+        path
+            A Parquet or CSV file, a list of them or a folder, with the columns of the features; targets are not read.
+        out
+            Folder for the predictions: a file for each file, of its name and format, with the ids and "prediction" (of
+            several targets "prediction_0" and so on), the rows in their order. A file is written whole or not at all.
+        group
+            Name of the column with the task ids; None: the parameter `group`.
+        progress
+            Whether to show a progress bar, where standard error is a terminal.
+
+        Returns
+        -------
+        list of Path
+            The files that were written.
+        """
+        from innerloop.estimators.dataset_predict import predict_dataset
+
+        check_is_fitted(self)
+        columns, group = self.columns_, self._group if group is None else group
+        if group is None or columns is None or columns.estimates or any(c.kind != "number" for c in columns.codes):
+            raise ValueError(
+                "`predict_dataset` needs the names of the features, all of them numbers without missing values, and of "
+                "the column of task ids; fit a dataset or a frame of such columns, and give group=..."
+            )
+
+        def predict(X: FloatArray, ids: NDArray[Any]) -> FloatArray:
+            prediction = self._table.predict(X, self._table.places(ids))
+            return np.exp(prediction) if self._is_log else prediction
+
+        return predict_dataset(path, Path(out), group, columns.inputs, predict, progress)
+
     def nearest_groups(self, group: Any, n: int = 3) -> NDArray[Any]:
         """Return the known groups whose coefficients are nearest to those of a known group.
 
@@ -474,6 +590,21 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         tags.target_tags.multi_output = True
         return tags
 
+    @property
+    def group_coef_(self) -> FloatArray:
+        """Coefficients of the known groups, computed when asked for: there may be very many."""
+        return self._of_groups(0)
+
+    @property
+    def group_intercept_(self) -> FloatArray:
+        """Their intercepts."""
+        return self._of_groups(1)
+
+    def _of_groups(self, which: int) -> FloatArray:
+        check_is_fitted(self)
+        values = self._table.group_coef()[which]
+        return values[:, 0] if self._table.single_target else values
+
     def _rows(self, X: Any, groups: ArrayLike | None) -> tuple[FloatArray, IntArray]:
         """Return checked rows, and the position of each one's group among the known: -1 for none."""
         check_is_fitted(self)
@@ -510,6 +641,14 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
             X = pd.DataFrame(rows, columns=getattr(self, "feature_names_in_", None))
         return columns.transform(columns.read(X))
 
+    def _take(self, table: FittedTable, feature_names: Sequence[str] | None) -> None:
+        """Become the estimator with these parameters that was fitted to a table of these features."""
+        self.n_features_in_ = len(table.scaling.kept) if feature_names is None else len(feature_names)
+        if feature_names is not None:
+            self.feature_names_in_ = np.array(feature_names, dtype=object)
+        self._group, self._is_log = self.group, self.target_transform == "log"
+        self._set_table(table)
+
     def _set_table(self, table: FittedTable) -> None:
         """Set the fitted attributes, which are views of a fitted table."""
         selection = table.selection
@@ -524,8 +663,6 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         coef, intercept = table.meta_parameters()
         self.coef_, self.intercept_ = coef[target], intercept[target]
         self.groups_ = table.known.ids
-        coef, intercept = table.group_coef()
-        self.group_coef_, self.group_intercept_ = coef[:, target], intercept[:, target]
 
 
 def _rows_with(mask: NDArray[np.bool_], X: Any, *others: Any) -> list[Any]:
@@ -549,11 +686,7 @@ def fitted_regressor(
         Names of the columns of X, where they have names.
     """
     model = MetaRegressor(**parameters)
-    model.n_features_in_ = len(table.scaling.kept) if feature_names is None else len(feature_names)
-    if feature_names is not None:
-        model.feature_names_in_ = np.array(feature_names, dtype=object)
-    model._group, model._is_log = model.group, model.target_transform == "log"
-    model._set_table(table)
+    model._take(table, feature_names)
     return model
 
 

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from innerloop._base.memory import archive_of, read_arrays
-from innerloop._base.sealed_folder import MANIFEST, SealedFolder
 from innerloop.estimators.meta_regressor import MetaRegressor, fitted_regressor
+from innerloop.estimators.model_folder import OF_CONTENTS, check_writable, damaged, write_folder
+from innerloop.estimators.model_folder import read_folder as _read
+from innerloop.estimators.stored_groups import with_groups
 from innerloop.tabular.fitted_table import FittedTable
 from innerloop.tabular.state_check import check_state
 
-# What reading of contents raises that are not those of a model.
-_OF_CONTENTS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-_MODEL = SealedFolder("innerloop-model", 3, {"model": ".json", "arrays": ".npz"})
+__all__ = ["check_writable", "load_details", "load_model", "save_model"]
 
 
 def save_model(
@@ -70,30 +65,8 @@ def save_model(
     check_writable(folder)
     check_is_fitted(model)
     table = model._table.forget_groups() if forget_groups else model._table
-    scalars, arrays = table.to_state()
-    if hasattr(model, "feature_names_in_"):
-        arrays["feature_names"] = np.asarray(model.feature_names_in_, dtype=np.str_)
-    params = {name: _plain(value) for name, value in model.get_params().items()}
-    description = {"params": params, "table": scalars, "details": dict(details or {})}
-    contents = {
-        "model": json.dumps(description, indent=1, ensure_ascii=False).encode(errors="surrogatepass"),
-        "arrays": archive_of(arrays, compressed=True),
-    }
-    _MODEL.write(folder, contents, keep_previous=not forget_groups)
-
-
-def check_writable(folder: str | Path) -> None:
-    """Refuse a place where `save_model` would overwrite something that is no model."""
-    folder = Path(folder)
-    above = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if above != folder and not above.is_dir():
-        raise NotADirectoryError(f"{above} is a file, so {folder} cannot be made; name another place.")
-    if not os.access(above, os.W_OK):
-        raise PermissionError(f"there is no permission to write to {above}; name another place.")
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file; a model is saved to a folder, so name another place.")
-    if _MODEL.holds_others(folder):
-        raise FileExistsError(f"{folder} holds files that are no innerloop model; name a new or empty folder.")
+    names = getattr(model, "feature_names_in_", None)
+    write_folder(folder, model.get_params(), table, names, details or {}, keep_previous=not forget_groups)
 
 
 def load_model(folder: str | Path) -> MetaRegressor:
@@ -123,48 +96,16 @@ def load_model(folder: str | Path) -> MetaRegressor:
         names = arrays.pop("feature_names", None)
         check_state(description["table"], arrays)
         table = FittedTable.from_state(description["table"], arrays)
+        if "groups" in description:
+            table = with_groups(table, Path(folder), description["groups"])
         return fitted_regressor(description["params"], table, None if names is None else names.tolist())
-    except _OF_CONTENTS as error:
-        raise _damaged(folder, error) from error
+    except OF_CONTENTS as error:
+        raise damaged(folder, error) from error
 
 
 def load_details(folder: str | Path) -> dict[str, Any]:
     """Return the `details` that were saved with a model."""
     details = _read(Path(folder))[0].get("details")
     if not isinstance(details, dict):
-        raise _damaged(folder, "it has no details")
+        raise damaged(folder, "it has no details")
     return details
-
-
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the checked contents of a model folder."""
-    if not folder.exists():
-        raise FileNotFoundError(f"there is no model folder {folder}; make one with `innerloop fit ... --out`.")
-    if (manifest := _MODEL.manifest(folder)) is None:
-        raise ValueError(f"{folder} is not an innerloop model folder: it has no readable {MANIFEST}.")
-    if manifest.get("version") != _MODEL.version:
-        raise ValueError(
-            f"{folder} has model format {manifest.get('version')!r}, this version reads {_MODEL.version}; fit the "
-            "model again, or use the version of innerloop that wrote it."
-        )
-    try:
-        parts = _MODEL.read(folder, manifest)
-        description = json.loads(parts["model"])
-        if not isinstance(description, dict):
-            raise ValueError(f"the description is a {type(description).__name__}")
-        return description, read_arrays(parts["arrays"], str(folder))
-    except (*_OF_CONTENTS, zipfile.BadZipFile) as error:
-        raise _damaged(folder, error) from error
-
-
-def _damaged(folder: str | Path, reason: object) -> ValueError:
-    return ValueError(f"{folder} is damaged ({reason}); fit the model again or restore the folder.")
-
-
-def _plain(value: Any) -> Any:
-    """Return a parameter as a type that JSON has; None, the default, for random states and splitters."""
-    if isinstance(value, list | tuple) and all(isinstance(item, str | int | np.integer) for item in value):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
-        return value.item()
-    return value if value is None or isinstance(value, bool | int | float | str) else None

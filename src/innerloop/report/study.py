@@ -21,6 +21,7 @@ from innerloop.plots.table import plot_learning_curves
 from innerloop.report.page import N_TICKS, Names, report_page
 from innerloop.report.pictures import as_svg
 from innerloop.tabular.settings import read_settings
+from innerloop.tabular.totals import fitted_table, sample_of
 from innerloop.tabular.training import MetaTraining
 
 if TYPE_CHECKING:
@@ -92,10 +93,12 @@ def study(
         unseen = None if unseen is None else replace(unseen, y=log_targets(unseen.y, "`unseen.y`"))
     ticks = settings.n_folds + (n_ticks(settings, len(tasks)) if unseen is None else 0)
     with progress_bar("Comparing rates", ticks, shown=progress) as tick:
-        trained = MetaTraining.prepare(tasks, settings, tick).with_gradient(tick).choose()
-        evaluation = evaluate(trained, tasks, tick) if unseen is None else evaluate_on(trained, tasks, unseen)
+        sample, extremes = sample_of(tasks, settings.seed)
+        training = MetaTraining.prepare(sample, settings, tick, extremes=extremes).with_gradient(tick)
+        trained, table = fitted_table(training.choose(), tasks)
+        evaluation = evaluate(trained, sample, tick) if unseen is None else evaluate_on(trained, sample, unseen)
     names = tasks.feature_names if tasks.column_map is None else tasks.column_map.inputs
-    fitted = fitted_regressor(parameters, trained.table(), names)
+    fitted = fitted_regressor(parameters, table, names)
     return TableStudy(fitted, evaluation, Names(title, target, group))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, final
 
@@ -88,6 +88,13 @@ class Estimates:
         wide._found |= self._found
         return wide
 
+    def of_more(self, tasks: TaskSet, most_tasks: int) -> Estimates:
+        """Return estimates from more tasks with the same columns, which start from these.
+
+        Variances are then estimated from at most `most_tasks` of them.
+        """
+        return Estimates(tasks, self._terms, self._options | {"most_tasks": most_tasks}, self)
+
     def _of_columns(self, model: Model) -> RandomEffects:
         if model not in self._found:
             columns = self._terms.columns(model)
@@ -121,8 +128,9 @@ class TrainingPart:
     ----------
     estimates
         Random-effects models.
-    rows
-        Tasks that means and noise are estimated from, which may be reduced; None: those of the estimates.
+    update
+        Estimates mean and noise of a model from all tasks, where the estimates are from a part of them; None: the
+        estimates are from all.
     gradient
         Training episodes of gradient steps and the loss of these; None where no candidate takes such steps.
     """
@@ -131,20 +139,20 @@ class TrainingPart:
         self,
         estimates: Estimates,
         options: dict[str, Any],
-        rows: TaskSet | None = None,
+        update: Callable[[RandomEffects], RandomEffects] | None = None,
         gradient: tuple[Episodes, MetaObjective] | None = None,
     ) -> None:
         self.sample, self.gradient = estimates.tasks, gradient
-        self._estimates, self._rows = estimates, rows
+        self._estimates, self._update = estimates, update
         self._options = {name: options[name] for name in ("intercept", "l2")}
         self._updated: dict[Model, RandomEffects] = {}
 
     def effects(self, model: Model) -> RandomEffects:
         """Return the estimates of a random-effects model."""
-        if self._rows is None:
+        if self._update is None:
             return self._estimates(model)
         if model not in self._updated:
-            self._updated[model] = update_mean(self._estimates(model), self._rows, **self._options)
+            self._updated[model] = self._update(self._estimates(model))
         return self._updated[model]
 
     def pooled(self) -> FloatArray:
@@ -155,7 +163,7 @@ class TrainingPart:
         effects = self.effects(Model("intercept"))
         noise = 1.0 + effects.task_cov[:, -1, -1]
         same = replace(effects, task_cov=np.zeros_like(effects.task_cov), precision=effects.precision * noise[:, None])
-        return update_mean(same, self.sample if self._rows is None else self._rows, **self._options).mean
+        return (update_mean(same, self.sample, **self._options) if self._update is None else self._update(same)).mean
 
 
 @final

@@ -81,6 +81,7 @@ def group_effects_of(table: FittedTable, names: Sequence[str]) -> pd.DataFrame:
     """Return a frame with the coefficients of every known group, and their standard errors."""
     import pandas as pd
 
+    table.check_rows(np.arange(len(table.known)))
     labels, (B, columns) = _labels(table.scaling, names), _to_data_units(table)
     coef, intercept = table.group_coef()
     frames = []

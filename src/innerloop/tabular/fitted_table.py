@@ -21,6 +21,7 @@ from innerloop.data.ids import comparable, places
 from innerloop.data.row_blocks import reduced
 from innerloop.data.scaling import Scaling
 from innerloop.data.tasks import TaskSet
+from innerloop.data.words import Words, places_by_word
 from innerloop.tabular.intervals import Calibration
 from innerloop.tabular.kinds import RULES, UsedRates
 
@@ -89,6 +90,9 @@ class FittedTable:
         From the columns of a table to X; None where X came as numbers.
     target_notes
         What to know about the targets, in sentences without a full stop.
+    words : (n_groups,) or None
+        Words of the ids of the known groups, where these are in the order of their words; None: they are in that of
+        their ids.
     """
 
     scaling: Scaling
@@ -102,6 +106,7 @@ class FittedTable:
     known_coef: FloatArray
     columns: ColumnMap | None = None
     target_notes: tuple[str, ...] = ()
+    words: Words | None = None
 
     def meta_parameters(self) -> tuple[FloatArray, FloatArray]:
         """Return coefficients (n_targets, n_features) and intercepts (n_targets,) in data units.
@@ -117,7 +122,19 @@ class FittedTable:
 
     def places(self, ids: NDArray[Any]) -> IntArray:
         """Return the positions of groups, given by `distinct_ids`, among the known; -1 for none."""
+        if self.words is not None:
+            return places_by_word(ids, self.words, self.known.ids)
         return places(ids, self.known.ids)
+
+    def check_rows(self, place: IntArray) -> None:
+        """Refuse known groups of which no rows were kept, as after `fit_dataset` of very many."""
+        place = place[place >= 0]
+        without = (self.known.starts[place + 1] == self.known.starts[place]) & (self.known.original_sizes[place] > 0)
+        if without.any():
+            raise ValueError(
+                f"the model keeps no rows of group {self.known.ids[place[np.argmax(without)]].item()!r}, only its "
+                "coefficients; call `adapt` with its rows first."
+            )
 
     def predict(self, X: FloatArray, place: IntArray) -> FloatArray:
         """Return predictions: known groups by their coefficients, others by those of groups without rows."""
@@ -146,6 +163,7 @@ class FittedTable:
         scaled = self.curves.tasks(self.scaling.tasks(tasks), self.scaling.intercept).whitened()
         place = self.places(scaled.ids)
         if add and (place >= 0).any():
+            self.check_rows(place)
             scaled = _with_rows_of(self.known, place, scaled)
         return self.remember(scaled, reduced(scaled))
 
@@ -157,7 +175,7 @@ class FittedTable:
 
     def forget_groups(self) -> FittedTable:
         """Return the table without the groups that it knows."""
-        return replace(self, known=self.known.select(np.arange(0)), known_coef=self.known_coef[:0])
+        return replace(self, known=self.known.select(np.arange(0)), known_coef=self.known_coef[:0], words=None)
 
     def remember(self, tasks: TaskSet, rows: TaskSet) -> FittedTable:
         """Do what `adapt` does, given the tasks in scaled units, and reduced."""
@@ -169,7 +187,7 @@ class FittedTable:
             order = np.argsort(ids, kind="stable")
             coef = np.concatenate((self.known_coef[kept], coef))[order]
             rows = replace(_joined(self.known.select(kept), rows), ids=ids).select(order)
-        return replace(self, known=rows, known_coef=coef)
+        return replace(self, known=rows, known_coef=coef, words=None)
 
     def _design(self, X: FloatArray) -> FloatArray:
         return self.curves.expand(self.scaling.design(X), self.scaling.intercept)
@@ -178,6 +196,7 @@ class FittedTable:
         self, X: FloatArray, place: IntArray, weights: FloatArray | None = None
     ) -> tuple[IntArray, FloatArray]:
         """Return on how many rows each row's group adapted, and the model's standard deviation of its target."""
+        self.check_rows(place)
         root = np.ones((len(X), 1)) if weights is None else np.sqrt(weights / self.scaling.weight_unit)[:, None]
         variance = self.predictor.variance(self.known, root * self._design(X), place)
         n_rows = np.append(self.known.original_sizes, 0)[place]

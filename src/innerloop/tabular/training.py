@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from typing import Any, final
 
@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from innerloop._base.checks import FloatArray, IntArray
 from innerloop._base.threads import one_thread
 from innerloop.adaptation.predictor import Mixture, Predictor
-from innerloop.adaptation.random_effects import RandomEffects, variance_sample
+from innerloop.adaptation.random_effects import RandomEffects, update_mean, variance_sample
 from innerloop.adaptation.rules import GradientSteps
 from innerloop.adaptation.scale_mixture import differ_in_scale
 from innerloop.data.columns import ColumnMap
 from innerloop.data.curves import Curves
 from innerloop.data.episodes import Episodes
+from innerloop.data.population import Extremes
 from innerloop.data.row_blocks import reduced
 from innerloop.data.scaling import Scaling
 from innerloop.data.targets import target_notes
@@ -166,6 +167,7 @@ class MetaTraining:
         tick: Callable[[], None] = _no_tick,
         n_support: int | None = None,
         row_fold: IntArray | None = None,
+        extremes: Extremes | None = None,
     ) -> MetaTraining:
         """Scale the tasks and assign them to folds; for gradient steps, compute the held-out loss of every candidate.
 
@@ -180,16 +182,20 @@ class MetaTraining:
             Support rows where the settings leave them open; None: `TaskSet.default_support`.
         row_fold : (n_rows,)
             The fold that holds each row out; None: by the settings.
+        extremes
+            Of all rows, where the tasks are a sample of more; None: those of the tasks.
 
         Raises
         ------
         ValueError
             If targets are too large to square, all features are zero, or a column that is named does not exist.
         """
-        if not np.abs(tasks.y).max() < _LARGEST_TARGET:
+        largest = np.abs(tasks.y if extremes is None else (extremes.y_low, extremes.y_high)).max()
+        if not largest < _LARGEST_TARGET:
             raise ValueError(f"`y` must lie between -{_LARGEST_TARGET:g} and {_LARGEST_TARGET:g}; rescale it.")
         with one_thread(tasks.n_features):
-            scaling = Scaling.fit(tasks, settings.standardize, settings.fit_intercept)
+            of_features = None if extremes is None else (extremes.X_low, extremes.X_high)
+            scaling = Scaling.fit(tasks, settings.standardize, settings.fit_intercept, of_features)
             if scaling.n_columns == 0:
                 raise ValueError("`X` has only zeros and there is no intercept, so nothing can be fitted.")
             n_support = settings.n_support or n_support or tasks.default_support()
@@ -237,7 +243,7 @@ class MetaTraining:
     def choose(self) -> TrainedTable:
         """Fit the candidates and weigh them by held-out tasks."""
         with one_thread(self.tasks.n_features):
-            settings, options = self.settings, self._options()
+            settings, options = self.settings, self.options()
             intercept = settings.fit_intercept
             straight = Terms(np.zeros(self.tasks.n_features, dtype=bool), self.varying, intercept)
             sample = variance_sample(self.tasks, settings.seed)
@@ -247,9 +253,10 @@ class MetaTraining:
             wide = estimates.widened(curves.tasks(sample, intercept).whitened(), terms)
             rows = reduced(tasks)
             comparison, candidates = self._comparison(tasks, terms, wide)
-            whole = TrainingPart(wide, options, rows, self._gradient_part())
+            update = partial(update_mean, tasks=rows, intercept=intercept, l2=settings.l2)
+            whole = TrainingPart(wide, options, update, self._gradient_part())
             choice = choose_adaptation(comparison, candidates, whole)
-            return TrainedTable(self, curves, choice, whole.effects(choice.main.model), tasks, rows)
+            return TrainedTable(self, curves, choice, whole.effects(choice.main.model), tasks, rows, wide)
 
     def _curves(self, sample: TaskSet, estimates: Estimates) -> Curves:
         """Return the curves that are to be tried, given a sample of the tasks and the estimates from it."""
@@ -263,7 +270,7 @@ class MetaTraining:
 
     def _comparison(self, tasks: TaskSet, terms: Terms, similar: Estimates) -> tuple[Comparison, Sequence[Kind]]:
         """Return the folds of tasks on which candidates are compared, and the candidates."""
-        settings, options, fold, folds = self.settings, self._options(), self.fold, None
+        settings, options, fold, folds = self.settings, self.options(), self.fold, None
         if settings.takes_gradient_steps():  # its folds are of rows where there is one task
             assert self.gradient is not None
             folds = self.gradient.folds
@@ -310,7 +317,8 @@ class MetaTraining:
     def _gradient_part(self) -> tuple[Episodes, MetaObjective] | None:
         return None if self.gradient is None else (self.gradient.folds.episodes, self.gradient.objective)
 
-    def _options(self) -> dict[str, Any]:
+    def options(self) -> dict[str, Any]:
+        """Return the options of estimates and of training parts."""
         settings = self.settings
         return {"intercept": settings.fit_intercept, "l2": settings.l2, "seed": settings.seed}
 
@@ -386,6 +394,10 @@ class TrainedTable:
         In scaled units, with the columns of curves; rows are multiplied by the roots of their weights.
     rows
         The same with reduced rows; see `innerloop.data.row_blocks.reduced`.
+    estimates
+        Random-effects models from a sample of the tasks.
+    n_all_rows
+        Rows of all tasks, where these are a sample of them; None: those of the tasks.
     """
 
     training: MetaTraining = field(repr=False)
@@ -394,6 +406,8 @@ class TrainedTable:
     effects: RandomEffects = field(repr=False)
     tasks: TaskSet = field(repr=False)
     rows: TaskSet = field(repr=False)
+    estimates: Estimates = field(repr=False)
+    n_all_rows: int | None = None
 
     @property
     def predictor(self) -> Mixture:
@@ -413,7 +427,7 @@ class TrainedTable:
             precision = self.effects.precision
             l2 = float(precision[precision > 0].mean()) if (precision > 0).any() else 0.0
             best = Rates(np.nan, np.nan, np.nan) if gradient is None else gradient.rates()
-            return UsedRates(best.inner_lr, best.adapt_lr, l2 / self.tasks.n_rows)
+            return UsedRates(best.inner_lr, best.adapt_lr, l2 / (self.n_all_rows or self.tasks.n_rows))
         assert gradient is not None
         rates, rule = gradient.rates(), self.predictor.members[0].rule
         if self.training.settings.per_feature:

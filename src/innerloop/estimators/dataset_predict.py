@@ -1,0 +1,92 @@
+"""Predictions of a dataset: a file for each file, rows in their order."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from innerloop._base.checks import FloatArray
+from innerloop._base.progress import progress
+from innerloop.data.dataset import TaskDataset
+from innerloop.data.fragments import Table, batches, is_parquet, read_features, read_ids
+
+# From features and ids of rows to predictions.
+Predict = Callable[[FloatArray, Any], FloatArray]
+
+
+def predict_dataset(
+    path: str | Path | Sequence[str | Path],
+    out: Path,
+    group: str,
+    features: Sequence[str],
+    predict: Predict,
+    shown: bool,
+) -> list[Path]:
+    """Write the predictions of all rows of some files; see `MetaRegressor.predict_dataset`."""
+    if not features:
+        raise ValueError("a model without features predicts no dataset.")
+    data = TaskDataset(path, group, features[0], features[1:])  # no target is needed
+    table = replace(data.table, targets=(), features=tuple(features))
+    root = Path(path) if isinstance(path, str | Path) and Path(path).is_dir() else None
+    targets = [out / (Path(file).relative_to(root) if root is not None else Path(file).name) for file in data.files]
+    if len(set(targets)) < len(targets):
+        raise ValueError("two files have one name, and their predictions would too; name the folder that holds them.")
+    for file, target in zip(data.files, targets, strict=True):
+        if target.exists() and target.samefile(file):
+            raise ValueError(f"`out` would replace {file} by its predictions; name another folder.")
+    with progress("Predicting", len(data.fragments), shown, rows=data.n_rows) as tick:
+        for file, target in zip(data.files, targets, strict=True):
+            _write(target, _predictions(data, table, file, predict, tick))
+    return targets
+
+
+def _predictions(
+    data: TaskDataset, table: Table, file: str, predict: Predict, tick: Callable[[], None]
+) -> Iterator[Any]:
+    """Yield the ids and predictions of a file, batch by batch."""
+    import pyarrow as pa
+
+    for fragment in data.fragments:
+        if fragment.path != file:
+            continue
+        first = fragment.first_row
+        for batch in batches(fragment, table.columns, table.group):
+            column = batch.column(table.group)
+            X = read_features(batch, table, file, first)
+            prediction = predict(X, read_ids(column, table.group, file, first)) if len(batch) else np.empty(0)
+            first += len(batch)
+            columns = {table.group: column}
+            if prediction.ndim == 1:
+                columns["prediction"] = pa.array(prediction)
+            else:
+                columns |= {f"prediction_{k}": pa.array(values) for k, values in enumerate(prediction.T)}
+            yield pa.record_batch(columns)
+        tick()
+
+
+def _write(target: Path, parts: Iterator[Any]) -> None:
+    """Write record batches to a Parquet or CSV file, by its name, under another name until all are there."""
+    import pyarrow.parquet as pq
+    from pyarrow import csv
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f".{target.name}.{secrets.token_hex(8)}.tmp"
+    writer = None
+    try:
+        for part in parts:
+            if writer is None and is_parquet(target):  # a dictionary of predictions would save nothing
+                writer = pq.ParquetWriter(temporary, part.schema, use_dictionary=part.schema.names[:1])
+            elif writer is None:
+                writer = csv.CSVWriter(str(temporary), part.schema)
+            writer.write_batch(part)
+        if writer is not None:
+            writer.close()
+            os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,99 @@
+"""Known groups on disk: words, ids, numbers of rows and coefficients in files that are memory-mapped, not read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+from innerloop._blocks.store import Arrays
+from innerloop.data.tasks import TaskSet
+from innerloop.data.words import words_of_ids
+from innerloop.tabular.fitted_table import FittedTable
+
+# How the names of their folders begin.
+GROUPS = "groups-"
+FILES = ("words", "ids", "n_rows", "coef")
+
+
+@contextmanager
+def writing(folder: Path, n_groups: int, id_type: Any, shape: tuple[int, int]) -> Iterator[_Writer]:
+    """Yield what the groups are given to, in the order of their words; all are on disk when the context ends.
+
+    Parameters
+    ----------
+    folder
+        Made if it does not exist.
+    n_groups
+    id_type
+        Type of the array of ids.
+    shape
+        Of a group's coefficients: columns and targets.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    types: dict[str, tuple[Any, tuple[int, ...]]] = {
+        "words": (np.uint64, ()),
+        "ids": (id_type, ()),
+        "n_rows": (np.int64, ()),
+        "coef": (np.float64, shape),
+    }
+    arrays = {
+        name: open_memmap(folder / f"{name}.npy", "w+", dtype, (n_groups, *tail))
+        for name, (dtype, tail) in types.items()
+    }
+    yield _Writer(arrays)
+    for array in arrays.values():
+        array.flush()
+
+
+class _Writer:
+    """Arrays on disk, filled from their beginning."""
+
+    def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self._arrays, self._n = arrays, 0
+
+    def add(self, found: Arrays) -> None:
+        """Add groups, as `innerloop.tabular.totals.AdaptLeaves` returns them."""
+        if not found:
+            return
+        part = slice(self._n, self._n + len(found["ids"]))
+        self._arrays["words"][part] = words_of_ids(found["ids"])
+        for name in FILES[1:]:
+            self._arrays[name][part] = found[name]
+        self._n = part.stop
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """Return what a model folder says of its groups: their folder's name and the sizes of the files."""
+    return {"folder": folder.name, "sizes": {name: (folder / f"{name}.npy").stat().st_size for name in FILES}}
+
+
+def with_groups(table: FittedTable, folder: Path, description: Mapping[str, Any]) -> FittedTable:
+    """Return the table that knows the groups in a folder, which stay on disk.
+
+    Raises
+    ------
+    ValueError
+        If a file is missing, or not of its size.
+    """
+    folder = folder / Path(description["folder"]).name  # a model cannot reach outside its folder
+    for name in FILES:
+        path = folder / f"{name}.npy"
+        if not path.exists() or path.stat().st_size != description["sizes"][name]:
+            raise ValueError(f"{folder.name}/{path.name} is missing or not whole")
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in FILES}
+    n_groups, p, n_targets = arrays["coef"].shape
+    known = TaskSet(
+        np.empty((0, p)),
+        np.empty((0, n_targets)),
+        np.broadcast_to(np.intp(0), n_groups + 1),
+        arrays["ids"],
+        reduced_from=arrays["n_rows"],
+    )
+    return replace(table, known=known, known_coef=arrays["coef"], words=arrays["words"])
