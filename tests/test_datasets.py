@@ -340,6 +340,18 @@ def test_refusals_name_the_file(tmp_path):
     refused(r"1\.parquet is not a whole Parquet file")
 
 
+def test_a_flipped_bit_in_a_page_with_a_checksum_is_refused(tmp_path):
+    table = pa.Table.from_pandas(frame(20), preserve_index=False)
+    path = tmp_path / "rows.parquet"
+    pq.write_table(table, path, compression="none", use_dictionary=False, write_page_checksum=True)
+    content = bytearray(path.read_bytes())
+    column = pq.read_metadata(path).row_group(0).column(table.column_names.index("y"))
+    content[column.data_page_offset + column.total_compressed_size - 20] ^= 1  # within the numbers
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"rows\.parquet is not a whole Parquet file"):
+        il.TaskDataset(path, group="user", target="y").sample()
+
+
 def test_csv_files_are_refused_by_name_too(tmp_path):
     path = written(tmp_path / "rows", frame(20), kind="csv")
     lines = (path / "1.csv").read_text().splitlines()

@@ -121,7 +121,7 @@ def batches(fragment: Fragment, columns: Sequence[str], group: str) -> Iterator[
                 yield from reader
         else:
             size = max(1, _NUMBERS_OF_CHUNK // len(columns))
-            with pq.ParquetFile(fragment.path) as file:
+            with pq.ParquetFile(fragment.path, page_checksum_verification=True) as file:
                 yield from file.iter_batches(size, row_groups=list(fragment.row_groups), columns=list(columns))
     except (pa.ArrowException, OSError) as error:
         raise not_whole(fragment.path, error) from None
