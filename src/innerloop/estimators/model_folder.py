@@ -70,7 +70,7 @@ def write_folder(
         description["groups"] = dict(groups)
     contents = {
         "model": json.dumps(description, indent=1, ensure_ascii=False).encode(errors="surrogatepass"),
-        "arrays": archive_of(arrays, compressed=True),
+        "arrays": archive_of(arrays),
     }
     _MODEL.write(folder, contents, keep_previous=keep_previous)
     for path in folder.glob("groups-*"):  # of earlier models
