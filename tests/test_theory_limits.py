@@ -7,6 +7,7 @@ import pytest
 
 import innerloop as il
 from innerloop.theory.deterministic import isotropic_parts
+from innerloop.theory.expected import unwarned_loss
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -135,3 +136,21 @@ def test_not_to_train_at_all_is_an_answer():
 def test_what_is_refused_is_refused_by_name(call, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         call()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n_steps", "nearest", "farthest"), [(3, 5.0, 1000.0), (5, 3.0, 30.0)])
+def test_far_rates_of_many_steps_go_to_their_limit_or_are_not_a_number(n_steps, nearest, farthest):
+    """Unknowns grow as the rate to the power of twice the steps, beyond the digits of a number."""
+    dist = il.MixedLinearRegression(8, 1.0, 0.5, covariance=np.arange(1, 9) ** -0.5)
+    rates = np.geomspace(0.1, farthest, 24)
+    far = rates > nearest
+    for sign in (-1, 1):
+        losses = unwarned_loss(dist, il.Design(10, 15, 6, 15, n_steps, 1), sign * rates, 0.3)
+        finite = np.isfinite(losses)
+        assert finite[~far].all()
+        assert not finite[-2:].any()
+        assert finite.sum() == np.argmin(finite)  # none beyond the first that is not
+        changes = np.abs(np.diff(losses[finite & far]))
+        assert len(changes) > 0
+        assert (changes[1:] <= 1.05 * changes[:-1]).all()

@@ -19,6 +19,9 @@ _NEWTON_TOLERANCE = 1e-8  # of the last step, after which the error is its squar
 _MAX_PICARD, _MAX_NEWTON = 3000, 12
 _LARGEST_CHANGE = 2.0  # of log kappa between points of the continuation; more may be another root
 _MAX_STEPS = 40  # of the continuation, in asinh of the rate in natural units
+# Where unknowns differ by more than this factor, roots are found a second time, from so far beside; by how much of
+# their sum the parts may then differ.
+_CLEAR, _ASIDE, _AGREEMENT = 1e7, 1e-9, 1e-5
 
 Values = NDArray[Any]  # real, or complex where a derivative is taken
 
@@ -71,14 +74,25 @@ class GeneralError:
         return error
 
     def large_p_parts(self, rate: float) -> tuple[FloatArray, FloatArray, FloatArray] | None:
-        """Return the noise, task and start parts without finite-size corrections; None where no root is found."""
+        """Return the noise, task and start parts without finite-size corrections; None where no root is found.
+
+        At large rates and many steps the unknowns differ by more than the digits of a number hold. There the parts are
+        taken again from a root that is found anew, and refused if they differ.
+        """
         scale, dist = self._scale, self._dist
         at_rate = replace(self._equations, inner_lr=rate * scale)
+        sources = dist.noise_std**2, dist.task_variances * scale, self._start_squared * scale, scale
         with np.errstate(all="ignore"):
             x = self._root(rate * scale)
             if x is None:
                 return None
-            return at_rate.parts(x, dist.noise_std**2, dist.task_variances * scale, self._start_squared * scale, scale)
+            parts = at_rate.parts(x, *sources)
+            if at_rate.loses_digits:
+                again = at_rate.found_anew(x)
+                if again is None or not _agree(parts, at_rate.parts(again, *sources)):
+                    self._roots[rate * scale] = None
+                    return None
+            return parts
 
     def _root(self, rate: float) -> FloatArray | None:
         if not self._roots:
@@ -92,6 +106,11 @@ class GeneralError:
             start = None if near is None else self._roots[near]
             self._roots[rate] = None if start is None else self._equations.follow(start, near or 0.0, rate)
         return self._roots[rate]
+
+
+def _agree(parts: tuple[FloatArray, ...], others: tuple[FloatArray, ...]) -> bool:
+    difference = sum(float(np.abs(a - b).sum()) for a, b in zip(parts, others, strict=True))
+    return difference <= _AGREEMENT * sum(float(np.abs(part).sum()) for part in parts)
 
 
 def _finite_size_ratios(design: Design, p: int, inner_lr: float, scale: float) -> Parts:
@@ -133,6 +152,15 @@ class _Equations:
     def growth(self) -> float:
         """What one step multiplies the largest directions by, about."""
         return 1 + abs(self.inner_lr) / self.natural
+
+    @property
+    def loses_digits(self) -> bool:
+        """Whether unknowns, which are of orders from 1 to the growth in all steps squared, may be rounded away."""
+        return bool(self.growth ** (2 * self.n_steps) > _CLEAR)
+
+    def found_anew(self, x: FloatArray) -> FloatArray | None:
+        """Return the root that Newton's method finds from beside a root: equal to it up to rounding."""
+        return self._newton(x * (1 + _ASIDE * np.cos(np.arange(len(x)))))
 
     def solve_at_zero(self) -> FloatArray | None:
         """Return the root at the rate 0; None where it is not found."""
