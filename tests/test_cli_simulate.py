@@ -73,7 +73,7 @@ def test_a_precision_that_is_not_reached_is_said():
         ),
         (["simulate", "--init-distance", "inf"], "`--init-distance` must be finite, got inf."),
         (["reproduce", "--scale", 0], "`--scale` must be above 0"),
-        (["reproduce", "fig4"], 'Invalid value "fig4"'),
+        (["reproduce", "fig4"], '"fig4"'),
     ],
 )
 def test_bad_input_is_one_sentence(arguments, sentence, tmp_path, monkeypatch):

@@ -187,7 +187,7 @@ def test_a_sweep_claims_no_standard_errors_that_its_seeds_cannot_bear(n_seeds):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--task", "chess"], 'Invalid value "chess"'),
+        (["--task", "chess"], '"chess"'),
         (["--task", "omniglot"], "`--task omniglot` needs `--data` with the archive"),
         (["--task", "omniglot", "--data", "none.zip"], "there is no archive none.zip"),
         (["--task", "omniglot", "--data", "bad.zip"], "bad.zip is no zip archive or a damaged one"),

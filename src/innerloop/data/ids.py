@@ -158,7 +158,8 @@ def _distinct_values(labels: NDArray[Any], name: str) -> tuple[Sequence[Any], In
         return list(values), position
     import pandas as pd
 
-    if pd.api.types.infer_dtype(labels) == "string":
+    # pandas 2 takes text for equal that is equal up to a NUL.
+    if pd.api.types.infer_dtype(labels) == "string" and "\0" not in "".join(labels.tolist()):
         position, values = pd.factorize(labels)
         return values.tolist(), position
     # By type too: True is 1 to a dictionary.
