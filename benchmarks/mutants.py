@@ -58,8 +58,8 @@ MUTANTS = [
     Mutant("tabular/training.py", "replace(self.rows, ids=training.ids)", "self.rows", "test_invariance.py -k names"),
     Mutant(
         "tabular/fitted_table.py",
-        "known_coef=self.known_coef[:0])",
-        "known_coef=self.known_coef)",
+        "known_coef=self.known_coef[:0], words",
+        "known_coef=self.known_coef, words",
         "test_storage.py -k forgets",
     ),
     Mutant("_base/sealed_folder.py", "if keep_previous:\n", "if True:\n", "test_storage.py -k forgets"),
