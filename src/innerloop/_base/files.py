@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import secrets
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def check_file(path: Path, name: str, endings: Sequence[str] = ()) -> None:
@@ -26,28 +28,32 @@ def check_new(path: Path, name: str, force: bool) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name beside it, then rename it, so that no reader sees half of it.
+    """Write a file as `replacing` does."""
+    with replacing(path) as file:
+        file.write(content)
 
-    A new file has the permissions that the process gives to its files; one that is replaced keeps its own.
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file under a temporary name, on disk and renamed to `path` in the end, so that no reader sees half of it.
+
+    A new file has the permissions that the process gives to its files; one that is replaced keeps its own. After an
+    error `path` is as it was.
     """
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
     try:
-        _write_then_rename(path, content)
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if path.is_file():
+                os.chmod(temporary, stat.S_IMODE(path.stat().st_mode))
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
     except OSError as error:
         # The message names the user's path, not the temporary one.
         raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def _write_then_rename(path: Path, content: bytes) -> None:
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.is_file():
-            os.chmod(temporary, stat.S_IMODE(path.stat().st_mode))
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -10,8 +10,7 @@ from typing import Any
 
 from innerloop._base.memory import available_memory
 from innerloop.cli._output import console
-from innerloop.data.dataset import TaskDataset
-from innerloop.data.fragments import CSV, PARQUET
+from innerloop.data.dataset import TaskDataset, tables_in
 from innerloop.estimators import MetaRegressor
 from innerloop.estimators.storage import load_details, load_model
 
@@ -23,8 +22,7 @@ def is_large(table: Path) -> bool:
     """Return whether a folder holds Parquet and CSV files that would not fit in memory."""
     if not table.is_dir():
         return False
-    files = (path for path in table.rglob("*") if path.suffix.lower() in (*PARQUET, *CSV))
-    return _TIMES_THE_FILES * sum(path.stat().st_size for path in files) > available_memory()
+    return _TIMES_THE_FILES * sum(path.stat().st_size for path in tables_in(table)) > available_memory()
 
 
 def fit_files(

@@ -87,7 +87,7 @@ def train(
         trainer = problem.trainer(options.rate)
     if sweep is not None:
         _check_sweep(options, problem, sweep, adapt_lr, tensorboard)
-        result = _sweep(options, problem, sweep, kernel, out, {"seeds": seeds, "iterations": length, "n_test": n_test})
+        result = _sweep(options, problem, sweep, seeds, length, n_test, kernel, out)
         if json_:
             print(json.dumps(_as_json(result), indent=1))
         else:
@@ -161,18 +161,23 @@ def _check_sweep(
 
 
 def _sweep(
-    options: FewShotOptions, problem: FewShot, rates: list[float], kernel: bool, out: Path | None, sizes: dict[str, int]
+    options: FewShotOptions,
+    problem: FewShot,
+    rates: list[float],
+    seeds: int,
+    length: int,
+    n_test: int,
+    kernel: bool,
+    out: Path | None,
 ) -> xr.Dataset:
     """Train at many rates, after the kernel's prediction where it is asked for; save and draw the scores."""
     if kernel:
         _check_kernel(options, problem)
     if out is not None:
         need_matplotlib("--sweep with --out")
-        not_seeds = {name: size for name, size in sizes.items() if name != "seeds"}
-        _open(out, {**options.settings(problem), "sweep": rates, **not_seeds})
-    n_seeds, n_test = sizes["seeds"], sizes["n_test"]
-    predicted = problem.kernel_sweep(rates, n_seeds, n_test) if kernel else None
-    result = problem.sweep(rates, n_seeds, sizes["iterations"], n_test, None if out is None else out / "seeds")
+        _open(out, {**options.settings(problem), "sweep": rates, "iterations": length, "n_test": n_test})
+    predicted = problem.kernel_sweep(rates, seeds, n_test) if kernel else None
+    result = problem.sweep(rates, seeds, length, n_test, None if out is None else out / "seeds")
     if predicted is not None:
         result = result.merge(predicted)
     _save_sweep(result, problem, out)
@@ -342,9 +347,8 @@ def _verdict(best: xr.Dataset, scale: float, n_seeds: int) -> str:
 
 def _of_kernel(result: xr.Dataset) -> xr.Dataset:
     """Return the kernel's prediction under the names of the networks' scores."""
-    return result[[name for name in result if str(name).startswith("kernel_")]].rename(
-        {name: str(name).removeprefix("kernel_") for name in result if str(name).startswith("kernel_")}
-    )
+    names = {name: str(name).removeprefix("kernel_") for name in result if str(name).startswith("kernel_")}
+    return result[list(names)].rename(names)
 
 
 def _as_json(result: xr.Dataset) -> dict[str, Any]:

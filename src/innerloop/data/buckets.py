@@ -6,7 +6,6 @@ says where each batch lies, with its CRC-32. A bucket holds the tasks whose word
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from innerloop._base.checks import FloatArray, IntArray
+from innerloop._base.files import replacing
 from innerloop._blocks.store import Arrays, Store
 from innerloop.data.drawing import Draw, DrawnRows, in_order
 from innerloop.data.fragments import Chunk, Fragment, Table
@@ -71,12 +71,11 @@ class DivideFragment:
         Each row of "index" is bucket, offset, length, CRC-32 and whether ids are text.
         """
         path = file_of(self.folder, number)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
         index, extremes, rows = list[tuple[int, ...]](), None, None
         n_rows = offset = 0
         p = len(self.table.features)
         try:
-            with temporary.open("wb") as file:
+            with replacing(path) as file:
                 for chunk in self.table.chunks(self.fragments[number]):
                     for bucket, content in self._batches(chunk):
                         is_text = int(chunk.ids.dtype.kind == "U")
@@ -87,13 +86,10 @@ class DivideFragment:
                     new = self._drawn(chunk)
                     rows = self.draw.lowest(new if rows is None else rows.joined(new))
                     n_rows += len(chunk.words)
-            os.replace(temporary, path)
         except OSError as error:  # of writing: those of reading are ValueErrors
             raise ValueError(
                 f"{self.folder} cannot be written ({error.strerror}); make room there, or name another `work`."
             ) from None
-        finally:
-            temporary.unlink(missing_ok=True)
         found: Arrays = {
             "index": np.array(index, dtype=np.int64).reshape(-1, 6),
             "size": np.array([offset, n_rows], dtype=np.int64),

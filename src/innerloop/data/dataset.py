@@ -135,7 +135,7 @@ def list_files(path: str | Path | Sequence[str | Path]) -> list[Path]:
     for file in given:
         if not file.exists():
             raise FileNotFoundError(f"there is no file {file}.")
-        found = [file] if file.is_file() else sorted(f for f in file.rglob("*") if _is_table(f, file))
+        found = [file] if file.is_file() else sorted(tables_in(file))
         if not found:
             raise ValueError(f"{file} is a folder without Parquet or CSV files; name a file, or a folder of them.")
         files += found
@@ -166,9 +166,15 @@ def column_types(path: Path) -> dict[str, Any]:
         raise not_whole(path, error) from None
 
 
-def _is_table(file: Path, folder: Path) -> bool:
-    is_hidden = any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)
-    return file.is_file() and not is_hidden and file.suffix.lower() in (*PARQUET, *CSV)
+def tables_in(folder: Path) -> list[Path]:
+    """Return the Parquet and CSV files in a folder and those below, but for hidden ones."""
+    return [
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in (*PARQUET, *CSV)
+        and file.is_file()
+        and not any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)
+    ]
 
 
 def _check_files(files: Sequence[Path], table: Table, every: bool) -> tuple[Fragment, ...]:

@@ -67,9 +67,7 @@ class Draw:
         distinct, n_rows = np.unique(rows.drawn, return_counts=True)
         if len(distinct) <= self.size.most_tasks and not rows.n_left_out:
             return rows
-        numbers = np.cumsum(n_rows * rows.values.shape[1])
-        n = int(np.searchsorted(numbers, self.size.most_numbers, side="right"))
-        n = min(max(n, self.size.least_tasks), self.size.most_tasks)
+        n = self.size.n_tasks(n_rows * rows.values.shape[1])
         if n >= len(distinct) - 1:  # one more, as equal words may be those of several tasks
             return rows
         kept = rows.drawn <= distinct[n]

@@ -71,9 +71,13 @@ class SampleSize:
         """
         if len(drawn) <= self.most_tasks and not is_part:
             return np.arange(len(drawn))
-        order = np.argsort(drawn, kind="stable")[: self.most_tasks]
-        n = int(np.searchsorted(np.cumsum(numbers[order]), self.most_numbers, side="right"))
-        return np.sort(order[: max(n, min(self.least_tasks, self.most_tasks))])
+        order = np.argsort(drawn, kind="stable")
+        return np.sort(order[: self.n_tasks(numbers[order])])
+
+    def n_tasks(self, numbers: IntArray) -> int:
+        """Return how many tasks are sampled, given how many numbers each holds, in the order of their draws."""
+        n = int(np.searchsorted(np.cumsum(numbers), self.most_numbers, side="right"))
+        return min(max(n, self.least_tasks), self.most_tasks)
 
 
 _SAMPLE_SIZE = SampleSize()

@@ -63,11 +63,12 @@ class Scaling:
             x_mean, y_mean = (_near(_mean(part, weights), np.ptp(part, axis=0)) for part in (X, y))
         x_rate = np.ones(X.shape[1])
         if standardize:
-            seen, centred = _varies(X) if intercept else np.abs(X).max(axis=0) > 0, X - x_mean
-            if seen.all():
-                x_rate = _rate(centred, weights)
+            # Of a sample's features some may vary elsewhere only.
+            seen = extremes is None or (_varies(X) if intercept else np.abs(X).max(axis=0) > 0)
+            if np.all(seen):
+                x_rate = _rate(X - x_mean, weights)
             else:
-                x_rate[seen] = _rate(centred[:, seen], weights)
+                x_rate[seen] = _rate((X - x_mean)[:, seen], weights)
                 unseen = np.maximum(high[kept] - x_mean, x_mean - low[kept])[~seen]
                 x_rate[~seen] = _near(1 / unseen, 1 / unseen)
         y_rate = np.ones(y.shape[1:])

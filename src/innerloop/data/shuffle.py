@@ -11,10 +11,10 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from innerloop._base.checks import FloatArray, IntArray, as_count
+from innerloop._base.checks import FloatArray, IntArray
 from innerloop._base.ragged import of_similar_size
 from innerloop.data.ids import id_texts
-from innerloop.data.words import Words, mix
+from innerloop.data.words import Words, draws, mix
 
 
 @final
@@ -47,7 +47,7 @@ class RowContents:
 
     def shuffled(self, ids: NDArray[Any], seed: int) -> IntArray:
         """Return an order of all rows: task by task, shuffled within each by contents, the task's id and the seed."""
-        words, order = _id_words(ids, as_count(seed, "seed", 0)), np.empty(self._n_rows, dtype=np.intp)
+        words, order = _id_words(ids, seed), np.empty(self._n_rows, dtype=np.intp)
         for similar, rows, real, contents, places in self._parts:
             keys = mix(mix(words[similar, None] ^ contents) + places)
             order[rows[real]] = np.take_along_axis(rows, np.lexsort((keys, ~real)), axis=1)[real]
@@ -160,11 +160,10 @@ def _id_words(ids: NDArray[Any], seed: int) -> Words:
     """Return one 64-bit word per task id, mixed with the seed."""
     digests = (hashlib.blake2b(i.encode("utf-8", "surrogatepass"), digest_size=8) for i in id_texts(ids))
     words = np.frombuffer(b"".join(digest.digest() for digest in digests), dtype="<u8")
-    seed_word = hashlib.blake2b(str(seed).encode(), digest_size=8).digest()
-    return mix(words.astype(np.uint64) ^ np.frombuffer(seed_word, dtype="<u8").astype(np.uint64))
+    return draws(words.astype(np.uint64), seed)
 
 
 def uniform_of_ids(ids: NDArray[Any], seed: int) -> FloatArray:
     """Return a number in [0, 1) for each id, drawn with the seed; other ids do not matter."""
-    values: NDArray[Any] = (_id_words(ids, as_count(seed, "seed", 0)) >> np.uint64(11)) * 2.0**-53
+    values: NDArray[Any] = (_id_words(ids, seed) >> np.uint64(11)) * 2.0**-53
     return values.astype(np.float64)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain, groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from innerloop._base.checks import FloatArray
+from innerloop._base.files import replacing
 from innerloop._base.progress import progress
 from innerloop.data.dataset import TaskDataset
-from innerloop.data.fragments import Table, batches, is_parquet, read_features, read_ids
+from innerloop.data.fragments import Fragment, Table, batches, is_parquet, read_features, read_ids
 
 # From features and ids of rows to predictions.
 Predict = Callable[[FloatArray, Any], FloatArray]
@@ -41,25 +42,24 @@ def predict_dataset(
         if target.exists() and target.samefile(file):
             raise ValueError(f"`out` would replace {file} by its predictions; name another folder.")
     with progress("Predicting", len(data.fragments), shown, rows=data.n_rows) as tick:
-        for file, target in zip(data.files, targets, strict=True):
-            _write(target, _predictions(data, table, file, predict, tick))
+        target_of = dict(zip(data.files, targets, strict=True))
+        for file, fragments in groupby(data.fragments, key=attrgetter("path")):
+            _write(target_of[file], _predictions(list(fragments), table, predict, tick))
     return targets
 
 
 def _predictions(
-    data: TaskDataset, table: Table, file: str, predict: Predict, tick: Callable[[], None]
+    fragments: Sequence[Fragment], table: Table, predict: Predict, tick: Callable[[], None]
 ) -> Iterator[Any]:
     """Yield the ids and predictions of a file, batch by batch."""
     import pyarrow as pa
 
-    for fragment in data.fragments:
-        if fragment.path != file:
-            continue
+    for fragment in fragments:
         first = fragment.first_row
         for batch in batches(fragment, table.columns, table.group):
             column = batch.column(table.group)
-            X = read_features(batch, table, file, first)
-            prediction = predict(X, read_ids(column, table.group, file, first)) if len(batch) else np.empty(0)
+            X = read_features(batch, table, fragment.path, first)
+            prediction = predict(X, read_ids(column, table.group, fragment.path, first)) if len(batch) else np.empty(0)
             first += len(batch)
             columns = {table.group: column}
             if prediction.ndim == 1:
@@ -71,22 +71,19 @@ def _predictions(
 
 
 def _write(target: Path, parts: Iterator[Any]) -> None:
-    """Write record batches to a Parquet or CSV file, by its name, under another name until all are there."""
+    """Write record batches to a Parquet or CSV file, by its name; without any there is no file."""
     import pyarrow.parquet as pq
     from pyarrow import csv
 
+    first = next(parts, None)
+    if first is None:
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.parent / f".{target.name}.{secrets.token_hex(8)}.tmp"
-    writer = None
-    try:
-        for part in parts:
-            if writer is None and is_parquet(target):  # a dictionary of predictions would save nothing
-                writer = pq.ParquetWriter(temporary, part.schema, use_dictionary=part.schema.names[:1])
-            elif writer is None:
-                writer = csv.CSVWriter(str(temporary), part.schema)
-            writer.write_batch(part)
-        if writer is not None:
-            writer.close()
-            os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(target) as file:
+        if is_parquet(target):  # a dictionary of predictions would save nothing
+            writer = pq.ParquetWriter(file, first.schema, use_dictionary=first.schema.names[:1])
+        else:
+            writer = csv.CSVWriter(file, first.schema)
+        with writer:
+            for part in chain([first], parts):
+                writer.write_batch(part)

@@ -602,7 +602,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
 
     def _of_groups(self, which: int) -> FloatArray:
         check_is_fitted(self)
-        values = self._table.group_coef()[which]
+        values = self._table.group_coef[which]
         return values[:, 0] if self._table.single_target else values
 
     def _rows(self, X: Any, groups: ArrayLike | None) -> tuple[FloatArray, IntArray]:

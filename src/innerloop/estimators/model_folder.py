@@ -14,6 +14,7 @@ import numpy as np
 
 from innerloop._base.memory import archive_of, read_arrays
 from innerloop._base.sealed_folder import MANIFEST, SealedFolder
+from innerloop.estimators.stored_groups import GROUPS
 from innerloop.tabular.fitted_table import FittedTable
 
 # What reading of contents raises that are not those of a model.
@@ -73,7 +74,7 @@ def write_folder(
         "arrays": archive_of(arrays),
     }
     _MODEL.write(folder, contents, keep_previous=keep_previous)
-    for path in folder.glob("groups-*"):  # of earlier models
+    for path in folder.glob(f"{GROUPS}*"):  # of earlier models
         if groups is None or path.name != groups["folder"]:
             shutil.rmtree(path, ignore_errors=True)
 

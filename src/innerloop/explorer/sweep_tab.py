@@ -26,6 +26,7 @@ def sweep(folder: Path) -> dict[str, Any]:
         score = "metric" if "metric" in result else "loss"
         prefix = "metric_" if score == "metric" else ""
         has_errors = result.sizes["seed"] >= FEWEST_SEEDS
+        has_kernel = f"kernel_{score}" in result
         shown: dict[str, Any] = plain(
             {
                 "name": folder.name,
@@ -37,10 +38,8 @@ def sweep(folder: Path) -> dict[str, Any]:
                 "stderr": result[f"{prefix}stderr"].values if has_errors else None,
                 "difference": result[f"{prefix}difference"].values,
                 "difference_stderr": result[f"{prefix}difference_stderr"].values if has_errors else None,
-                "kernel": result[f"kernel_{score}"].values if f"kernel_{score}" in result else None,
-                "kernel_difference": (
-                    result[f"kernel_{prefix}difference"].values if f"kernel_{score}" in result else None
-                ),
+                "kernel": result[f"kernel_{score}"].values if has_kernel else None,
+                "kernel_difference": result[f"kernel_{prefix}difference"].values if has_kernel else None,
                 "by_seed": result[f"{score}_by_seed"].values,
                 "validation": {
                     "adapt_lr": result["adapt_lr_tried"].values,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -173,8 +173,11 @@ class _LinearizedSeed:
         return self._episodes((draw(stage, size, number, self._seed) for number, size in enumerate(sizes)), n_tasks)
 
     def _episodes(self, batches: Iterator[TaskBatch], n_tasks: int) -> Episodes:
-        tasks = [task for batch in batches for task in self._linear.episodes(batch)]
-        return Episodes(tasks[:n_tasks])
+        """Return the first tasks of batches as features; no derivative is taken of others."""
+        tasks: list[Any] = []
+        for batch in batches:
+            tasks += self._linear.episodes(batch[: n_tasks - len(tasks)])
+        return Episodes(tasks)
 
 
 def _products(X: FloatArray, Z: FloatArray) -> FloatArray:

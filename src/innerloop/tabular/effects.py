@@ -83,7 +83,7 @@ def group_effects_of(table: FittedTable, names: Sequence[str]) -> pd.DataFrame:
 
     table.check_rows(np.arange(len(table.known)))
     labels, (B, columns) = _labels(table.scaling, names), _to_data_units(table)
-    coef, intercept = table.group_coef()
+    coef, intercept = table.group_coef
     frames = []
     for k, variance in enumerate(table.effects.noise):
         rule = Ridge(table.effects.new_task_cov)

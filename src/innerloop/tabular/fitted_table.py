@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, final
 
 import numpy as np
@@ -116,8 +117,9 @@ class FittedTable:
         adapts_by_ridge = isinstance(self.predictor.members[-1].rule, Ridge | ScaledRidge)
         return original_units(self.scaling, self.effects.mean if adapts_by_ridge else self.predictor.unseen)
 
+    @cached_property
     def group_coef(self) -> tuple[FloatArray, FloatArray]:
-        """Return the same of every known group, with a leading axis of groups."""
+        """The same of every known group, with a leading axis of groups."""
         return original_units(self.scaling, self.known_coef)
 
     def places(self, ids: NDArray[Any]) -> IntArray:

@@ -264,9 +264,8 @@ class FewShot:
             training=self.training,
             progress=True,
         )
-        squares = {"metric": "loss", "metric_stderr": "stderr"}
-        squares |= {f"metric_{name}": name for name in ("difference", "difference_stderr")}
-        scored = predicted.assign({name: 2 * predicted[half] for name, half in squares.items()})
+        squares = {f"metric_{name}": 2 * predicted[name] for name in ("stderr", "difference", "difference_stderr")}
+        scored = predicted.assign({"metric": 2 * predicted["loss"], **squares})
         return scored.rename({name: f"kernel_{name}" for name in scored.data_vars})
 
 
