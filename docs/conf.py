@@ -25,6 +25,7 @@ extensions = [
     "cyclopts.ext.sphinx",
     "sphinx_gallery.gen_gallery",
     "equations",
+    "messages",
 ]
 exclude_patterns = ["_build", "tutorials"]
 templates_path = ["_templates"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,14 @@ def refused(tmp_path, *args, out=None):
     assert ran.err.count("\n") == 1, ran.err
     assert tree(tmp_path) == before
     return ran.err
+
+
+def test_an_extra_that_is_not_installed_is_named(tmp_path, monkeypatch):
+    (tmp_path / "rows").mkdir()
+    save(small_table(), tmp_path / "rows" / "t.csv")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    said = refused(tmp_path, tmp_path / "rows", *COLUMNS, "--work", tmp_path / "work")
+    assert "pip install 'innerloop[table]'" in said
 
 
 @pytest.mark.parametrize(

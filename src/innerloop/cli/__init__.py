@@ -123,6 +123,8 @@ def _end(code: int) -> NoReturn:
 def _is_bug(error: Exception) -> bool:
     if isinstance(error, NotImplementedError | RecursionError):
         return True
+    if isinstance(error, ImportError):
+        return error.name is not None  # else it is a sentence on an extra that is not installed
     of_a_file = type(error).__module__.partition(".")[0] in _FILE_LIBRARIES
     return not (isinstance(error, _NO_BUGS) or of_a_file)
 
