@@ -26,6 +26,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "equations",
     "messages",
+    "built",
 ]
 exclude_patterns = ["_build", "tutorials"]
 templates_path = ["_templates"]

@@ -37,8 +37,20 @@ def test_the_result_is_json_with_its_environment(result):
 
 def test_a_result_is_drawn(result, tmp_path):
     pytest.importorskip("matplotlib")
-    (tmp_path / "result.json").write_text(json.dumps(result))
-    assert load("draw").draw(tmp_path / "result.json").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "solve_path.json").write_text(json.dumps(result))
+    assert load("draw").draw(tmp_path / "solve_path.json").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_every_committed_result_can_be_drawn_and_says_how_it_is_made(tmp_path):
+    pytest.importorskip("matplotlib")
+    draw, results = load("draw"), sorted((FOLDER / "results").glob("*.json"))
+    assert set(draw.DRAWINGS) == {result.stem for result in results}
+    for result in results:
+        script = (FOLDER / f"{result.stem}.py").read_text()
+        assert "--out" in script
+        drawn = draw.draw(result, tmp_path / "drawn.png")
+        assert drawn.stat().st_size > 5000
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ def messages():
 
 def test_every_warning_is_explained_once(messages):
     shown = re.findall(r"^:::\{warning-says\} (.+)$", PAGE, flags=re.M)
-    warned = messages.warnings_of(messages.parse())
+    warned = messages.WarningSays.found
     for message in warned:
         assert sum(any(words in sentence for sentence in message.sentences) for words in shown) == 1, message
     assert len(shown) == len(warned)
@@ -39,7 +39,7 @@ def test_every_warning_is_explained_once(messages):
 
 def test_every_class_of_a_warning_or_an_error_is_on_the_page(messages):
     trees = messages.parse()
-    raised = {message.kind for message in (*messages.errors_of(trees), *messages.warnings_of(trees))}
+    raised = {message.kind for message in (*messages.Errors.found, *messages.WarningSays.found)}
     raised |= {
         node.name
         for tree in trees.values()
@@ -54,7 +54,6 @@ def test_every_class_of_a_warning_or_an_error_is_on_the_page(messages):
 
 def test_sentences_are_those_that_are_said(messages):
     """Filled in, a sentence of the page is what a caller reads."""
-    trees = messages.parse()
 
     def fits(said, found):
         patterns = (re.escape(" ".join(text.split())).replace("…", ".*") for one in found for text in one.sentences)
@@ -62,14 +61,14 @@ def test_sentences_are_those_that_are_said(messages):
 
     with pytest.raises(ValueError, match="n_tasks") as refused:
         il.Design(0, 5, 5)
-    assert fits(str(refused.value), messages.errors_of(trees))
+    assert fits(str(refused.value), messages.Errors.found)
     with pytest.raises(TypeError) as refused:
         il.solve(None, 0.1)
-    assert fits(str(refused.value), messages.errors_of(trees))
+    assert fits(str(refused.value), messages.Errors.found)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         il.MetaRegressor(adaptation="none").fit([[0.0], [1.0], [3.0], [4.0]], [0.0, 1.0, 3.0, 5.0])
-    assert fits(str(caught[0].message), messages.warnings_of(trees))
+    assert fits(str(caught[0].message), messages.WarningSays.found)
 
 
 def test_every_exit_code_is_on_the_page():

@@ -9,11 +9,12 @@ from __future__ import annotations
 import ast
 import builtins
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from built import paragraph
 from docutils import nodes
 from docutils.parsers.rst import Directive
 
@@ -33,6 +34,7 @@ class Message:
     sentences: tuple[str, ...]
 
 
+@cache
 def parse(package: Path = PACKAGE) -> dict[str, ast.Module]:
     """Return the syntax tree of each file of the package, by its room and name."""
     return {
@@ -92,15 +94,18 @@ def _made_elsewhere(node: ast.AST, scope: ast.AST, trees: dict[str, ast.Module])
     return tuple(words for words in found if _says_something(words))
 
 
-def _calls(tree: ast.Module) -> Iterator[tuple[ast.AST, ast.Call]]:
-    """Yield each call with an argument, and the innermost function that it is in."""
+@cache
+def _calls(tree: ast.Module) -> list[tuple[ast.AST, ast.Call]]:
+    """Return each call with an argument, and the innermost function that it is in."""
+    found = []
     pending: list[tuple[ast.AST, ast.AST]] = [(tree, tree)]
     while pending:
         scope, node = pending.pop()
         if isinstance(node, ast.Call) and node.args:
-            yield scope, node
+            found.append((scope, node))
         inner = node if isinstance(node, ast.FunctionDef) else scope
         pending += [(inner, child) for child in ast.iter_child_nodes(node)]
+    return found
 
 
 def _is_error(call: ast.Call) -> bool:
@@ -165,9 +170,7 @@ def _list(messages: list[Message]) -> nodes.bullet_list:
     items = nodes.bullet_list(classes=["messages"])
     for message in messages:
         for sentence in message.sentences:
-            pieces = f": {' '.join(sentence.split())}".split("`")
-            shown = [nodes.literal("", piece) if k % 2 else nodes.Text(piece) for k, piece in enumerate(pieces)]
-            items += nodes.list_item("", nodes.paragraph("", "", nodes.literal("", message.kind), *shown))
+            items += nodes.list_item("", paragraph(f"`{message.kind}`: {' '.join(sentence.split())}"))
     return items
 
 
