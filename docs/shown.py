@@ -1,7 +1,8 @@
 """Write what each command prints into docs/shown/, for the page of commands: python docs/shown.py [name ...].
 
 The commands run in a folder with two small tables, which are made here. What a terminal would show differently, such as
-colours, is off. Takes a minute or two of one core.
+colours, is off. Takes a minute or two of one core. `python docs/shown.py --readme FOLDER` writes what the README shows
+of the schools of London, with school.csv of that folder; `python docs/claims.py` then puts it into the README.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ COMMANDS = {
     "explore": "innerloop explore --help",
 }
 
+README = {"school": "innerloop fit school.csv --group school --target exam_score"}
+
 
 def write_tables(folder: Path) -> None:
     """Write 20 schools of 12 pupils, and the first 8 rows of a new one, 4 of them with a score."""
@@ -52,15 +55,24 @@ def output_of(command: str, folder: Path) -> str:
     return f"$ {command}\n" + "\n".join(line.rstrip() for line in ran.stdout.strip().splitlines()) + "\n"
 
 
+def write(name: str, command: str, folder: Path) -> None:
+    """Write what a command prints in a folder."""
+    shown = output_of(command, folder)
+    (FOLDER / f"{name}.txt").write_text(shown, encoding="utf-8")
+    print(f"{name}: {len(shown.splitlines())} lines", flush=True)
+
+
 def main(names: list[str]) -> None:
     """Run the commands of these names, or all."""
     FOLDER.mkdir(exist_ok=True)
+    if names[:1] == ["--readme"]:
+        for name, command in README.items():
+            write(name, command, Path(names[1]))
+        return
     with tempfile.TemporaryDirectory() as folder:
         write_tables(Path(folder))
         for name in names or COMMANDS:
-            shown = output_of(COMMANDS[name], Path(folder))
-            (FOLDER / f"{name}.txt").write_text(shown, encoding="utf-8")
-            print(f"{name}: {len(shown.splitlines())} lines", flush=True)
+            write(name, COMMANDS[name], Path(folder))
 
 
 if __name__ == "__main__":
