@@ -3,6 +3,7 @@
 import ast
 import doctest
 import importlib
+import inspect
 import re
 from collections import Counter
 from pathlib import Path
@@ -21,6 +22,7 @@ SLOW = {
     "advise",
     "calibrate",
     "compare",
+    "load_network",
     "plot_coverage",
     "plot_held_out",
     "plot_learning_curves",
@@ -122,13 +124,42 @@ def test_sections_of_the_theory_are_numbered_once_and_listed_on_its_first_page()
         assert re.search(r"^\| symbol ", PAGES[page], flags=re.M)
 
 
+@pytest.mark.parametrize(
+    "package", ["learn2learn", "higher", "TorchOpt", "MAML++", "MixedLM", "lme4", "MERF", "GPBoost"]
+)
+def test_there_is_a_recipe_from_each_package_before_and_after(package):
+    sections = re.split(r"^#+ (?=.+$)", PAGES["coming_from"], flags=re.M)
+    section = next(part for part in sections if package in part.partition("\n")[0])
+    assert re.search(r"^```text\n(?:.*\n)*?```$(?:.|\n)*?^```python$", section, flags=re.M)
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("choosing.md", "!["),
+        ("theory_solver.md#6-dealing-every-row-and-what-it-does-to-negative-rates", "every row"),
+        ("tutorials/inner_loop.py", "score"),
+        ("theory.md#the-expected-loss-before-any-training", "fail"),
+        ("when_not.md", "Groups do not differ"),
+        ("two_languages.md", "for people who know mixed models"),
+        ("two_languages.md", "for people who know MAML"),
+        ("census.md", "What was measured"),
+    ],
+)
+def test_what_is_to_be_explained_is(target, words):
+    assert f"]({target})" in PAGES["explain"]
+    assert words in (DOCS / target.partition("#")[0]).read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(("module", "name"), PUBLIC, ids=[f"{module}.{name}" for module, name in PUBLIC])
 def test_public_names_are_explained_and_have_an_example(module, name):
     thing = public_object(module, name)
     assert thing.__doc__
-    if isinstance(thing, type) or callable(thing):
-        blocks = "\n".join(re.findall(r"^```python\n((?:.*\n)*?)```$", "\n".join(PAGES.values()), flags=re.M))
-        assert ">>> " in thing.__doc__ or re.search(rf"\b{name}\b", blocks)
+    if callable(thing):
+        examples = doctest.DocTestParser().get_examples(inspect.getdoc(thing))
+        assert examples
+        assert not any(doctest.SKIP in example.options for example in examples)
+        assert re.search(r"^Examples\n-+$", inspect.getdoc(thing), flags=re.M)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import ast
 import builtins
+import importlib
 import inspect
 import re
 import sys
@@ -18,28 +19,25 @@ PAGE = (DOCS / "errors.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def messages():
-    pytest.importorskip("docutils", reason="the site needs the extra `docs`")
+def sentences():
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(DOCS / "_extensions")
-        import messages
-
-        yield messages
-    sys.modules.pop("messages")
+        patch.syspath_prepend(DOCS)
+        yield importlib.import_module("sentences")
+    sys.modules.pop("sentences")
 
 
-def test_every_warning_is_explained_once(messages):
+def test_every_warning_is_explained_once(sentences):
     shown = re.findall(r"^:::\{warning-says\} (.+)$", PAGE, flags=re.M)
-    warned = messages.WarningSays.found
+    warned = sentences.warnings_of()
     for message in warned:
         assert sum(any(words in sentence for sentence in message.sentences) for words in shown) == 1, message
     assert len(shown) == len(warned)
     assert len(re.findall(r"\*What\s+to\s+do\.\*", PAGE)) == PAGE.count("*Why.*") > 8
 
 
-def test_every_class_of_a_warning_or_an_error_is_on_the_page(messages):
-    trees = messages.parse()
-    raised = {message.kind for message in (*messages.Errors.found, *messages.WarningSays.found)}
+def test_every_class_of_a_warning_or_an_error_is_on_the_page(sentences):
+    trees = sentences.parse()
+    raised = {message.kind for message in (*sentences.errors_of(), *sentences.warnings_of())}
     raised |= {
         node.name
         for tree in trees.values()
@@ -52,7 +50,7 @@ def test_every_class_of_a_warning_or_an_error_is_on_the_page(messages):
     assert all(hasattr(builtins, name) or hasattr(il, name) for name in named)
 
 
-def test_sentences_are_those_that_are_said(messages):
+def test_sentences_are_those_that_are_said(sentences):
     """Filled in, a sentence of the page is what a caller reads."""
 
     def fits(said, found):
@@ -61,14 +59,14 @@ def test_sentences_are_those_that_are_said(messages):
 
     with pytest.raises(ValueError, match="n_tasks") as refused:
         il.Design(0, 5, 5)
-    assert fits(str(refused.value), messages.Errors.found)
+    assert fits(str(refused.value), sentences.errors_of())
     with pytest.raises(TypeError) as refused:
         il.solve(None, 0.1)
-    assert fits(str(refused.value), messages.Errors.found)
+    assert fits(str(refused.value), sentences.errors_of())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         il.MetaRegressor(adaptation="none").fit([[0.0], [1.0], [3.0], [4.0]], [0.0, 1.0, 3.0, 5.0])
-    assert fits(str(caught[0].message), messages.WarningSays.found)
+    assert fits(str(caught[0].message), sentences.warnings_of())
 
 
 def test_every_exit_code_is_on_the_page():

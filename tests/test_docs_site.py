@@ -87,6 +87,13 @@ def test_no_link_is_dead_and_every_picture_is_there_and_described(site, pages):
             assert described or page.startswith("generated/tutorials"), f"{page}: {source}"
 
 
+def test_docstrings_cite_equations_by_link(pages):
+    links = pages["generated/innerloop.expected_loss.html"].links
+    assert any(link.endswith("theory_loss.html#equation-7-1") for link in links)
+    cited = {link for found in pages.values() for link in found.links if "#equation-" in link}
+    assert len(cited) > 30
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_three_clicks_on_the_site(pages, task):
     name, _, anchor = TASKS[task][0].partition("#")

@@ -177,9 +177,15 @@ def load_network(folder: str | Path) -> TrainedNetwork:
 
     Examples
     --------
+    >>> import subprocess, sys
+    >>> import torch
     >>> from innerloop.neural import load_network
-    >>> network = load_network("folder")  # made by: innerloop train --data table.csv ... --out folder  # doctest: +SKIP
-    >>> network.predict(X_new, support=(X, y))  # doctest: +SKIP
+    >>> train = "innerloop train --task sinusoid --inner-lr 0.02 --iterations 5 --n-test 10 --out folder"
+    >>> _ = subprocess.run([sys.executable, "-m", *train.split()], check=True, capture_output=True)
+    >>> network = load_network("folder")
+    >>> x = torch.linspace(-3, 3, 10).unsqueeze(1)
+    >>> network.module_of(x, torch.sin(x))(x).shape  # after its steps on ten points of a new curve
+    torch.Size([10, 1])
     """
     tree = _NETWORK.read(Path(folder) / NETWORK)
     module = _MODULES[tree["module"]["kind"]](**tree["module"]["settings"])
