@@ -90,7 +90,7 @@ def group_effects_of(table: FittedTable, names: Sequence[str]) -> pd.DataFrame:
         unit = np.sqrt(variance) / np.broadcast_to(table.scaling.y_rate, table.effects.noise.shape)[k]
         errors = np.empty((len(table.known), len(labels)))
         for block in row_blocks(table.known):
-            _, cov = rule.uncertainty(table.effects.mean, block, rule.task_cov[k], k)
+            cov = rule.posterior(table.effects.mean, block, rule.task_cov[k], k).covariance()
             of_labels = np.einsum("ij,tjk,ik->ti", B, cov[:, columns[:, None], columns], B)
             errors[block.members] = unit * np.sqrt(np.maximum(of_labels, 0.0))
         estimates = [

@@ -247,10 +247,10 @@ class MetaTraining:
             intercept = settings.fit_intercept
             straight = Terms(np.zeros(self.tasks.n_features, dtype=bool), self.varying, intercept)
             sample = variance_sample(self.tasks, settings.seed)
-            estimates = Estimates(sample.whitened(), straight, options)
+            estimates = Estimates(reduced(sample.whitened()), straight, options)
             curves = self._curves(sample, estimates)
             tasks, terms = curves.tasks(self.tasks, intercept).whitened(), _with_curves(straight, curves)
-            wide = estimates.widened(curves.tasks(sample, intercept).whitened(), terms)
+            wide = estimates.widened(reduced(curves.tasks(sample, intercept).whitened()), terms)
             rows = reduced(tasks)
             comparison, candidates = self._comparison(tasks, terms, wide)
             update = partial(update_mean, tasks=rows, intercept=intercept, l2=settings.l2)
@@ -282,9 +282,9 @@ class MetaTraining:
             if folds is None
             else zip(folds.training_episodes(), folds.training_objectives(), strict=True)
         )
-        parts = []
+        parts, rows = [], reduced(tasks)
         for f, gradient in enumerate(gradients):
-            sample = training_sample(tasks, fold, f, settings.seed)
+            sample = training_sample(rows, fold, f, settings.seed)
             parts.append(TrainingPart(Estimates(sample, terms, options, similar), options, gradient=gradient))
         comparison = Comparison(parts, trials)
         if not settings.takes_gradient_steps():
