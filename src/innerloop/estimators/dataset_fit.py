@@ -95,17 +95,21 @@ def fit_dataset(
     settings = read_settings(parameters)
     _sweep(out)
     check_writable(out)
-    table = replace(data.table, is_log=settings.target_transform == "log")
-    details = {"group": table.group, "target": TargetCode(table.targets[0]).to_state(), "dataset": asdict(table)}
+    with progress("Reading columns", len(data.fragments), workers.shown) as tick:
+        encoding = data.encoding(settings.seed, tick)
+    table = replace(data.table, is_log=settings.target_transform == "log", encoding=encoding)
+    details = {"group": table.group, "target": TargetCode(table.targets[0]).to_state(), "dataset": table.to_state()}
     with _work_folder(work, out) as folder:
         divided = _divide(data, table, folder, settings, workers)
         extremes = divided.extremes if divided.is_part else None
         with progress("Choosing", settings.n_folds, workers.shown) as tick:
-            sample = replace(divided.sample, column_map=_columns(divided.sample))
+            sample = divided.sample
+            if encoding is None:
+                sample = replace(sample, column_map=_columns(sample))
             trained = MetaTraining.prepare(sample, settings, tick, extremes=extremes).choose()
         if not divided.is_part:
             fitted = trained.table()
-            write_folder(out, parameters, fitted, table.features, details)
+            write_folder(out, parameters, fitted, data.features, details)
             return fitted
         trained, n_groups, id_type = _completed(trained, divided.population, folder, workers)
         fitted = trained.table(remember=False)
@@ -113,7 +117,7 @@ def fit_dataset(
         out.mkdir(parents=True, exist_ok=True)
         shutil.move(groups, out / groups.name)
         description = describe(out / groups.name)
-        write_folder(out, parameters, fitted, table.features, details, description)
+        write_folder(out, parameters, fitted, data.features, details, description)
         return with_groups(fitted, out, description)
 
 
@@ -154,17 +158,17 @@ def _work_folder(work: Path | None, out: Path) -> Iterator[Path]:
 
 def _divide(data: TaskDataset, table: Table, folder: Path, settings: Settings, workers: Workers) -> Divided:
     """Divide the rows into buckets, and draw the sample, in one pass over the files."""
-    n_bits, draw = bucket_bits(data.n_rows, len(table.columns)), Draw(settings.seed, sample_size())
+    n_bits, draw = bucket_bits(data.n_rows, table.width + 1), Draw(settings.seed, sample_size())
     plan = {
         "files": [_stamp(file) for file in data.files],
-        "table": asdict(table),
+        "table": table.to_state(),
         "fragments": [asdict(fragment) for fragment in data.fragments],
         "draw": asdict(draw),
         "n_bits": n_bits,
     }
     buckets = folder / f"buckets-{_digest(repr(plan).encode())}"
     buckets.mkdir(exist_ok=True)
-    _check_space(buckets, data.n_rows * (len(table.columns) + 1) * 8, "`work`")
+    _check_space(buckets, data.n_rows * (table.width + 2) * 8, "`work`")
     store = FragmentStore(BlockStore(buckets / "finished", plan, 1), buckets)
     extremes: Extremes | None = None
     rows: DrawnRows | None = None
@@ -184,7 +188,7 @@ def _divide(data: TaskDataset, table: Table, folder: Path, settings: Settings, w
     write_index(buckets, indices)
     is_text = any(index[:, 5].any() for index in indices)
     sample, is_part = draw.tasks(rows, table, is_text)
-    depth = leaf_depth(n_rows, len(table.columns) - 1)
+    depth = leaf_depth(n_rows, table.width)
     return Divided(TasksInBuckets(buckets, table, n_rows, n_bits, depth, is_text), sample, extremes, is_part)
 
 

@@ -16,6 +16,7 @@ from innerloop._blocks.store import Arrays
 from innerloop.data.tasks import TaskSet
 from innerloop.data.words import words_of_ids
 from innerloop.tabular.fitted_table import FittedTable
+from innerloop.tabular.known_groups import KnownGroups
 
 # How the names of their folders begin.
 GROUPS = "groups-"
@@ -96,4 +97,4 @@ def with_groups(table: FittedTable, folder: Path, description: Mapping[str, Any]
         arrays["ids"],
         reduced_from=arrays["n_rows"],
     )
-    return replace(table, known=known, known_coef=arrays["coef"], words=arrays["words"])
+    return replace(table, known=KnownGroups(known, arrays["coef"], arrays["words"]))

@@ -56,6 +56,7 @@ from innerloop.tabular.kinds import (
     UsedRates,
     gradient_steps,
 )
+from innerloop.tabular.known_groups import KnownGroups
 from innerloop.tabular.rate_choice import HeldOut, Rates
 from innerloop.tabular.settings import Columns, Settings
 
@@ -456,8 +457,7 @@ class TrainedTable:
             calibration=self.choice.calibration,
             single_target=training.tasks.y.ndim == 1,
             selection=self._selection(),
-            known=self.rows.select(np.arange(0)),
-            known_coef=np.empty((0, *predictor.unseen.shape)),
+            known=KnownGroups.none(*predictor.unseen.shape),
             columns=training.columns,
             target_notes=training.notes,
         )
