@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
 import shutil
 import tempfile
 import warnings
@@ -35,7 +34,7 @@ from innerloop.data.population import Extremes, leaf_depth, sample_size
 from innerloop.data.task_table import TargetCode
 from innerloop.data.tasks import TaskSet
 from innerloop.estimators.model_folder import check_writable, write_folder
-from innerloop.estimators.stored_groups import GROUPS, describe, with_groups, writing
+from innerloop.estimators.stored_groups import GROUPS, describe, move_groups, with_groups, writing
 from innerloop.tabular.fitted_table import FittedTable
 from innerloop.tabular.settings import Settings, read_settings
 from innerloop.tabular.totals import AdaptLeaves, Plan
@@ -113,10 +112,10 @@ def fit_dataset(
             return fitted
         trained, n_groups, id_type = _completed(trained, divided.population, folder, workers)
         fitted = trained.table(remember=False)
-        groups = _write_groups(trained, fitted, divided.population, folder, workers, n_groups, id_type)
+        written, name = _write_groups(trained, fitted, divided.population, folder, workers, n_groups, id_type)
         out.mkdir(parents=True, exist_ok=True)
-        shutil.move(groups, out / groups.name)
-        description = describe(out / groups.name)
+        move_groups(written, out / name)
+        description = describe(out / name)
         write_folder(out, parameters, fitted, data.features, details, description)
         return with_groups(fitted, out, description)
 
@@ -223,22 +222,21 @@ def _write_groups(
     workers: Workers,
     n_groups: int,
     id_type: np.dtype[Any],
-) -> Path:
-    """Write the coefficients of all tasks, and return the folder that holds them."""
+) -> tuple[Path, str]:
+    """Write the coefficients of all tasks, and return the folder that holds them and the name that it is to have."""
     shape = fitted.predictor.unseen.shape
     _check_space(folder, n_groups * (8 * (2 + shape[0] * shape[1]) + id_type.itemsize), "`out`")
     adapt_leaves = AdaptLeaves(population, Plan.design_of(trained), fitted.predictor, False)
-    name = GROUPS + secrets.token_hex(6)  # a new one: another process may have that of an earlier fit mapped
-    for left in folder.glob(f"{GROUPS}*"):  # by a fit that was killed
-        shutil.rmtree(left)
+    written = folder / GROUPS.rstrip("-")
+    shutil.rmtree(written, ignore_errors=True)  # what a fit that was killed left
     with (
         progress("Adapting", population.n_units, workers.shown, rows=population.n_rows) as tick,
-        writing(folder / name, n_groups, id_type, (shape[0], shape[1])) as groups,
+        writing(written, n_groups, id_type, (shape[0], shape[1])) as groups,
     ):
         for units in _groups_of(population.n_units):
             for found in gather(adapt_leaves, units, MemoryStore(1), workers.n_jobs, workers.executor, tick):
                 groups.add(found)
-    return folder / name
+    return written, groups.name
 
 
 def _groups_of(n: int) -> Iterator[range]:
