@@ -15,6 +15,7 @@ from typing import Any, final
 
 import numpy as np
 
+from innerloop._base.memory import as_size
 from innerloop._base.progress import progress
 from innerloop._blocks.pool import gather
 from innerloop._blocks.store import BlockStore, MemoryStore
@@ -112,8 +113,11 @@ def fit_dataset(
             return fitted
         trained, n_groups, id_type = _completed(trained, divided.population, folder, workers)
         fitted = trained.table(remember=False)
-        written, name = _write_groups(trained, fitted, divided.population, folder, workers, n_groups, id_type)
         out.mkdir(parents=True, exist_ok=True)
+        shape = fitted.predictor.unseen.shape
+        for place, what in ((folder, "`work`"), (out, "`out`")):
+            _check_space(place, n_groups * (8 * (2 + shape[0] * shape[1]) + id_type.itemsize), what)
+        written, name = _write_groups(trained, fitted, divided.population, folder, workers, n_groups, id_type)
         move_groups(written, out / name)
         description = describe(out / name)
         write_folder(out, parameters, fitted, data.features, details, description)
@@ -225,7 +229,6 @@ def _write_groups(
 ) -> tuple[Path, str]:
     """Write the coefficients of all tasks, and return the folder that holds them and the name that it is to have."""
     shape = fitted.predictor.unseen.shape
-    _check_space(folder, n_groups * (8 * (2 + shape[0] * shape[1]) + id_type.itemsize), "`out`")
     adapt_leaves = AdaptLeaves(population, Plan.design_of(trained), fitted.predictor, False)
     written = folder / GROUPS.rstrip("-")
     shutil.rmtree(written, ignore_errors=True)  # what a fit that was killed left
@@ -255,8 +258,8 @@ def _check_space(folder: Path, n_bytes: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if n_bytes > free:
         raise ValueError(
-            f"{what} needs about {n_bytes / 2**30:.3g} GiB in {folder}, where {free / 2**30:.3g} GiB are free; make "
-            "room, or name a folder on another disk."
+            f"{what} needs about {as_size(n_bytes)} in {folder}, where {as_size(free)} are free; make room, or name a "
+            "folder on another disk."
         )
 
 

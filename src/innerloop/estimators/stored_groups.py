@@ -90,7 +90,11 @@ def move_groups(written: Path, folder: Path) -> None:
         if sizes == describe(written)["sizes"]:
             return
         shutil.rmtree(folder)  # a fit was killed as it copied them from another disk
-    shutil.move(written, folder)
+    try:
+        shutil.move(written, folder)
+    except (OSError, shutil.Error) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise ValueError(f"the groups cannot be written to {folder.parent} ({error}); make room there.") from None
 
 
 def with_groups(table: FittedTable, folder: Path, description: Mapping[str, Any]) -> FittedTable:
