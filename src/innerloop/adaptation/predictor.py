@@ -9,7 +9,7 @@ import numpy as np
 
 from innerloop._base.checks import FloatArray, IntArray
 from innerloop._base.ragged import padded_ranges, row_starts
-from innerloop.adaptation.rules import Adaptation
+from innerloop.adaptation.rules import Adaptation, Posterior
 from innerloop.data.episodes import Episodes
 from innerloop.data.row_blocks import row_blocks
 from innerloop.data.tasks import TaskSet
@@ -133,16 +133,9 @@ class Mixture:
         -------
         mean, variance : (n_rows, n_targets)
         """
-        n_targets = self.noise.shape[1]
-        mean, variance = np.empty((len(X), n_targets)), np.empty((len(X), n_targets))
-        (without,) = np.nonzero(place < 0)
-        used = np.flatnonzero(self.weight[0])
-        rows = X[without]
-        for t in range(n_targets):
-            f = np.array([rows @ self.members[k].coef[:, t] for k in used])
-            spread = [np.einsum("ij,ij->i", rows @ self.task_cov[k, t], rows) for k in used]
-            v = np.array([self.noise[k, t] * (1.0 + of_k) for k, of_k in zip(used, spread, strict=True)])
-            mean[without, t], variance[without, t] = _mixed(self.weight[0, used][:, None], f, v)
+        mean, variance = (np.empty((len(X), self.noise.shape[1])) for _ in range(2))
+        without = np.flatnonzero(place < 0)
+        mean[without], variance[without] = self._moments_without_rows(X[without])
         order = np.argsort(place, kind="stable")
         first = np.searchsorted(place[order], np.arange(len(known) + 1))
         seen = np.flatnonzero(np.diff(first))
@@ -151,22 +144,25 @@ class Mixture:
             members = seen[block.members]
             weight = self.weights(block.n_rows).T
             used = np.flatnonzero(weight.any(axis=1))
-            posteriors = [
-                [self.members[k].rule.posterior(self.members[k].coef, block, self.task_cov[k, t], t) for k in used]
-                for t in range(n_targets)
-            ]
-            for chosen, padded in padded_ranges(first[members], first[members + 1], at_once):
-                at = order[padded]
-                rows = X[at]
-                for t, of_target in enumerate(posteriors):
-                    f = np.array([np.einsum("trj,tj->tr", rows, of_k.coef[chosen]) for of_k in of_target])
-                    v = np.array(
-                        [
-                            self.noise[k, t] * (of_k.noise[chosen, None] + np.maximum(of_k.variance(rows, chosen), 0.0))
-                            for k, of_k in zip(used, of_target, strict=True)
-                        ]
-                    )
-                    mean[at, t], variance[at, t] = _mixed(weight[np.ix_(used, chosen)][..., None], f, v)
+            for t in range(self.noise.shape[1]):
+                posteriors = [
+                    self.members[k].rule.posterior(self.members[k].coef, block, self.task_cov[k, t], t) for k in used
+                ]
+                for chosen, padded in padded_ranges(first[members], first[members + 1], at_once):
+                    at = order[padded]
+                    f, v = zip(*(_moments(posterior, X[at], chosen) for posterior in posteriors), strict=True)
+                    noise, w = self.noise[used, t, None, None], weight[np.ix_(used, chosen)][..., None]
+                    mean[at, t], variance[at, t] = _mixed(w, np.array(f), noise * np.array(v))
+        return mean, variance
+
+    def _moments_without_rows(self, X: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return what `moments` does for rows of tasks without rows to adapt on."""
+        used, moments = np.flatnonzero(self.weight[0]), []
+        for t in range(self.noise.shape[1]):
+            f = np.array([X @ self.members[k].coef[:, t] for k in used])
+            spread = np.array([np.einsum("ij,ij->i", X @ self.task_cov[k, t], X) for k in used])
+            moments.append(_mixed(self.weight[0, used, None], f, self.noise[used, t, None] * (1.0 + spread)))
+        mean, variance = (np.stack(values, axis=1) for values in zip(*moments, strict=True))
         return mean, variance
 
     def episode_moments(self, episodes: Episodes) -> tuple[FloatArray, FloatArray]:
@@ -175,6 +171,12 @@ class Mixture:
         rows = episodes.query_rows
         mean, variance = self.moments(supports(episodes), episodes.X[rows], np.repeat(place, episodes.n_query))
         return episodes.y[rows].reshape(mean.shape) - mean, variance
+
+
+def _moments(posterior: Posterior, rows: FloatArray, chosen: IntArray) -> tuple[FloatArray, FloatArray]:
+    """Return predictions of rows of the chosen tasks, and their variance relative to the noise variance."""
+    spread = np.maximum(posterior.variance(rows, chosen), 0.0)  # rounding may make it negative
+    return np.einsum("trj,tj->tr", rows, posterior.coef[chosen]), posterior.noise[chosen, None] + spread
 
 
 def _mixed(weight: FloatArray, f: FloatArray, v: FloatArray) -> tuple[FloatArray, FloatArray]:
