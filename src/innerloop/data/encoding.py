@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from innerloop._base.checks import FloatArray, IntArray
 from innerloop.data.columns import ColumnMap, Columns, NumberCode
 from innerloop.data.drawing import Draw, DrawnRows
 from innerloop.data.fragments import Fragment, Table, batches, features_frame, ids_and_words
@@ -23,46 +24,78 @@ def learn_encoding(fragments: Sequence[Fragment], table: Table, draw: Draw, tick
     ValueError
         If a column cannot be used; the message names it.
     """
-    import pyarrow as pa
-
-    cells: Any
-    rows: DrawnRows | None = None
-    cells, origin = None, np.empty((0, 2), dtype=np.intp)
-    is_text = False
-    for number, fragment in enumerate(fragments):
-        first_row = fragment.first_row
-        for batch in batches(fragment, table, as_text=True):
-            ids, words = ids_and_words(batch.column(table.group), table.group, fragment.path, first_row)
-            is_text |= ids.dtype.kind == "U"
-            position = len(origin) + np.arange(len(batch))
-            new = draw.rows(words, ids, np.repeat(position[:, None], table.width, axis=1))
-            own = pa.Table.from_batches([batch.select(list(table.features))])
-            rows, cells = (new, own) if rows is None else (rows.joined(new), pa.concat_tables([cells, own]))
-            of_batch = np.column_stack((np.full(len(batch), number), first_row + np.arange(len(batch))))
-            origin = np.concatenate((origin, of_batch))
-            first_row += len(batch)
-            rows = draw.lowest(rows)
-            if len(rows.ids) < len(origin):
-                kept = rows.values[:, 0].astype(np.intp)
-                cells, origin = cells.unify_dictionaries().take(kept), origin[kept]
-                rows = rows._replace(values=np.repeat(np.arange(len(kept))[:, None], table.width, axis=1))
-        tick()
-    if rows is None:
+    if (sampled := _Sampled.of(fragments, table, draw, tick)) is None:
         return ColumnMap(())
-    _, task, chosen, _ = draw.chosen(rows, is_text)
-    inside = np.isin(task, chosen)
     is_csv = any(fragment.row_groups is None for fragment in fragments)
-    frame = features_frame(cells.unify_dictionaries().filter(pa.array(inside)), table, is_csv)
-    frame, origin = frame.apply(_as_numbers) if is_csv else frame, origin[inside]
+    frame = features_frame(sampled.cells, table, is_csv)
+    frame = frame.apply(_as_numbers) if is_csv else frame
 
     def place(row: int) -> str:
-        return f"row {origin[row, 1]} (counted from 0) of {fragments[origin[row, 0]].path}"
+        number, row = sampled.origin[row]
+        return f"row {row} (counted from 0) of {fragments[number].path}"
 
-    task = np.unique(task[inside], return_inverse=True)[1]
-    found = ColumnMap.fit(Columns.read(frame, task, list(table.features), (), "the dataset", place), task)
+    columns = Columns.read(frame, sampled.task, list(table.features), (), "the dataset", place)
+    found = ColumnMap.fit(columns, sampled.task)
     codes = tuple(replace(code, varies=True) if isinstance(code, NumberCode) else code for code in found.codes)
     constant = {f"{code.name!r} is constant: left out" for code in found.codes if not code.names}
     return replace(found, codes=codes, notes=tuple(note for note in found.notes if note not in constant))
+
+
+class _Sampled(NamedTuple):
+    """Rows of the tasks that are drawn.
+
+    Parameters
+    ----------
+    cells
+        Their features, an Arrow table.
+    origin : (n_rows, 2)
+        Of each the number of its fragment, and of its row in the file.
+    task : (n_rows,)
+        Position of the task of each.
+    """
+
+    cells: Any
+    origin: IntArray
+    task: IntArray
+
+    @classmethod
+    def of(cls, fragments: Sequence[Fragment], table: Table, draw: Draw, tick: Callable[[], None]) -> _Sampled | None:
+        """Pass over all files; None where they hold no rows."""
+        import pyarrow as pa
+
+        cells: Any = None
+        rows: DrawnRows | None = None  # whose values say which rows of the cells they are
+        origin, is_text = np.empty((0, 2), dtype=np.intp), False
+        for number, fragment in enumerate(fragments):
+            first_row = fragment.first_row
+            for batch in batches(fragment, table, as_text=True):
+                ids, words = ids_and_words(batch.column(table.group), table.group, fragment.path, first_row)
+                is_text |= ids.dtype.kind == "U"
+                place = np.arange(len(batch))
+                new = draw.rows(words, ids, _numbered(len(origin) + place, table))
+                of_batch = pa.Table.from_batches([batch.select(list(table.features))])
+                rows, cells = (
+                    (new, of_batch) if rows is None else (rows.joined(new), pa.concat_tables([cells, of_batch]))
+                )
+                origin = np.concatenate((origin, np.column_stack((np.full(len(batch), number), first_row + place))))
+                first_row += len(batch)
+                rows = draw.lowest(rows)
+                if len(rows.ids) < len(origin):
+                    kept = rows.values[:, 0].astype(np.intp)
+                    cells, origin = cells.unify_dictionaries().take(kept), origin[kept]
+                    rows = rows._replace(values=_numbered(np.arange(len(kept)), table))
+            tick()
+        if rows is None:
+            return None
+        _, task, chosen, _ = draw.chosen(rows, is_text)
+        inside = np.isin(task, chosen)
+        task = np.unique(task[inside], return_inverse=True)[1]
+        return cls(cells.unify_dictionaries().filter(pa.array(inside)), origin[inside], task)
+
+
+def _numbered(rows: IntArray, table: Table) -> FloatArray:
+    """Return the numbers of rows, as often as each row holds numbers, by which the size of the sample is counted."""
+    return np.repeat(rows[:, None].astype(float), table.width, axis=1)
 
 
 def _as_numbers(texts: Any) -> Any:
