@@ -1,6 +1,7 @@
 """Stop commands at random moments by three signals, then let them finish: python benchmarks/kills.py [N] [--out FILE].
 
-N (20) signals of each kind meet each of `simulate`, `fit --out`, `train` and `reproduce` as it runs, at tiny sizes.
+N (20) signals of each kind meet each of `simulate`, `fit --out`, `fit --work` of a folder of files, `train` and
+`reproduce` as it runs, at tiny sizes.
 What is finished in the end is compared, file by file, with what a command that nobody stopped makes.
 """
 
@@ -21,6 +22,8 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 # What a shell shows as 137, 143 and 130: before Python runs the program's own lines, the signal itself ends it.
@@ -35,12 +38,13 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 def commands(folder: Path, table: Path) -> dict[str, list[str]]:
     """Return each command as it is run in a folder."""
-    out = str(folder / "out")
+    out, columns = str(folder / "out"), ["--group", "g", "--target", "y"]
     sizes = {"n-tasks": 3, "width": 6, "n-test": 20, "n-validation": 5, "iterations": 150, "checkpoint-every": 10}
     network = [part for name, size in sizes.items() for part in (f"--{name}", str(size))]
     return {
         "simulate": ["simulate", *SMALL, "--n-runs", "4000", "--jobs", "2", "--store", out, "--json"],
-        "fit": ["fit", str(table), "--group", "g", "--target", "y", "--cv", "2", "--out", out, "--json"],
+        "fit": ["fit", str(table), *columns, "--cv", "2", "--out", out, "--json"],
+        "files": ["fit", str(table.parent / "rows"), *columns, "--out", out, "--work", str(folder / "work")],
         "train": ["train", "--task", "sinusoid", *network, "--out", out, "--json"],
         "reproduce": ["reproduce", "map", "--scale", "0.01", "--jobs", "2", "--out", out],
     }
@@ -55,6 +59,17 @@ def make_table(path: Path) -> Path:
     lines = [f"{g},{a:.6f},{b:.6f}" for g, a, b in zip(groups, x, y, strict=True)]
     path.write_text("\n".join(["g,x,y", *lines]) + "\n")
     return path
+
+
+def make_files(folder: Path) -> None:
+    """Write files of more groups than choices are made on, the rows of each in all files."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    groups = rng.permutation(np.repeat(np.arange(17_000), 4))
+    x = rng.standard_normal(len(groups))
+    y = x * (1 + 0.5 * rng.standard_normal(17_000))[groups] + rng.standard_normal(len(groups))
+    for i in range(4):
+        pq.write_table(pa.table({"g": groups[i::4], "x": x[i::4], "y": y[i::4]}), folder / f"{i}.parquet")
 
 
 def run(arguments: list[str]) -> subprocess.Popen[str]:
@@ -145,7 +160,7 @@ def campaign(name: str, arguments: Callable[[Path], list[str]], root: Path, n: i
         again, shown = ended.communicate()
         if ended.returncode:
             wrong.append(f"{where}: cannot be finished: {shown.strip().splitlines()[-1]}")
-        elif name in ("simulate", "fit") and again != printed:
+        elif name in ("simulate", "fit", "files") and again.replace(str(folder), str(root / "whole")) != printed:
             wrong.append(f"{where}: prints other numbers in the end")
         wrong.extend(faults_of(folder / "out", root / "whole" / "out", where))
 
@@ -178,7 +193,7 @@ def judge(stopped: list[Stopped]) -> list[str]:
             wrong.append(f"{where}: ended after {one.seconds:.1f} s")
         if one.orphans:
             wrong.append(f"{where}: {one.orphans} processes left")
-        if one.code in (130, 143) and one.command != "fit" and not one.resume_said:
+        if one.code in (130, 143) and one.command not in ("fit", "files") and not one.resume_said:
             wrong.append(f"{where}: does not say how to go on")
     return wrong
 
@@ -188,6 +203,8 @@ def measure(n: int, names: list[str]) -> dict[str, object]:
     stopped, wrong = [], []
     with tempfile.TemporaryDirectory() as root:
         table = make_table(Path(root) / "table.csv")
+        if "files" in names:
+            make_files(Path(root) / "rows")
         for name in names:
 
             def arguments(folder: Path, name: str = name) -> list[str]:
@@ -209,7 +226,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("n", nargs="?", type=int, default=20)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--commands", nargs="+", default=["simulate", "fit", "train", "reproduce"])
+    parser.add_argument("--commands", nargs="+", default=["simulate", "fit", "files", "train", "reproduce"])
     options = parser.parse_args()
     result = measure(options.n, options.commands)
     if options.out:

@@ -58,8 +58,8 @@ MUTANTS = [
     Mutant("tabular/training.py", "replace(self.rows, ids=training.ids)", "self.rows", "test_invariance.py -k names"),
     Mutant(
         "tabular/fitted_table.py",
-        "known_coef=self.known_coef[:0], words",
-        "known_coef=self.known_coef, words",
+        "replace(self, known=KnownGroups.none(*self.predictor.unseen.shape))",
+        "self",
         "test_storage.py -k forgets",
     ),
     Mutant("_base/sealed_folder.py", "if keep_previous:\n", "if True:\n", "test_storage.py -k forgets"),
@@ -339,8 +339,8 @@ MUTANTS = [
     ),
     Mutant(
         "adaptation/predictor.py",
-        "np.square(predictions - mean)",
-        "0 * np.square(predictions - mean)",
+        "np.square(f - mean)",
+        "0 * np.square(f - mean)",
         "test_adapting.py -k disagree",
     ),
     Mutant(
@@ -362,7 +362,12 @@ MUTANTS = [
         "RateObjective.of(part.gradient[0], coef)(rates)",
         "test_meta_sgd.py -k shrunk_to_one",
     ),
-    Mutant("tabular/fitted_table.py", "ids=ids).select(order)", "ids=ids[order])", "test_adapting.py -k which_others"),
+    Mutant(
+        "tabular/known_groups.py",
+        "replace(rows, ids=ids).select(order)",
+        "replace(rows, ids=ids[order])",
+        "test_adapting.py -k which_others",
+    ),
     Mutant(
         "tabular/adaptation_choice.py",
         "effects.new_task_cov for effects in models",

@@ -64,7 +64,7 @@ def test_a_large_folder_is_not_read_into_memory(rows, monkeypatch, tmp_path):
 def test_options_that_need_memory_are_refused(rows, model, tmp_path):
     work = ["--work", tmp_path / "w"]
     for given, message in [
-        ([*work, "--out", tmp_path / "m", "--weights", "a"], "`--weights` needs a table that is read into memory"),
+        ([*work, "--out", tmp_path / "m", "--min-rows", "2"], "`--min-rows` needs a table that is read into memory"),
         (work, "saves its model; give --out"),
     ]:
         ran = innerloop("fit", rows, *OPTIONS, *given)

@@ -318,13 +318,17 @@ def test_refusals_name_the_file(tmp_path):
     refused(r"names .*0\.parquet twice", path=[path / "0.parquet", path / "0.parquet"])
 
     changes = {
-        r"1\.parquet and .*0\.parquet differ in column 'c'": lambda t: t.assign(c=1.0),
+        r"1\.parquet and .*0\.parquet differ in column 'd'": lambda t: t.assign(d=1.0),
         r"1\.parquet has no column 'b'": lambda t: t.drop(columns="b"),
-        r"1\.parquet has text in column 'a', and a dataset takes numbers": lambda t: t.assign(a=t["a"].astype(str)),
+        r"1\.parquet has text in column 'a', where .*0\.parquet has numbers": lambda t: t.assign(a=t["a"].astype(str)),
+        r"1\.parquet has text in column 'y', where numbers are needed": lambda t: t.assign(y=t["y"].astype(str)),
+        r"the dataset has an infinite value \(inf\) in column 'a', row 2 .* of .*1\.parquet": lambda t: t.assign(
+            a=t["a"].where(np.arange(len(t)) != 2, np.inf), b=t["b"].where(np.arange(len(t)) != 4)
+        ),
         r"1\.parquet has text in column 'user', where .*0\.parquet has numbers": lambda t: t.assign(
             user=t["user"].astype(str)
         ),
-        r"1\.parquet has no value in column 'b', row 4": lambda t: t.assign(b=t["b"].where(np.arange(len(t)) != 4)),
+        r"1\.parquet has no value in column 'y', row 4": lambda t: t.assign(y=t["y"].where(np.arange(len(t)) != 4)),
         r"1\.parquet has inf in column 'y', row 2": lambda t: t.assign(y=t["y"].where(np.arange(len(t)) != 2, np.inf)),
         r"1\.parquet has no task id in column 'user', row 3": lambda t: t.assign(
             user=t["user"].where(np.arange(len(t)) != 3).astype("Int64")
@@ -353,12 +357,13 @@ def test_a_flipped_bit_in_a_page_with_a_checksum_is_refused(tmp_path):
 
 
 def test_csv_files_are_refused_by_name_too(tmp_path):
-    path = written(tmp_path / "rows", frame(20), kind="csv")
+    path = written(tmp_path / "rows", frame(60), kind="csv")
     lines = (path / "1.csv").read_text().splitlines()
     for match, line in {
-        r"1\.csv has no value in column 'b', row 1": "3,1.0,,2.0",
-        r"1\.csv has a task id at row 1 .*that is empty|column 'user' of .*1\.csv": ",1.0,2.0,2.0",
-        r"1\.csv cannot be read as CSV: .*invalid value 'one'": "3,one,1.0,2.0",
+        r"1\.csv has no value in column 'y', row 1": "3,1.0,2.0,",
+        r"column 'user' of .*1\.csv": ",1.0,2.0,2.0",
+        r"the dataset has the text 'one' in column 'a', row 1 .* of .*1\.csv": "3,one,1.0,2.0",
+        r"1\.csv cannot be read as CSV: .*invalid value 'one'": "3,1.0,2.0,one",
         r"1\.csv cannot be read as CSV: .*Expected 4 columns": "3,1.0,2.0",
     }.items():
         (path / "1.csv").write_text("\n".join([lines[0], lines[1], line, *lines[2:]]) + "\n")
@@ -392,7 +397,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(tmp_path, mon
     path = written(tmp_path / "rows", frame(20))
     full = lambda _: type("", (), {"free": 1000})()  # noqa: E731
     monkeypatch.setattr(dataset_fit.shutil, "disk_usage", full)
-    with pytest.raises(ValueError, match=r"`work` needs about .* GiB in .*, where 9\.31e-07 GiB are free"):
+    with pytest.raises(ValueError, match=r"`work` needs about .* KiB in .*, where 1000 bytes are free"):
         fitted(path, tmp_path / "model")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["rows"]
 
@@ -489,6 +494,128 @@ il.MetaRegressor(basis="linear").fit_dataset(data, out={str(tmp_path / "model")!
         process.stdout.close()
     subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
     assert digests(il.load_model(tmp_path / "model"), table) == digests(in_memory(table), table)
+
+
+# --- columns of any kind and weights ----------------------------------------------------------------------------------
+
+
+def mixed(n_tasks=300, seed=0):
+    """Return a table with a category, a date, missing cells and weights."""
+    table = frame(n_tasks, seed)
+    rng = np.random.default_rng(seed + 1)
+    region = np.array(["north", "south", "NA", "west"])[table["user"] % 4]
+    table["region"] = np.where(region == "NA", None, region)
+    table["day"] = pd.Timestamp("2024-01-01") + pd.to_timedelta(rng.integers(0, 300, len(table)), unit="D")
+    table["a"] = table["a"].where(rng.random(len(table)) > 0.1)
+    table["w"] = rng.integers(0, 4, len(table)) / 2
+    table["y"] += 2.0 * (region == "south") + 0.01 * (table["day"] - table["day"].min()).dt.days
+    return table.astype({"day": "datetime64[us]"})
+
+
+FEATURES = ["a", "b", "region", "day"]
+
+
+def fit_mixed(path, out, **options):
+    data = il.TaskDataset(path, group="user", target="y", features=FEATURES, weights="w")
+    return il.MetaRegressor(basis="linear").fit_dataset(data, out=out, **options)
+
+
+def bits(model, table):
+    return [
+        np.asarray(values).tobytes()
+        for values in (model.coef_, model.intercept_, model.predict(table[FEATURES], groups=table["user"]))
+    ]
+
+
+@pytest.mark.usefixtures("small")
+def test_columns_of_any_kind_have_the_same_bits_however_rows_lie_in_files(tmp_path):
+    table = mixed()
+    models = [
+        fit_mixed(written(tmp_path / f"rows{i}", table, **layout), tmp_path / f"model{i}")
+        for i, layout in enumerate(
+            [{}, {"order": 1, "n_files": 1}, {"n_files": 7, "order": 2, "row_group_size": 31}, {"kind": "csv"}]
+        )
+    ]
+    for model in models[1:]:
+        assert bits(model, table) == bits(models[0], table)
+        assert model.columns_.to_state() == models[0].columns_.to_state()
+    names = models[0].feature_labels()
+    assert names == ["a", "a is missing", "b", "region=north", "region=south", "region=(missing)", "day (days)"]
+    assert bits(il.load_model(tmp_path / "model0"), table) == bits(models[0], table)
+
+
+@pytest.mark.usefixtures("small")
+def test_weights_have_the_bits_of_the_fit_in_memory(tmp_path):
+    table = mixed()[["user", "b", "y", "w"]]
+    data = il.TaskDataset(written(tmp_path / "rows", table), group="user", target="y", weights="w")
+    model = il.MetaRegressor(basis="linear").fit_dataset(data, out=tmp_path / "model")
+    memory = il.MetaRegressor(basis="linear").fit(
+        table[["b"]], table["y"], groups=table["user"], sample_weight=table["w"]
+    )
+    X, user = table[["b"]], table["user"]
+    assert model.coef_.tobytes() == memory.coef_.tobytes()
+    assert model.predict(X, groups=user).tobytes() == memory.predict(X, groups=user).tobytes()
+    unweighted = il.MetaRegressor(basis="linear").fit(table[["b"]], table["y"], groups=table["user"])
+    assert model.coef_ != unweighted.coef_
+    table["w"] -= 1
+    with pytest.raises(ValueError, match=r"0\.parquet has the weight -.* in column 'w', row .* weights are at least 0"):
+        il.TaskDataset(written(tmp_path / "bad", table), group="user", target="y", weights="w").sample()
+
+
+def test_a_small_dataset_of_any_columns_is_fitted_as_its_frame(tmp_path):
+    table = mixed(80)
+    model = fit_mixed(written(tmp_path / "rows", table), tmp_path / "model")
+    memory = il.MetaRegressor(basis="linear").fit(
+        table[FEATURES], table["y"], groups=table["user"], sample_weight=table["w"]
+    )
+    assert model.feature_labels() == memory.feature_labels()
+    np.testing.assert_allclose(model.coef_, memory.coef_, rtol=0.2, atol=0.05)
+    X, user = table[FEATURES], table["user"]
+    np.testing.assert_allclose(model.predict(X, groups=user), memory.predict(X, groups=user), atol=0.3)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_files_are_predicted_as_their_frame_unseen_levels_and_gaps_too(tmp_path, kind):
+    table = mixed(80)
+    model = fit_mixed(written(tmp_path / "rows", table), tmp_path / "model")
+    new = mixed(120, seed=5)
+    new.loc[3, "region"] = "elsewhere"
+    new.loc[5, "b"] = np.nan  # no cell of b was missing in training
+    path = written(tmp_path / "new", new, kind=kind)
+    for i, file in enumerate(model.predict_dataset(path, out=tmp_path / "out", group="user")):
+        found = pd.read_parquet(file) if kind == "parquet" else pd.read_csv(file)
+        part = new.iloc[i::3]
+        expected = model.predict(part[FEATURES], groups=part["user"])
+        np.testing.assert_allclose(found["prediction"], expected, rtol=1e-12)
+
+
+def test_a_model_of_a_frame_predicts_files(tmp_path):
+    table = mixed(60)
+    model = il.MetaRegressor(basis="linear", group="user").fit(table[["user", *FEATURES]], table["y"])
+    (file,) = model.predict_dataset(written(tmp_path / "rows", table, n_files=1), out=tmp_path / "out")
+    expected = model.predict(table[["user", *FEATURES]])
+    np.testing.assert_allclose(pd.read_parquet(file)["prediction"], expected, rtol=1e-12)
+    of_array = il.MetaRegressor(adaptation="none").fit(table[["b"]].to_numpy(), table["y"], groups=table["user"])
+    with pytest.raises(ValueError, match="needs the names of the features"):
+        of_array.predict_dataset(tmp_path / "rows", out=tmp_path / "out", group="user")
+
+
+def test_columns_are_left_out_by_name(tmp_path):
+    path = written(tmp_path / "rows", mixed(20))
+    data = il.TaskDataset(path, group="user", target="y", weights="w", drop=["day", "region"])
+    assert data.features == ("a", "b")
+    with pytest.raises(ValueError, match=r"no column 'dy'; did you mean"):
+        il.TaskDataset(path, group="user", target="y", drop=["dy"])
+    with pytest.raises(ValueError, match=r"must name different columns.*'w'"):
+        il.TaskDataset(path, group="user", target="y", features=["a", "w"], weights="w")
+
+
+def test_columns_that_cannot_be_numbers_are_refused_by_name(tmp_path):
+    table = mixed(20)
+    table["list"] = [[1.0]] * len(table)
+    data = il.TaskDataset(written(tmp_path / "rows", table), group="user", target="y", features=["a", "list"])
+    with pytest.raises(ValueError, match=r"the dataset has 'list', which holds"):
+        data.sample()
 
 
 def test_a_dataset_says_what_it_is(tmp_path):

@@ -277,8 +277,12 @@ def test_error_covariances_are_those_of_simulated_tasks(rule):
     tasks = il.TaskSet(np.tile(X, (n, 1)), y.ravel(), np.arange(0, 5 * n + 1, 5), np.arange(n))
     errors = true - rule.adapt(np.zeros(3), tasks)
     rows = RowBlock(np.arange(1), np.array([5]), X[None], np.zeros((1, 5, 1)))
-    noise, (expected,) = rule.uncertainty(np.zeros((3, 1)), rows, cov)
-    assert noise == 1
+    posterior = rule.posterior(np.zeros((3, 1)), rows, cov)
+    (expected,) = posterior.covariance()
+    assert posterior.noise == 1
+    x = rng.standard_normal((1, 7, 3))
+    variance = posterior.variance(x, np.zeros(1, dtype=int))
+    np.testing.assert_allclose(variance[0], np.einsum("ij,jk,ik->i", x[0], expected, x[0]), rtol=1e-10)
     spread = np.sqrt((np.outer(expected.diagonal(), expected.diagonal()) + expected**2) / n)
     assert (np.abs(errors.T @ errors / n - expected) < 4.5 * spread).all()
 

@@ -68,13 +68,18 @@ def test_tasks_adapt_to_the_posterior_mean_over_all_pairs_of_scales(n_targets):
     theta = rule.adapt(coef if n_targets else coef[:, 0], tasks).reshape(len(tasks), 3, k)
     for block in row_blocks(tasks):
         for j in range(k):
-            noise, cov = rule.uncertainty(coef, block, rule.task_cov[j], j)
+            posterior = rule.posterior(coef, block, rule.task_cov[j], j)
+            cov = posterior.covariance()
             for i, member in enumerate(block.members):
                 _, X, y = list(tasks)[member]
                 mean, own_cov, own_noise = plain_posterior(rule, coef, X, y.reshape(len(y), k)[:, j], j)
                 assert close(theta[member, :, j], mean, 9)
                 assert close(cov[i], own_cov, 8)
-                assert noise[i] == pytest.approx(own_noise, rel=1e-9)
+                assert close(posterior.coef[i], mean, 9)
+                assert posterior.noise[i] == pytest.approx(own_noise, rel=1e-9)
+                x = X[None, :2]
+                variance = posterior.variance(x, np.array([i]))[0]
+                np.testing.assert_allclose(variance, np.einsum("ij,jk,ik->i", x[0], own_cov, x[0]), rtol=1e-7)
 
 
 @pytest.mark.parametrize("n_targets", [None, 2])
@@ -85,11 +90,11 @@ def test_reduced_rows_leave_the_same_uncertainty(n_targets):
     for (_, X, y), (_, X_known, y_known), n in zip(tasks, known, known.original_sizes, strict=True):
         rows = RowBlock(np.arange(1), np.array([n]), X[None], y.reshape(1, len(y), -1))
         whole, of_reduced = (
-            rule.uncertainty(coef, block, rule.task_cov[0])
+            rule.posterior(coef, block, rule.task_cov[0])
             for block in (rows, replace(rows, X=X_known[None], y=y_known[None]))
         )
-        for mine, theirs in zip(whole, of_reduced, strict=True):
-            np.testing.assert_allclose(mine, theirs, rtol=1e-8, atol=1e-10)
+        for values in (lambda p: p.coef, lambda p: p.noise, lambda p: p.covariance()):
+            np.testing.assert_allclose(values(whole), values(of_reduced), rtol=1e-8, atol=1e-10)
 
 
 SPREADS = [(0.0, 0.0), (2.0, 0.0), (0.0, 1.5), (1.5, 1.0)]

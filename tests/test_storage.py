@@ -220,7 +220,7 @@ def test_the_rows_in_a_folder_are_no_rows_of_groups_of_three_or_more(tmp_path):
     save_model(model, tmp_path / "m")
     scaling = model._table.scaling
     assert rows_held(everything_in(tmp_path / "m")[0], scaling.design(X)) == 0
-    known = model._table.known
+    known = model._table.known.tasks
     assert known.sizes.tolist() == [4, 5, 3, 4, 5, 6, 3]
     for i in range(7):  # but the moments are those of the group
         Z, mine = scaling.design(X[groups == i]), known.X[known.starts[i] : known.starts[i + 1]]

@@ -4,7 +4,7 @@ import threading
 
 from threadpoolctl import threadpool_info
 
-from innerloop._base.threads import one_thread
+from innerloop._base.threads import on_threads, one_thread
 
 
 def test_the_last_thread_to_leave_lifts_the_limit_though_another_set_it():
@@ -28,3 +28,12 @@ def test_the_last_thread_to_leave_lifts_the_limit_though_another_set_it():
     may_end.set()
     thread.join()
     assert after == before
+
+
+def test_threads_of_a_pool_make_no_pools():
+    def ask(i):
+        return threading.get_ident(), list(on_threads(lambda j: (threading.get_ident(), i * j), range(3)))
+
+    for i, (thread, inner) in enumerate(on_threads(ask, range(4))):
+        assert inner == [(thread, i * j) for j in range(3)]
+        assert thread != threading.get_ident()

@@ -28,6 +28,12 @@ def available_memory() -> int:
     return min(available, limit - used)
 
 
+def as_size(n_bytes: int) -> str:
+    """Return a number of bytes in the unit that a reader takes in at once."""
+    power = min(max(int(np.log2(max(n_bytes, 1))) // 10, 0), 4)
+    return f"{n_bytes / 2 ** (10 * power):.4g} {('bytes', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
+
+
 def check_memory(n_bytes: int, what: str, remedy: str) -> None:
     """Refuse work that needs more memory than there is.
 
@@ -48,8 +54,8 @@ def check_memory(n_bytes: int, what: str, remedy: str) -> None:
     available = available_memory()
     if n_bytes > available:
         raise MemoryError(
-            f"{what} takes about {n_bytes / 2**30:.3g} GiB of memory, and {max(available, 0) / 2**30:.3g} GiB are "
-            f"available; {remedy}."
+            f"{what} takes about {as_size(n_bytes)} of memory, and {as_size(max(available, 0))} are available; "
+            f"{remedy}."
         )
 
 

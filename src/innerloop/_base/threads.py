@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import cached_property
-from threading import Lock
+from threading import Lock, local
 from typing import TYPE_CHECKING, TypeVar, final
 
 if TYPE_CHECKING:
@@ -72,9 +72,27 @@ def one_thread(n_features: int = 0) -> AbstractContextManager[None]:
     return _ONE_THREAD if n_features <= _SMALL else nullcontext()
 
 
+class _Place(local):
+    """Whether this thread is one of a pool."""
+
+    is_in_pool = False
+
+    def enter(self) -> None:
+        self.is_in_pool = True
+
+
+_PLACE = _Place()
+
+
 def on_threads(function: Callable[[_Argument], _Result], arguments: Iterable[_Argument]) -> Iterator[_Result]:
-    """Yield the results of a function in the order of its arguments, computed on a thread for each core."""
+    """Yield the results of a function in the order of its arguments, computed on a thread for each core.
+
+    What such a thread asks for it computes itself, as all cores are busy then.
+    """
     from joblib import cpu_count  # imported late to keep `import innerloop` light
 
-    with ThreadPoolExecutor(cpu_count()) as pool:
+    if _PLACE.is_in_pool:
+        yield from map(function, arguments)
+        return
+    with ThreadPoolExecutor(cpu_count(), initializer=_PLACE.enter) as pool:
         yield from pool.map(function, arguments)

@@ -9,9 +9,9 @@ import numpy as np
 
 from innerloop._base.checks import FloatArray, IntArray
 from innerloop._base.ragged import padded_ranges, row_starts
-from innerloop.adaptation.rules import Adaptation
+from innerloop.adaptation.rules import Adaptation, Posterior
 from innerloop.data.episodes import Episodes
-from innerloop.data.row_blocks import reduced, row_blocks
+from innerloop.data.row_blocks import row_blocks
 from innerloop.data.tasks import TaskSet
 
 _ROWS_AT_ONCE = 2**16
@@ -46,46 +46,6 @@ class Predictor:
     def mse(self, episodes: Episodes) -> FloatArray:
         """Return the mean squared error of each task that occurs, over its query rows and targets: (n_tasks,)."""
         return mean_squares(episodes, self.residuals(episodes))
-
-    def variance(self, known: TaskSet, task_cov: FloatArray, X: FloatArray, place: IntArray) -> FloatArray:
-        """Return the variance of rows around their predictions, relative to the noise: ``alpha + x' C x``.
-
-        Parameters
-        ----------
-        known
-            Tasks with the rows on which they adapted, which may be reduced.
-        task_cov : (n_targets, n_features, n_features)
-            Covariance of a new task's coefficients around `coef`, relative to the noise variance.
-        X : (n_rows, n_features)
-        place : (n_rows,)
-            Position of each row's task in `known`; -1 for a task without rows.
-
-        Returns
-        -------
-        (n_rows, n_targets)
-            alpha is the task's noise, and C the covariance of its coefficients' error (`Adaptation.uncertainty`); 1 and
-            `task_cov` for tasks without rows.
-        """
-        variance = np.empty((len(X), len(task_cov)))
-        without = place < 0
-        for k, target_cov in enumerate(task_cov):
-            variance[without, k] = 1.0 + np.einsum("ij,ij->i", X[without] @ target_cov, X[without])
-        order = np.argsort(place, kind="stable")
-        first = np.searchsorted(place[order], np.arange(len(known) + 1))
-        used = np.flatnonzero(np.diff(first))
-        at_once = max(1, _MOST_NUMBERS // X.shape[1] ** 2)
-        for block in row_blocks(known.select(used)):
-            members = used[block.members]
-            of_target = [
-                self.rule.uncertainty(self.coef, block, target_cov, k) for k, target_cov in enumerate(task_cov)
-            ]
-            for chosen, padded in padded_ranges(first[members], first[members + 1], at_once):
-                rows = order[padded]
-                for k, (noise, covariance) in enumerate(of_target):
-                    of_coef = np.einsum("trj,trj->tr", X[rows] @ covariance[chosen], X[rows])
-                    # Rounding may make it negative.
-                    variance[rows, k] = noise[chosen, None] + np.maximum(of_coef, 0.0)
-        return variance
 
 
 @final
@@ -150,40 +110,79 @@ class Mixture:
         return mean_squares(episodes, self.residuals(episodes))
 
     def variance(self, known: TaskSet, X: FloatArray, place: IntArray) -> FloatArray:
-        """Return the variance of rows, as that of a mixture of distributions: (n_rows, n_targets).
+        """Return the variance of rows around their predictions: (n_rows, n_targets); see `moments`."""
+        return self.moments(known, X, place)[1]
 
-        That is ``sum_k w_k (v_k + (f_k - f)^2)`` for members of variance v_k and prediction f_k; for arguments see
-        `Predictor.variance`.
+    def moments(self, known: TaskSet, X: FloatArray, place: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Return mean and variance of the targets of rows, as those of a mixture of distributions.
+
+        The variance is ``sum_k w_k (v_k + (f_k - f)^2)`` for members of prediction f_k and variance
+        ``v_k = s_k^2 (alpha + x' C x)``, where alpha is the task's noise, C the covariance of the error of its
+        coefficients (`innerloop.adaptation.rules.Posterior`), and s_k^2 the noise variance by the member's model. For
+        a task without rows alpha is 1, and C is `task_cov`.
+
+        Parameters
+        ----------
+        known
+            Tasks with the rows on which they adapted, which may be reduced.
+        X : (n_rows, n_features)
+        place : (n_rows,)
+            Position of each row's task in `known`; -1 for a task without rows.
+
+        Returns
+        -------
+        mean, variance : (n_rows, n_targets)
         """
-        n_rows = np.append(known.original_sizes, 0)
-        weight = self.weights(n_rows[place])
-        used = np.flatnonzero(weight.any(axis=0)).tolist()
-        if len(used) == 1:
-            return self._variance(used[0], known, X, place)
-        seen = np.unique(place[place >= 0])
-        position = np.full(len(known) + 1, len(seen))
-        position[seen] = np.arange(len(seen))
-        predictions = np.empty((len(used), len(X), self.noise.shape[1]))
-        variance = np.zeros(predictions.shape[1:])
-        for f, k in zip(predictions, used, strict=True):
-            member = self.members[k]
-            theta = np.concatenate((member.rule.adapt(member.coef, known.select(seen)), member.coef[None]))
-            for i in range(0, len(X), _ROWS_AT_ONCE):
-                part = slice(i, i + _ROWS_AT_ONCE)
-                f[part] = np.einsum("ij,ijt->it", X[part], theta[position[place[part]]])
-            variance = variance + weight[:, k, None] * self._variance(k, known, X, place)
-        mean = np.einsum("ik,kit->it", weight[:, used], predictions)
-        return np.asarray(variance + np.einsum("ik,kit->it", weight[:, used], np.square(predictions - mean)))
+        mean, variance = (np.empty((len(X), self.noise.shape[1])) for _ in range(2))
+        without = np.flatnonzero(place < 0)
+        mean[without], variance[without] = self._moments_without_rows(X[without])
+        order = np.argsort(place, kind="stable")
+        first = np.searchsorted(place[order], np.arange(len(known) + 1))
+        seen = np.flatnonzero(np.diff(first))
+        at_once = max(1, _MOST_NUMBERS // (X.shape[1] * len(self.members)))
+        for block in row_blocks(known.select(seen)):
+            members = seen[block.members]
+            weight = self.weights(block.n_rows).T
+            used = np.flatnonzero(weight.any(axis=1))
+            for t in range(self.noise.shape[1]):
+                posteriors = [
+                    self.members[k].rule.posterior(self.members[k].coef, block, self.task_cov[k, t], t) for k in used
+                ]
+                for chosen, padded in padded_ranges(first[members], first[members + 1], at_once):
+                    at = order[padded]
+                    f, v = zip(*(_moments(posterior, X[at], chosen) for posterior in posteriors), strict=True)
+                    noise, w = self.noise[used, t, None, None], weight[np.ix_(used, chosen)][..., None]
+                    mean[at, t], variance[at, t] = _mixed(w, np.array(f), noise * np.array(v))
+        return mean, variance
 
-    def episode_variance(self, episodes: Episodes) -> FloatArray:
-        """Return the variance of the query rows of episodes around their predictions: (n_rows, n_targets)."""
+    def _moments_without_rows(self, X: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return what `moments` does for rows of tasks without rows to adapt on."""
+        used, moments = np.flatnonzero(self.weight[0]), []
+        for t in range(self.noise.shape[1]):
+            f = np.array([X @ self.members[k].coef[:, t] for k in used])
+            spread = np.array([np.einsum("ij,ij->i", X @ self.task_cov[k, t], X) for k in used])
+            moments.append(_mixed(self.weight[0, used, None], f, self.noise[used, t, None] * (1.0 + spread)))
+        mean, variance = (np.stack(values, axis=1) for values in zip(*moments, strict=True))
+        return mean, variance
+
+    def episode_moments(self, episodes: Episodes) -> tuple[FloatArray, FloatArray]:
+        """Return residuals of the query rows of episodes and their variance: (n_rows, n_targets) each."""
         place = np.where(episodes.n_support > 0, np.cumsum(episodes.n_support > 0) - 1, -1)
-        known = reduced(supports(episodes))
-        return self.variance(known, episodes.X[episodes.query_rows], np.repeat(place, episodes.n_query))
+        rows = episodes.query_rows
+        mean, variance = self.moments(supports(episodes), episodes.X[rows], np.repeat(place, episodes.n_query))
+        return episodes.y[rows].reshape(mean.shape) - mean, variance
 
-    def _variance(self, k: int, known: TaskSet, X: FloatArray, place: IntArray) -> FloatArray:
-        """Return the variance by a member and its model."""
-        return np.asarray(self.noise[k] * self.members[k].variance(known, self.task_cov[k], X, place))
+
+def _moments(posterior: Posterior, rows: FloatArray, chosen: IntArray) -> tuple[FloatArray, FloatArray]:
+    """Return predictions of rows of the chosen tasks, and their variance relative to the noise variance."""
+    spread = np.maximum(posterior.variance(rows, chosen), 0.0)  # rounding may make it negative
+    return np.einsum("trj,tj->tr", rows, posterior.coef[chosen]), posterior.noise[chosen, None] + spread
+
+
+def _mixed(weight: FloatArray, f: FloatArray, v: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return mean and variance of mixtures of distributions of means f and variances v, along the first axis."""
+    mean = (weight * f).sum(axis=0)
+    return mean, np.asarray((weight * (v + np.square(f - mean))).sum(axis=0))
 
 
 def supports(episodes: Episodes) -> TaskSet:

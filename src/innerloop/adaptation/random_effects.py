@@ -127,7 +127,8 @@ def estimate_effects(
     Parameters
     ----------
     tasks
-        From one task no covariance of tasks can be estimated: it is zero then.
+        They may be reduced; see `innerloop.data.row_blocks.reduced`. From one task no covariance of tasks can be
+        estimated: it is zero then.
     structure
         Of the tasks' covariance. "intercept": the intercept alone varies. "diagonal": a variance for each coefficient,
         with a log-normal prior that shrinks the variances of slopes towards each other, and those of curves. "full":
@@ -159,7 +160,7 @@ def estimate_effects(
     span. docs/theory.md, section "Random effects".
     """
     sample, p = variance_sample(tasks, seed, most_tasks=most_tasks), tasks.n_features
-    prior = _priors(p, n_curves, intercept)
+    n_rows, prior = int(sample.original_sizes.sum()), _priors(p, n_curves, intercept)
     varies = np.ones(p, dtype=bool) if varying is None else varying.copy()
     if structure == "intercept":
         varies &= prior < 0
@@ -169,14 +170,14 @@ def estimate_effects(
     directions = _row_space(sample, prior)
     solutions = []
     for target in range(tasks.y[:1].size):
-        given = None if l2 is None else l2 * sample.n_rows
+        given = None if l2 is None else l2 * n_rows
         with one_thread():
             if directions is None:
                 columns = np.flatnonzero(varies)
-                problem = RestrictedLikelihood(row_blocks(sample), target, sample.n_rows, prior, columns)
-                roots = DiagonalRoots.separate(columns, _mean_squares(sample.X), prior, spread)
+                problem = RestrictedLikelihood(row_blocks(sample), target, n_rows, prior, columns)
+                roots = DiagonalRoots.separate(columns, _mean_squares(sample), prior, spread)
                 known = None if start is None else _Known.of(start, similar, target, prior)
-                task_cov, penalty = _minimise(_Search(problem, roots, _unit(sample.X, prior), given), structure, known)
+                task_cov, penalty = _minimise(_Search(problem, roots, _unit(sample, prior), given), structure, known)
                 solutions.append((task_cov, penalty, problem.solve(problem.sums(task_cov), penalty)))
             else:
                 solutions.append(_solve_in_row_space(sample, target, prior, directions, varies, given))
@@ -250,14 +251,15 @@ def _priors(n_features: int, n_curves: int, intercept: bool) -> IntArray:
     return prior
 
 
-def _mean_squares(X: FloatArray) -> FloatArray:
-    return np.asarray(np.mean(np.square(X), axis=0))
+def _mean_squares(tasks: TaskSet) -> FloatArray:
+    """Return the mean square of each feature over the rows, before these were reduced."""
+    return np.asarray(np.square(tasks.X).sum(axis=0) / tasks.original_sizes.sum())
 
 
-def _unit(X: FloatArray, prior: IntArray) -> FloatArray:
+def _unit(tasks: TaskSet, prior: IntArray) -> FloatArray:
     """Return the mean square of the features of each prior, the unit of its precision."""
     used = prior >= 0
-    mean = np.bincount(prior[used], _mean_squares(X)[used]) / np.maximum(np.bincount(prior[used]), 1)
+    mean = np.bincount(prior[used], _mean_squares(tasks)[used]) / np.maximum(np.bincount(prior[used]), 1)
     return np.where(mean > 0, mean, 1.0)
 
 
@@ -276,12 +278,13 @@ def _solve_in_row_space(
     B = np.zeros((p, n + int((~slopes).sum())))  # new columns in terms of all
     B[np.ix_(slopes, np.arange(n))] = directions
     B[~slopes, n:] = np.eye(int((~slopes).sum()))
-    rotated = TaskSet(tasks.X @ B, tasks.y, tasks.starts, tasks.ids)
+    rotated = TaskSet(tasks.X @ B, tasks.y, tasks.starts, tasks.ids, reduced_from=tasks.original_sizes)
     priors = np.append(np.zeros(n, dtype=np.intp), prior[~slopes])
     columns = np.flatnonzero(np.append(np.full(n, varies[slopes].any()), varies[~slopes]))
-    problem = RestrictedLikelihood(row_blocks(rotated), target, tasks.n_rows, priors, columns)
-    roots = DiagonalRoots.shared(columns, _mean_squares(rotated.X), priors, np.inf)
-    search = _Search(problem, roots, _unit(rotated.X, priors), given)
+    n_rows = int(tasks.original_sizes.sum())
+    problem = RestrictedLikelihood(row_blocks(rotated), target, n_rows, priors, columns)
+    roots = DiagonalRoots.shared(columns, _mean_squares(rotated), priors, np.inf)
+    search = _Search(problem, roots, _unit(rotated, priors), given)
     cov, penalty = _minimise(search, "diagonal", None)
     solution = problem.solve(problem.sums(cov), penalty)
     beyond = np.diag(slopes.astype(float))

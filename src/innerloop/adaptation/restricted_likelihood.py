@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple, final
 
 import numpy as np
+from scipy.linalg.blas import dtrsm
 
 from innerloop._base.checks import FloatArray, IntArray
 from innerloop.data.row_blocks import RowBlock
@@ -30,7 +31,7 @@ Directions = Callable[[FloatArray, FloatArray], FloatArray]
 # Noise below this fraction of the targets' mean square is rounding.
 _LEAST_NOISE = 1e-14
 # Tasks of more rows are factored by LAPACK one by one, others all at once row by row.
-_FEW_ROWS = 16
+_FEW_ROWS = 12
 # Directions of so many numbers are held at once.
 _MOST_NUMBERS = 2**22
 
@@ -299,7 +300,9 @@ def _whiten(rows: _Rows, varying: IntArray, task_cov: FloatArray) -> _Whitened:
     else:
         try:
             factor = np.linalg.cholesky(V)
-            white = np.asarray(np.linalg.solve(factor, both))
+            white = np.ascontiguousarray(both)
+            for L, of_task in zip(factor, white, strict=True):  # BLAS writes to transposes, which have its order
+                dtrsm(1.0, L.T, of_task.T, side=1, lower=0, overwrite_b=1)
             log_det = 2 * float(np.log(factor.diagonal(axis1=1, axis2=2)).sum())
         except np.linalg.LinAlgError:  # rounding, where variances are enormous
             white, log_det = _whiten_together(V, both)

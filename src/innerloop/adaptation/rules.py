@@ -24,6 +24,40 @@ from innerloop.data.tasks import TaskSet
 _ROWS_AT_ONCE = 2**17
 
 
+class Posterior(Protocol):
+    """Coefficients of tasks that adapted, and the error that they may have."""
+
+    @property
+    def coef(self) -> FloatArray:
+        """Coefficients: (n_tasks, n_features)."""
+        ...
+
+    @property
+    def noise(self) -> FloatArray:
+        """Noise variance of each task, relative to that of all: (n_tasks,)."""
+        ...
+
+    def covariance(self) -> FloatArray:
+        """Return the covariance of the error, relative to the noise variance: (n_tasks, n_features, n_features)."""
+        ...
+
+    def variance(self, rows: FloatArray, chosen: IntArray) -> FloatArray:
+        """Return the variance of predictions, relative to the noise variance, from the error of coefficients.
+
+        Parameters
+        ----------
+        rows : (n_chosen, n_rows, n_features)
+        chosen : (n_chosen,)
+            The tasks that they belong to.
+
+        Returns
+        -------
+        (n_chosen, n_rows)
+            Rounding may make it negative.
+        """
+        ...
+
+
 class Adaptation(Protocol):
     """A rule of adaptation, all its parameters known: its fields are numbers and arrays."""
 
@@ -31,10 +65,8 @@ class Adaptation(Protocol):
         """Return the coefficients of every task: (n_tasks, n_features[, n_targets])."""
         ...
 
-    def uncertainty(
-        self, coef: FloatArray, rows: RowBlock, task_cov: FloatArray, target: int = 0
-    ) -> tuple[FloatArray, FloatArray]:
-        """Return the noise of tasks that adapted on these rows, and the covariance of the error of their coefficients.
+    def posterior(self, coef: FloatArray, rows: RowBlock, task_cov: FloatArray, target: int = 0) -> Posterior:
+        """Return the coefficients of tasks that adapted on these rows, with their noise and what is unknown of them.
 
         Parameters
         ----------
@@ -46,12 +78,6 @@ class Adaptation(Protocol):
             Covariance of tasks' coefficients around the meta-parameters, relative to the noise variance.
         target
             Which target; rules may differ between them.
-
-        Returns
-        -------
-        noise : (n_members,)
-            Variances, as the covariance relative to the noise variance of all tasks.
-        covariance : (n_members, n_features, n_features)
         """
         ...
 
@@ -84,17 +110,47 @@ class LinearRule(ABC):
         return self
 
     @final
-    def uncertainty(
-        self,
-        coef: FloatArray,  # noqa: ARG002
-        rows: RowBlock,
-        task_cov: FloatArray,
-        target: int = 0,
-    ) -> tuple[FloatArray, FloatArray]:
-        """Return ones and ``A Lambda A' + W W'``; see `Adaptation.uncertainty`."""
-        W = self.gain(rows.X, rows.n_rows, target)
-        A = np.eye(len(task_cov)) - W @ rows.X
-        return np.ones(len(W)), np.asarray(A @ task_cov @ A.transpose(0, 2, 1) + W @ W.transpose(0, 2, 1))
+    def posterior(self, coef: FloatArray, rows: RowBlock, task_cov: FloatArray, target: int = 0) -> Posterior:
+        """Return coefficients with the error of a linear rule; see `Adaptation.posterior`."""
+        W, start = self.gain(rows.X, rows.n_rows, target), coef[:, target]
+        theta = start + np.einsum("tpr,tr->tp", W, rows.y[..., target] - rows.X @ start)
+        return LinearPosterior(theta, np.ones(len(W)), W, rows.X, task_cov)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class LinearPosterior:
+    """Coefficients by a linear rule; the covariance of their error is ``A Lambda A' + W W'`` with ``A = I - W X``.
+
+    Parameters
+    ----------
+    coef, noise
+        See `Posterior`.
+    gain : (n_tasks, n_features, n_reduced)
+        W.
+    X : (n_tasks, n_reduced, n_features)
+        Rows that the tasks adapted on.
+    task_cov : (n_features, n_features)
+        Lambda.
+    """
+
+    coef: FloatArray
+    noise: FloatArray
+    gain: FloatArray
+    X: FloatArray
+    task_cov: FloatArray
+
+    def covariance(self) -> FloatArray:
+        """Return the covariance of the error, relative to the noise variance: (n_tasks, n_features, n_features)."""
+        A = np.eye(len(self.task_cov)) - self.gain @ self.X
+        return np.asarray(A @ self.task_cov @ A.transpose(0, 2, 1) + self.gain @ self.gain.transpose(0, 2, 1))
+
+    def variance(self, rows: FloatArray, chosen: IntArray) -> FloatArray:
+        """Return ``x'(A Lambda A' + W W')x``, by W'x and A'x = x - X'W'x rather than by a matrix for every task."""
+        on_rows = rows @ self.gain[chosen]
+        on_coef = rows - on_rows @ self.X[chosen]
+        spread = np.einsum("trj,trj->tr", on_coef @ self.task_cov, on_coef)
+        return np.asarray(spread + np.einsum("trj,trj->tr", on_rows, on_rows))
 
 
 @final

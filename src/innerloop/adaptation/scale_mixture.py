@@ -73,26 +73,28 @@ class ScaledRidge:
         """Return the rule with another covariance Lambda."""
         return replace(self, task_cov=task_cov)
 
-    def uncertainty(
+    def posterior(
         self,
         coef: FloatArray,
         rows: RowBlock,
         task_cov: FloatArray,  # noqa: ARG002
         target: int = 0,
-    ) -> tuple[FloatArray, FloatArray]:
-        """Return the posterior mean of tasks' noise and the posterior covariance of their coefficients, given y too.
+    ) -> ScaledPosterior:
+        """Return the posterior mean of tasks' coefficients and noise and the covariance of the former, given y too.
 
-        They are for the covariance Lambda of the rule; see `innerloop.adaptation.rules.Adaptation.uncertainty`.
+        They are for the covariance Lambda of the rule; see `innerloop.adaptation.rules.Adaptation.posterior`.
         """
         basis = self._eigenbasis(coef, rows, target)
         by_pair, shrinkage = self._posterior(basis, rows.n_rows, target), _shrinkage(basis.d)
         pi, beta = by_pair.sum(axis=1), np.einsum("tar,a,r->tr", by_pair, _ALPHA, _RHO)
-        deviation = (shrinkage - pi[:, None] @ shrinkage) * basis.z[:, None]
+        mean = pi[:, None] @ shrinkage
+        theta = coef[:, target] + np.einsum("tpj,tj->tp", basis.back, mean[:, 0] * basis.z)
+        deviation = (shrinkage - mean) * basis.z[:, None]
         inner = (deviation * pi[..., None]).transpose(0, 2, 1) @ deviation / self.noise[target]
         diagonal = np.arange(inner.shape[1])
         inner[:, diagonal, diagonal] -= (beta[:, None] @ shrinkage)[:, 0]
-        prior_cov = beta.sum(axis=1)[:, None, None] * self.task_cov[target]
-        return by_pair.sum(axis=2) @ _ALPHA, prior_cov + basis.back @ inner @ basis.back.transpose(0, 2, 1)
+        noise, scale = by_pair.sum(axis=2) @ _ALPHA, beta.sum(axis=1)
+        return ScaledPosterior(theta, noise, scale, self.task_cov[target], basis.back, inner)
 
     def _eigenbasis(self, coef: FloatArray, rows: RowBlock, target: int) -> Eigenbasis:
         return Eigenbasis.of(self.task_cov[target], rows.X, rows.y[..., target] - rows.X @ coef[:, target])
@@ -101,6 +103,44 @@ class ScaledRidge:
         """Return each task's posterior probabilities of the pairs: (n_tasks, n_alpha, n_rho)."""
         by_pair = _normalised(_log_likelihood(basis, n_rows, self.noise[target]), self.weight[target])
         return by_pair.reshape(-1, len(_ALPHA), len(_RHO))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class ScaledPosterior:
+    """Coefficients by a `ScaledRidge`; the covariance of their error is ``scale Lambda + B M B'``.
+
+    Parameters
+    ----------
+    coef, noise
+        See `innerloop.adaptation.rules.Posterior`.
+    scale : (n_tasks,)
+    task_cov : (n_features, n_features)
+        Lambda.
+    back : (n_tasks, n_features, n_reduced)
+        B, the map from a task's eigenbasis to coefficients.
+    inner : (n_tasks, n_reduced, n_reduced)
+        M.
+    """
+
+    coef: FloatArray
+    noise: FloatArray
+    scale: FloatArray
+    task_cov: FloatArray
+    back: FloatArray
+    inner: FloatArray
+
+    def covariance(self) -> FloatArray:
+        """Return the covariance of the error, relative to the noise variance: (n_tasks, n_features, n_features)."""
+        return np.asarray(
+            self.scale[:, None, None] * self.task_cov + self.back @ self.inner @ self.back.transpose(0, 2, 1)
+        )
+
+    def variance(self, rows: FloatArray, chosen: IntArray) -> FloatArray:
+        """Return the variance of predictions; see `innerloop.adaptation.rules.Posterior.variance`."""
+        on_rows = rows @ self.back[chosen]
+        prior = self.scale[chosen, None] * np.einsum("trj,trj->tr", rows @ self.task_cov, rows)
+        return np.asarray(prior + np.einsum("trj,trj->tr", on_rows @ self.inner[chosen], on_rows))
 
 
 class Scales(NamedTuple):

@@ -44,6 +44,7 @@ def fit_files(
     coef = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, model.coef_.reshape(-1)[:10], strict=False))
     for line in (
         f"{len(model.groups_)} tasks in {len(data.files)} files, {len(names)} features",
+        *(f"{note}." for note in model.notes_),
         f"adaptation {model.adaptation_}",
         f"population: intercept {float(model.intercept_):.4g}, {coef}{', ...' if len(names) > 10 else ''}",
         f"\nSaved the model to {out}",

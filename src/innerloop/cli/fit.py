@@ -163,9 +163,10 @@ def fit(
     )
     read_settings(model.get_params())
     if work is not None or n_jobs != 1 or scheduler is not None or is_large(table):
-        in_memory = {"--report": report, "--drop": drop, "--weights": weights, "--min-rows": min_rows, "--json": json_}
+        in_memory: dict[str, object] = {"--report": report, "--min-rows": min_rows, "--json": json_}
         in_memory |= {"--forget-groups": forget_groups, "--delimiter": delimiter}
-        fit_files(model, TaskDataset(table, group, target, features), out, work, n_jobs, scheduler, in_memory)
+        data = TaskDataset(table, group, target, features, drop or (), weights)
+        fit_files(model, data, out, work, n_jobs, scheduler, in_memory)
         return
     if forget_groups and out is None:
         raise ValueError("`--forget-groups` says what `--out` saves; give --out too.")

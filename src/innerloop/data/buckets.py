@@ -73,7 +73,8 @@ class DivideFragment:
         path = file_of(self.folder, number)
         index, extremes, rows = list[tuple[int, ...]](), None, None
         n_rows = offset = 0
-        p = len(self.table.features)
+        p = len(self.table.feature_names)
+        end = p + len(self.table.targets)
         try:
             with replacing(path) as file:
                 for chunk in self.table.chunks(self.fragments[number]):
@@ -81,7 +82,7 @@ class DivideFragment:
                         is_text = int(chunk.ids.dtype.kind == "U")
                         index.append((bucket, number, offset, len(content), zlib.crc32(content), is_text))
                         offset += file.write(content)
-                    of_chunk = Extremes.of(chunk.values[:, :p], chunk.values[:, p:])
+                    of_chunk = Extremes.of(chunk.values[:, :p], chunk.values[:, p:end])
                     extremes = of_chunk if extremes is None else extremes.joined(of_chunk)
                     new = self._drawn(chunk)
                     rows = self.draw.lowest(new if rows is None else rows.joined(new))
@@ -218,7 +219,7 @@ class TasksInBuckets:
         index = np.load(self.folder / INDEX, mmap_mode="r")
         first, end = np.searchsorted(index[:, 0], [unit * per_unit, (unit + 1) * per_unit])
         part = np.array(index[first:end])
-        width = len(self.table.columns) - 1
+        width = self.table.width
         schemas = [
             pa.schema([("id", kind), ("values", pa.list_(pa.float64(), width))]) for kind in (pa.int64(), pa.string())
         ]

@@ -575,6 +575,11 @@ class ColumnMap:
         return any(not isinstance(code, NumberCode) or code.filled for code in self.codes)
 
     @property
+    def is_plain(self) -> bool:
+        """Whether all columns are numbers, taken as they are."""
+        return all(isinstance(code, NumberCode) and code.names == [code.name] for code in self.codes)
+
+    @property
     def inputs(self) -> tuple[str, ...]:
         """Names of the columns that a table must have."""
         return tuple(code.name for code in self.codes if code.names)

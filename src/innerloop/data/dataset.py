@@ -6,18 +6,25 @@ types and numbers of rows until it is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
+from innerloop.data.columns import ColumnMap
 from innerloop.data.drawing import Draw
-from innerloop.data.fragments import CSV, PARQUET, Fragment, Table, is_parquet, not_whole, open_csv
+from innerloop.data.encoding import learn_encoding
+from innerloop.data.fragments import CSV, PARQUET, Fragment, Table, is_number, is_parquet, not_whole, open_csv
 from innerloop.data.frames import missing_column
 from innerloop.data.population import sample_size
 from innerloop.data.tasks import TaskSet
 
 # Numbers that one fragment holds, unless a row group holds more.
 _NUMBERS_OF_FRAGMENT = 2**24
+
+
+def _no_tick() -> None:
+    pass
 
 
 @final
@@ -36,7 +43,13 @@ class TaskDataset:
     target
         Name of the target column, or names for several targets.
     features
-        Names of the feature columns; None takes all the others. They hold numbers, and no cell is missing.
+        Names of the feature columns; None takes all the others. Columns of any kind become numbers as in
+        `MetaRegressor.fit`, by levels and medians that are learned from the tasks of `sample`.
+    drop
+        Names of columns to leave out.
+    weights
+        Name of the column with the weights of rows, their precisions; rows of weight 0 or without one are left out.
+        None: all rows are equal.
 
     Attributes
     ----------
@@ -69,21 +82,29 @@ class TaskDataset:
         group: str,
         target: str | Sequence[str],
         features: Sequence[str] | None = None,
+        drop: Sequence[str] = (),
+        weights: str | None = None,
     ) -> None:
         need_pyarrow()
         files = list_files(path)
         targets = (target,) if isinstance(target, str) else tuple(target)
         names = column_types(files[0])
-        chosen = tuple(features) if features is not None else tuple(c for c in names if c not in (group, *targets))
-        taken = (group, *targets, *chosen)
+        used = (group, *targets, *([weights] if weights is not None else []))
+        for column in drop:
+            if column not in names:
+                raise ValueError(missing_column(column, list(names), str(files[0])))
+        chosen = tuple(c for c in (names if features is None else features) if c not in drop)
+        chosen = chosen if features is not None else tuple(c for c in chosen if c not in used)
+        taken = (*used, *chosen)
         if not targets or len(set(taken)) < len(taken):
             raise ValueError(
-                f"`group`, `target` and `features` must name different columns, one target at least, got {list(taken)}."
+                "`group`, `target`, `weights` and `features` must name different columns, one target at least, got "
+                f"{list(taken)}."
             )
-        self.table = Table(group, targets, chosen, isinstance(target, str))
+        self.table = Table(group, targets, chosen, isinstance(target, str), weights=weights)
         self.files = tuple(str(file) for file in files)
         self.features = chosen
-        self.fragments = _check_files(files, self.table, every=features is None)
+        self.fragments, self._is_encoded = check_files(files, self.table, every=features is None)
         self.n_rows = sum(fragment.n_rows for fragment in self.fragments)
 
     def __repr__(self) -> str:
@@ -98,17 +119,28 @@ class TaskDataset:
 
         They are all tasks where there are at most 2^14, else 2^14 of them (fewer where these have very many rows, but
         at least 2,000), drawn by their ids: neither the order of rows nor that of files matters, and one task more
-        changes at most one task of the sample. All files are read.
+        changes at most one task of the sample. All files are read; twice, where columns are to be encoded.
         """
+        table = replace(self.table, encoding=self.encoding(seed))
         draw, rows, is_text = Draw(seed, sample_size()), None, False
         for fragment in self.fragments:
-            for chunk in self.table.chunks(fragment):
+            for chunk in table.chunks(fragment):
                 is_text |= chunk.ids.dtype.kind == "U"
                 new = draw.rows(chunk.words, chunk.ids, chunk.values)
                 rows = draw.lowest(new if rows is None else rows.joined(new))
         if rows is None:
             raise no_rows(self.files)
-        return draw.tasks(rows, self.table, is_text)[0]
+        return draw.tasks(rows, table, is_text)[0]
+
+    def encoding(self, seed: int = 0, tick: Callable[[], None] = _no_tick) -> ColumnMap | None:
+        """Return how columns become numbers, learned from the tasks of `sample`; None where all are numbers anyway.
+
+        Of CSV files it is always learned: only their last row tells what they hold. `tick` is called after each
+        fragment of the files.
+        """
+        if not self._is_encoded:
+            return None
+        return learn_encoding(self.fragments, self.table, Draw(seed, sample_size()), tick)
 
 
 def check_dataset(data: object) -> None:
@@ -177,11 +209,16 @@ def tables_in(folder: Path) -> list[Path]:
     ]
 
 
-def _check_files(files: Sequence[Path], table: Table, every: bool) -> tuple[Fragment, ...]:
-    """Return the fragments of all files, or say which has other columns than the first, or none that can be used."""
-    first = column_types(files[0])
-    kind_of_ids: tuple[Path, str] | None = None
-    fragments: list[Fragment] = []
+def check_files(files: Sequence[Path], table: Table, every: bool) -> tuple[tuple[Fragment, ...], bool]:
+    """Return the fragments of all files, and whether features need an encoding.
+
+    Raises
+    ------
+    ValueError
+        If a file has other columns than the first, or none that can be used; the message names it.
+    """
+    first, first_parquet = column_types(files[0]), dict[str, tuple[Path, str]]()
+    fragments, is_encoded = list[Fragment](), False
     for file in files:
         types = column_types(file)
         for column in table.columns:
@@ -193,28 +230,29 @@ def _check_files(files: Sequence[Path], table: Table, every: bool) -> tuple[Frag
                 f"{file} and {files[0]} differ in column {differing!r}; give both the same, or name `features`."
             )
         if is_parquet(file):
-            _check_types(file, types, table)
-            kind = _kind(types[table.group])
-            kind_of_ids = kind_of_ids or (file, kind)
-            if kind != kind_of_ids[1]:
-                raise ValueError(
-                    f"{file} has {kind} in column {table.group!r}, where {kind_of_ids[0]} has {kind_of_ids[1]}; give "
-                    "both one type, so that the same ids are equal."
-                )
-        fragments += _fragments(file, len(table.columns))
-    return tuple(fragments)
+            _check_types(file, types, table, first_parquet)
+        of_file = list(_fragments(file, table))
+        fragments += [fragment for fragment, _ in of_file]
+        is_text = not all(types[c] is not None and is_number(types[c]) for c in table.features)
+        is_encoded |= is_text or any(lacks for _, lacks in of_file)
+    return tuple(fragments), is_encoded
 
 
-def _check_types(file: Path, types: dict[str, Any], table: Table) -> None:
+def _check_types(file: Path, types: dict[str, Any], table: Table, first: dict[str, tuple[Path, str]]) -> None:
+    """Refuse columns of another kind than `first` has them, with the file; what it does not have yet is added."""
     from pyarrow import types as kinds
 
-    for column in (*table.features, *table.targets):
-        kind = types[column]
-        tests = (kinds.is_integer, kinds.is_floating, kinds.is_boolean, kinds.is_decimal, kinds.is_null)
-        if not any(test(kind) for test in tests):
+    for column in table.columns:
+        kind = _kind(types[column])
+        if column in (*table.targets, table.weights) and kind not in ("numbers", "null"):
+            raise ValueError(f"{file} has {kind} in column {column!r}, where numbers are needed; convert the column.")
+        if kinds.is_null(types[column]):
+            continue
+        before = first.setdefault(column, (file, kind))
+        if kind != before[1]:
             raise ValueError(
-                f"{file} has {_kind(kind)} in column {column!r}, and a dataset takes numbers; encode the column, or "
-                "leave it out by features=[...]."
+                f"{file} has {kind} in column {column!r}, where {before[0]} has {before[1]}; give both one type, so "
+                "that the same values are equal."
             )
 
 
@@ -224,35 +262,52 @@ def _kind(kind: Any) -> str:
 
     if kinds.is_dictionary(kind):
         kind = kind.value_type
-    if kinds.is_integer(kind) or kinds.is_floating(kind):
+    if is_number(kind):
         return "numbers"
     if kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind):
         return "text"
     return str(kind)
 
 
-def _fragments(file: Path, n_columns: int) -> Iterator[Fragment]:
-    """Yield the fragments of a file: as many of its row groups as hold no more than so many numbers, at least one."""
+def _fragments(file: Path, table: Table) -> Iterator[tuple[Fragment, bool]]:
+    """Yield the fragments of a file, and whether features lack cells there, as far as the file says.
+
+    A fragment is as many of its row groups as hold no more than so many numbers, at least one.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    n_columns = len(table.columns)
     if not is_parquet(file):
-        yield Fragment(str(file), None, 0, 1 + file.stat().st_size // (8 * n_columns))
+        yield Fragment(str(file), None, 0, 1 + file.stat().st_size // (8 * n_columns)), True
         return
     try:
         metadata = pq.read_metadata(file)
     except (pa.ArrowException, OSError) as error:
         raise not_whole(file, error) from None
-    groups, n_rows, first = list[int](), 0, 0
+    groups, n_rows, first, lacks = list[int](), 0, 0, False
     for i in range(metadata.num_row_groups):
-        of_group = metadata.row_group(i).num_rows
-        if groups and (n_rows + of_group) * n_columns > _NUMBERS_OF_FRAGMENT:
-            yield Fragment(str(file), tuple(groups), first, n_rows)
-            groups, first, n_rows = [], first + n_rows, 0
+        row_group = metadata.row_group(i)
+        if groups and (n_rows + row_group.num_rows) * n_columns > _NUMBERS_OF_FRAGMENT:
+            yield Fragment(str(file), tuple(groups), first, n_rows), lacks
+            groups, first, n_rows, lacks = [], first + n_rows, 0, False
         groups.append(i)
-        n_rows += of_group
+        n_rows += row_group.num_rows
+        lacks |= _lacks_cells(row_group, table.features)
     if n_rows:
-        yield Fragment(str(file), tuple(groups), first, n_rows)
+        yield Fragment(str(file), tuple(groups), first, n_rows), lacks
+
+
+def _lacks_cells(row_group: Any, features: Sequence[str]) -> bool:
+    """Return whether a column has null cells, or does not say that it has none."""
+    chosen = set(features)
+    for i in range(row_group.num_columns):
+        column = row_group.column(i)
+        if column.path_in_schema in chosen:
+            statistics = column.statistics
+            if statistics is None or not statistics.has_null_count or statistics.null_count:
+                return True
+    return False
 
 
 def no_rows(files: Sequence[str]) -> ValueError:

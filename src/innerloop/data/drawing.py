@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, final
 import numpy as np
 from numpy.typing import NDArray
 
-from innerloop._base.checks import FloatArray
+from innerloop._base.checks import FloatArray, IntArray
 from innerloop._base.ragged import row_starts
 from innerloop.data.fragments import Table
 from innerloop.data.ids import comparable
@@ -78,19 +78,25 @@ class Draw:
 
         `is_text`: whether an id of the table is text, as whole numbers among the ids then are too.
         """
+        distinct, task, chosen, is_part = self.chosen(rows, is_text)
+        return in_order(distinct, task, rows.values, table).select(chosen), is_part
+
+    def chosen(self, rows: DrawnRows, is_text: bool) -> tuple[NDArray[Any], IntArray, IntArray, bool]:
+        """Return the ids of tasks, the position of each row's, positions of the sample, and whether there are more."""
         ids = rows.ids.astype(np.str_) if is_text else rows.ids
         distinct, first, task = np.unique(ids, return_index=True, return_inverse=True)
-        tasks = in_order(distinct, task, rows.values, table)
-        chosen = self.size.choose(rows.drawn[first], tasks.sizes * rows.values.shape[1], bool(rows.n_left_out))
-        is_part = bool(rows.n_left_out) or len(chosen) < len(tasks)
-        return tasks.select(chosen), is_part
+        numbers = np.bincount(task, minlength=len(distinct)) * rows.values.shape[1]
+        chosen = self.size.choose(rows.drawn[first], numbers, bool(rows.n_left_out))
+        return distinct, task, chosen, bool(rows.n_left_out) or len(chosen) < len(distinct)
 
 
 def in_order(ids: NDArray[Any], task: NDArray[Any], values: FloatArray, table: Table) -> TaskSet:
     """Return the tasks with these ids, given the position of each row's; rows get their canonical order."""
-    p = len(table.features)
+    p, end = len(table.feature_names), len(table.feature_names) + len(table.targets)
     order = canonical_order(task, *values[:, p:].T, *values[:, :p].T)
     values = values[order] + 0.0
-    y = np.ascontiguousarray(values[:, p] if table.single_target else values[:, p:])
+    y = np.ascontiguousarray(values[:, p] if table.single_target else values[:, p:end])
     starts = row_starts(np.bincount(task, minlength=len(ids)))
-    return TaskSet(np.ascontiguousarray(values[:, :p]), y, starts, ids, table.features)
+    weights = None if table.weights is None else np.ascontiguousarray(values[:, end])
+    X = np.ascontiguousarray(values[:, :p])
+    return TaskSet(X, y, starts, ids, table.feature_names, column_map=table.encoding, weights=weights)

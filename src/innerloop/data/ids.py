@@ -120,10 +120,19 @@ def comparable(a: NDArray[Any], b: NDArray[Any]) -> tuple[NDArray[Any], NDArray[
 
 def places(ids: NDArray[Any], known: NDArray[Any]) -> IntArray:
     """Return the position of each id among known ones, -1 for none; both are arrays of `distinct_ids`."""
+    ids, known = comparable(ids, known)
+    return places_in_order(ids, known, sorting(known))
+
+
+def sorting(ids: NDArray[Any]) -> IntArray | None:
+    """Return the positions that sort ids; None where they are in order, as they usually are."""
+    return None if (ids[:-1] <= ids[1:]).all() else np.argsort(ids)
+
+
+def places_in_order(ids: NDArray[Any], known: NDArray[Any], order: IntArray | None) -> IntArray:
+    """Return what `places` does of `comparable` ids, given the `sorting` of the known ones."""
     if len(known) == 0:
         return np.full(len(ids), -1)
-    ids, known = comparable(ids, known)
-    order = None if (known[:-1] <= known[1:]).all() else np.argsort(known)  # they usually are in order, and many
     near = np.minimum(np.searchsorted(known, ids, sorter=order), len(known) - 1)
     near = near if order is None else order[near]
     return np.where(known[near] == ids, near, -1)

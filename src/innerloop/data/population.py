@@ -111,7 +111,7 @@ class TasksInMemory:
     def sample(self, seed: int, size: SampleSize) -> TaskSet:
         """Return the tasks that choices are made on."""
         tasks = self.tasks
-        chosen = size.choose(draws(words_of_ids(tasks.ids), seed), tasks.sizes * numbers_of_row(tasks.X, tasks.y))
+        chosen = size.choose(draws(words_of_ids(tasks.ids), seed), tasks.sizes * _numbers_of_row(tasks))
         return canonical(tasks.select(chosen))
 
     def extremes(self) -> Extremes:
@@ -121,7 +121,7 @@ class TasksInMemory:
     @property
     def n_units(self) -> int:
         """Number of leaves: each is a unit."""
-        return 1 << leaf_depth(self.tasks.n_rows, numbers_of_row(self.tasks.X, self.tasks.y))
+        return 1 << leaf_depth(self.tasks.n_rows, _numbers_of_row(self.tasks))
 
     def leaves(self, unit: int) -> Iterator[TaskSet]:
         """Yield the leaf."""
@@ -138,9 +138,9 @@ class TasksInMemory:
         return order, np.searchsorted(leaf, np.arange(self.n_units + 1, dtype=np.uint64))
 
 
-def numbers_of_row(X: FloatArray, y: FloatArray) -> int:
-    """Return how many numbers a row of features and targets holds."""
-    return int(X.shape[1]) + (1 if y.ndim == 1 else y.shape[1])
+def _numbers_of_row(tasks: TaskSet) -> int:
+    """Return how many numbers a row holds: features, targets, and its weight if there are weights."""
+    return tasks.n_features + (1 if tasks.y.ndim == 1 else tasks.y.shape[1]) + (tasks.weights is not None)
 
 
 def leaf_depth(n_rows: int, n_numbers: int) -> int:

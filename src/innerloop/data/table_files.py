@@ -29,7 +29,7 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 
-from innerloop._base.memory import check_memory
+from innerloop._base.memory import as_size, check_memory
 from innerloop.data.frames import column_names, row_name
 
 # Cells that stand for a missing value, spreadsheets' errors included. A task id may be any of these but the empty one.
@@ -218,9 +218,7 @@ def _read_all(opened: Callable[[], Any], name: str, what: str) -> bytes:
         with opened() as file:
             while chunk := file.read(_CHUNK):
                 whole += chunk
-                check_memory(
-                    len(whole), f"{name}, unpacked so far to {len(whole) / 2**30:.3g} GiB, and more,", "split it"
-                )
+                check_memory(len(whole), f"{name}, unpacked so far to {as_size(len(whole))}, and more,", "split it")
     except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError) as error:
         raise ValueError(f"{name} is not a whole {what}: {_first_line(error)}.") from None
     return bytes(whole)

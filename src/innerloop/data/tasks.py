@@ -285,9 +285,9 @@ class TaskSet:
             If `tasks` is neither, holds too few or too many bools, or a position that is not there.
         """
         chosen = as_positions(tasks, "tasks", len(self))
-        if np.array_equal(chosen, np.arange(len(self))):
+        if len(chosen) == len(self) and (chosen == np.arange(len(self))).all():
             return self
-        sizes = self.sizes[chosen]
+        sizes = self.starts[chosen + 1] - self.starts[chosen]
         rows = ragged_ranges(self.starts[chosen], sizes)
         original = None if self.reduced_from is None else self.reduced_from[chosen]
         columns = None if self.columns is None else self.columns.take(rows)

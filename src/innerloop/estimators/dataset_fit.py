@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
 import shutil
 import tempfile
 import warnings
@@ -16,6 +15,7 @@ from typing import Any, final
 
 import numpy as np
 
+from innerloop._base.memory import as_size
 from innerloop._base.progress import progress
 from innerloop._blocks.pool import gather
 from innerloop._blocks.store import BlockStore, MemoryStore
@@ -35,7 +35,7 @@ from innerloop.data.population import Extremes, leaf_depth, sample_size
 from innerloop.data.task_table import TargetCode
 from innerloop.data.tasks import TaskSet
 from innerloop.estimators.model_folder import check_writable, write_folder
-from innerloop.estimators.stored_groups import GROUPS, describe, with_groups, writing
+from innerloop.estimators.stored_groups import GROUPS, describe, move_groups, with_groups, writing
 from innerloop.tabular.fitted_table import FittedTable
 from innerloop.tabular.settings import Settings, read_settings
 from innerloop.tabular.totals import AdaptLeaves, Plan
@@ -95,25 +95,32 @@ def fit_dataset(
     settings = read_settings(parameters)
     _sweep(out)
     check_writable(out)
-    table = replace(data.table, is_log=settings.target_transform == "log")
-    details = {"group": table.group, "target": TargetCode(table.targets[0]).to_state(), "dataset": asdict(table)}
+    with progress("Reading columns", len(data.fragments), workers.shown) as tick:
+        encoding = data.encoding(settings.seed, tick)
+    table = replace(data.table, is_log=settings.target_transform == "log", encoding=encoding)
+    details = {"group": table.group, "target": TargetCode(table.targets[0]).to_state(), "dataset": table.to_state()}
     with _work_folder(work, out) as folder:
         divided = _divide(data, table, folder, settings, workers)
         extremes = divided.extremes if divided.is_part else None
         with progress("Choosing", settings.n_folds, workers.shown) as tick:
-            sample = replace(divided.sample, column_map=_columns(divided.sample))
+            sample = divided.sample
+            if encoding is None:
+                sample = replace(sample, column_map=_columns(sample))
             trained = MetaTraining.prepare(sample, settings, tick, extremes=extremes).choose()
         if not divided.is_part:
             fitted = trained.table()
-            write_folder(out, parameters, fitted, table.features, details)
+            write_folder(out, parameters, fitted, data.features, details)
             return fitted
         trained, n_groups, id_type = _completed(trained, divided.population, folder, workers)
         fitted = trained.table(remember=False)
-        groups = _write_groups(trained, fitted, divided.population, folder, workers, n_groups, id_type)
         out.mkdir(parents=True, exist_ok=True)
-        shutil.move(groups, out / groups.name)
-        description = describe(out / groups.name)
-        write_folder(out, parameters, fitted, table.features, details, description)
+        shape = fitted.predictor.unseen.shape
+        for place, what in ((folder, "`work`"), (out, "`out`")):
+            _check_space(place, n_groups * (8 * (2 + shape[0] * shape[1]) + id_type.itemsize), what)
+        written, name = _write_groups(trained, fitted, divided.population, folder, workers, n_groups, id_type)
+        move_groups(written, out / name)
+        description = describe(out / name)
+        write_folder(out, parameters, fitted, data.features, details, description)
         return with_groups(fitted, out, description)
 
 
@@ -154,17 +161,17 @@ def _work_folder(work: Path | None, out: Path) -> Iterator[Path]:
 
 def _divide(data: TaskDataset, table: Table, folder: Path, settings: Settings, workers: Workers) -> Divided:
     """Divide the rows into buckets, and draw the sample, in one pass over the files."""
-    n_bits, draw = bucket_bits(data.n_rows, len(table.columns)), Draw(settings.seed, sample_size())
+    n_bits, draw = bucket_bits(data.n_rows, table.width + 1), Draw(settings.seed, sample_size())
     plan = {
         "files": [_stamp(file) for file in data.files],
-        "table": asdict(table),
+        "table": table.to_state(),
         "fragments": [asdict(fragment) for fragment in data.fragments],
         "draw": asdict(draw),
         "n_bits": n_bits,
     }
     buckets = folder / f"buckets-{_digest(repr(plan).encode())}"
     buckets.mkdir(exist_ok=True)
-    _check_space(buckets, data.n_rows * (len(table.columns) + 1) * 8, "`work`")
+    _check_space(buckets, data.n_rows * (table.width + 2) * 8, "`work`")
     store = FragmentStore(BlockStore(buckets / "finished", plan, 1), buckets)
     extremes: Extremes | None = None
     rows: DrawnRows | None = None
@@ -184,7 +191,7 @@ def _divide(data: TaskDataset, table: Table, folder: Path, settings: Settings, w
     write_index(buckets, indices)
     is_text = any(index[:, 5].any() for index in indices)
     sample, is_part = draw.tasks(rows, table, is_text)
-    depth = leaf_depth(n_rows, len(table.columns) - 1)
+    depth = leaf_depth(n_rows, table.width)
     return Divided(TasksInBuckets(buckets, table, n_rows, n_bits, depth, is_text), sample, extremes, is_part)
 
 
@@ -219,22 +226,20 @@ def _write_groups(
     workers: Workers,
     n_groups: int,
     id_type: np.dtype[Any],
-) -> Path:
-    """Write the coefficients of all tasks, and return the folder that holds them."""
+) -> tuple[Path, str]:
+    """Write the coefficients of all tasks, and return the folder that holds them and the name that it is to have."""
     shape = fitted.predictor.unseen.shape
-    _check_space(folder, n_groups * (8 * (2 + shape[0] * shape[1]) + id_type.itemsize), "`out`")
     adapt_leaves = AdaptLeaves(population, Plan.design_of(trained), fitted.predictor, False)
-    name = GROUPS + secrets.token_hex(6)  # a new one: another process may have that of an earlier fit mapped
-    for left in folder.glob(f"{GROUPS}*"):  # by a fit that was killed
-        shutil.rmtree(left)
+    written = folder / GROUPS.rstrip("-")
+    shutil.rmtree(written, ignore_errors=True)  # what a fit that was killed left
     with (
         progress("Adapting", population.n_units, workers.shown, rows=population.n_rows) as tick,
-        writing(folder / name, n_groups, id_type, (shape[0], shape[1])) as groups,
+        writing(written, n_groups, id_type, (shape[0], shape[1])) as groups,
     ):
         for units in _groups_of(population.n_units):
             for found in gather(adapt_leaves, units, MemoryStore(1), workers.n_jobs, workers.executor, tick):
                 groups.add(found)
-    return folder / name
+    return written, groups.name
 
 
 def _groups_of(n: int) -> Iterator[range]:
@@ -253,8 +258,8 @@ def _check_space(folder: Path, n_bytes: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if n_bytes > free:
         raise ValueError(
-            f"{what} needs about {n_bytes / 2**30:.3g} GiB in {folder}, where {free / 2**30:.3g} GiB are free; make "
-            "room, or name a folder on another disk."
+            f"{what} needs about {as_size(n_bytes)} in {folder}, where {as_size(free)} are free; make room, or name a "
+            "folder on another disk."
         )
 
 

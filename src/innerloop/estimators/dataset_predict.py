@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from itertools import chain, groupby
 from operator import attrgetter
 from pathlib import Path
@@ -14,7 +13,8 @@ import numpy as np
 from innerloop._base.checks import FloatArray
 from innerloop._base.files import replacing
 from innerloop._base.progress import progress
-from innerloop.data.dataset import TaskDataset
+from innerloop.data.columns import ColumnMap
+from innerloop.data.dataset import check_files, list_files, need_pyarrow
 from innerloop.data.fragments import Fragment, Table, batches, is_parquet, read_features, read_ids
 
 # From features and ids of rows to predictions.
@@ -25,25 +25,26 @@ def predict_dataset(
     path: str | Path | Sequence[str | Path],
     out: Path,
     group: str,
-    features: Sequence[str],
+    encoding: ColumnMap,
     predict: Predict,
     shown: bool,
 ) -> list[Path]:
     """Write the predictions of all rows of some files; see `MetaRegressor.predict_dataset`."""
-    if not features:
-        raise ValueError("a model without features predicts no dataset.")
-    data = TaskDataset(path, group, features[0], features[1:])  # no target is needed
-    table = replace(data.table, targets=(), features=tuple(features))
+    need_pyarrow()
+    files = list_files(path)
+    table = Table(group, (), encoding.inputs, True, encoding=encoding)
+    all_fragments, _ = check_files(files, table, every=False)
     root = Path(path) if isinstance(path, str | Path) and Path(path).is_dir() else None
-    targets = [out / (Path(file).relative_to(root) if root is not None else Path(file).name) for file in data.files]
+    targets = [out / (file.relative_to(root) if root is not None else file.name) for file in files]
     if len(set(targets)) < len(targets):
         raise ValueError("two files have one name, and their predictions would too; name the folder that holds them.")
-    for file, target in zip(data.files, targets, strict=True):
+    for file, target in zip(files, targets, strict=True):
         if target.exists() and target.samefile(file):
             raise ValueError(f"`out` would replace {file} by its predictions; name another folder.")
-    with progress("Predicting", len(data.fragments), shown, rows=data.n_rows) as tick:
-        target_of = dict(zip(data.files, targets, strict=True))
-        for file, fragments in groupby(data.fragments, key=attrgetter("path")):
+    n_rows = sum(fragment.n_rows for fragment in all_fragments)
+    with progress("Predicting", len(all_fragments), shown, rows=n_rows) as tick:
+        target_of = dict(zip(map(str, files), targets, strict=True))
+        for file, fragments in groupby(all_fragments, key=attrgetter("path")):
             _write(target_of[file], _predictions(list(fragments), table, predict, tick))
     return targets
 
@@ -56,7 +57,7 @@ def _predictions(
 
     for fragment in fragments:
         first = fragment.first_row
-        for batch in batches(fragment, table.columns, table.group):
+        for batch in batches(fragment, table):
             column = batch.column(table.group)
             X = read_features(batch, table, fragment.path, first)
             prediction = predict(X, read_ids(column, table.group, fragment.path, first)) if len(batch) else np.empty(0)

@@ -160,7 +160,6 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
 
     coef_: FloatArray
     intercept_: Any  # a number, or an array of them
-    groups_: NDArray[Any]
     adaptation_: str
     adaptation_results_: dict[str, NDArray[Any]]
     inner_lr_: Any  # a number, or an array of them
@@ -492,7 +491,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         Parameters
         ----------
         path
-            A Parquet or CSV file, a list of them or a folder, with the columns of the features; targets are not read.
+            A Parquet or CSV file, a list of them or a folder, with the columns of the features, encoded as in the fit;
+            targets are not read.
         out
             Folder for the predictions: a file for each file, of its name and format, with the ids and "prediction" (of
             several targets "prediction_0" and so on), the rows in their order. A file is written whole or not at all.
@@ -510,17 +510,17 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
 
         check_is_fitted(self)
         columns, group = self.columns_, self._group if group is None else group
-        if group is None or columns is None or columns.estimates or any(c.kind != "number" for c in columns.codes):
+        if group is None or columns is None:
             raise ValueError(
-                "`predict_dataset` needs the names of the features, all of them numbers without missing values, and of "
-                "the column of task ids; fit a dataset or a frame of such columns, and give group=..."
+                "`predict_dataset` needs the names of the features and of the column of task ids; fit a dataset or a "
+                "frame, and give group=..."
             )
 
         def predict(X: FloatArray, ids: NDArray[Any]) -> FloatArray:
             prediction = self._table.predict(X, self._table.places(ids))
             return np.exp(prediction) if self._is_log else prediction
 
-        return predict_dataset(path, Path(out), group, columns.inputs, predict, progress)
+        return predict_dataset(path, Path(out), group, columns, predict, progress)
 
     def nearest_groups(self, group: Any, n: int = 3) -> NDArray[Any]:
         """Return the known groups whose coefficients are nearest to those of a known group.
@@ -544,10 +544,10 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         """
         check_is_fitted(self)
         ids, _ = distinct_ids([group], "group", 1)
-        place = int(self._table.places(ids)[0])
+        place = int(self._table.known.whole.places(ids)[0])
         if place < 0:
             raise ValueError(f"`group` must be a known group, got {group!r}; `adapt` makes a new one known.")
-        return self.groups_[self._table.nearest(place, as_count(n, "n"))]
+        return self._table.nearest(place, as_count(n, "n"))
 
     def effects(self) -> Effects:
         """Return the random-effects model as a mixed-model user reads it, in the units of the data.
@@ -589,6 +589,12 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
+
+    @property
+    def groups_(self) -> NDArray[Any]:
+        """Ids of the known groups."""
+        check_is_fitted(self)
+        return self._table.known.whole.tasks.ids
 
     @property
     def group_coef_(self) -> FloatArray:
@@ -662,7 +668,6 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         target = 0 if table.single_target else slice(None)
         coef, intercept = table.meta_parameters()
         self.coef_, self.intercept_ = coef[target], intercept[target]
-        self.groups_ = table.known.ids
 
 
 def _rows_with(mask: NDArray[np.bool_], X: Any, *others: Any) -> list[Any]:

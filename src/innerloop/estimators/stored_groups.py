@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +18,7 @@ from innerloop._blocks.store import Arrays
 from innerloop.data.tasks import TaskSet
 from innerloop.data.words import words_of_ids
 from innerloop.tabular.fitted_table import FittedTable
+from innerloop.tabular.known_groups import KnownGroups
 
 # How the names of their folders begin.
 GROUPS = "groups-"
@@ -56,7 +59,7 @@ class _Writer:
     """Arrays on disk, filled from their beginning."""
 
     def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        self._arrays, self._n = arrays, 0
+        self._arrays, self._n, self._digest = arrays, 0, hashlib.sha256()
 
     def add(self, found: Arrays) -> None:
         """Add groups, as `innerloop.tabular.totals.AdaptLeaves` returns them."""
@@ -66,12 +69,32 @@ class _Writer:
         self._arrays["words"][part] = words_of_ids(found["ids"])
         for name in FILES[1:]:
             self._arrays[name][part] = found[name]
+            self._digest.update(np.ascontiguousarray(found[name]).data)
         self._n = part.stop
+
+    @property
+    def name(self) -> str:
+        """Name of the folder, which tells by its contents whether it holds these groups."""
+        return GROUPS + self._digest.hexdigest()[:12]
 
 
 def describe(folder: Path) -> dict[str, Any]:
     """Return what a model folder says of its groups: their folder's name and the sizes of the files."""
     return {"folder": folder.name, "sizes": {name: (folder / f"{name}.npy").stat().st_size for name in FILES}}
+
+
+def move_groups(written: Path, folder: Path) -> None:
+    """Move written groups to a folder, unless it holds them already: another process may have them mapped."""
+    if folder.exists():
+        sizes = {path.stem: path.stat().st_size for path in folder.iterdir()}
+        if sizes == describe(written)["sizes"]:
+            return
+        shutil.rmtree(folder)  # a fit was killed as it copied them from another disk
+    try:
+        shutil.move(written, folder)
+    except (OSError, shutil.Error) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise ValueError(f"the groups cannot be written to {folder.parent} ({error}); make room there.") from None
 
 
 def with_groups(table: FittedTable, folder: Path, description: Mapping[str, Any]) -> FittedTable:
@@ -96,4 +119,4 @@ def with_groups(table: FittedTable, folder: Path, description: Mapping[str, Any]
         arrays["ids"],
         reduced_from=arrays["n_rows"],
     )
-    return replace(table, known=known, known_coef=arrays["coef"], words=arrays["words"])
+    return replace(table, known=KnownGroups(known, arrays["coef"], arrays["words"]))

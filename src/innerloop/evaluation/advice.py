@@ -154,7 +154,7 @@ def _predicted_error(trained: TrainedTable, new: Episodes, tasks: float = 1.0, r
         member = trained.predictor.members[list(trained.choice.candidates).index(main)]
         member = replace(member, rule=member.rule.with_task_cov(task_cov))
         mixture = Mixture.of_one(member, task_cov, effects.noise)
-        return float(np.mean(mixture.episode_variance(new)))
+        return float(np.mean(mixture.episode_moments(new)[1]))
 
 
 def _population_cov(trained: TrainedTable, target: int, tasks: float, rows: float) -> FloatArray:

@@ -78,7 +78,8 @@ def shares_inside(trained: TrainedTable, unseen: TaskSet, support_sizes: Sequenc
 def _shares(trained: TrainedTable, episodes: Episodes, n: int) -> FloatArray:
     """Return the share of each task's query rows in their intervals, after n support rows: (n_tasks, n_levels)."""
     predictor, task = trained.predictor, np.repeat(np.arange(len(episodes)), episodes.n_query)
-    standardised = np.abs(predictor.residuals(episodes)) / np.sqrt(predictor.episode_variance(episodes))
+    left, variance = predictor.episode_moments(episodes)
+    standardised = np.abs(left) / np.sqrt(variance)
     shares = np.empty((len(episodes), len(LEVELS)))
     for j, level in enumerate(LEVELS):
         half_width = trained.choice.calibration.half_width(np.array([n]), level)

@@ -138,7 +138,7 @@ def curved_features(table: FittedTable) -> list[int]:
     used = np.flatnonzero(table.predictor.weight.any(axis=0))
     # Of the population, and of groups.
     size = sum((np.abs(table.predictor.members[k].coef[columns]).sum(axis=1) for k in used), np.zeros(len(columns)))
-    size += np.abs(table.known_coef[:, columns]).sum(axis=(0, 2))
+    size += np.abs(table.known.whole.coef[:, columns]).sum(axis=(0, 2))
     return [i for i in range(len(table.curves)) if size[table.curves.curve_of_column == i].any()]
 
 
@@ -162,13 +162,14 @@ def draw_curve(table: FittedTable, curve: int, names: tuple[str, str], ax: Axes)
     X = np.zeros((_N_POINTS, len(scaling.kept)))
     X[:, scaling.kept] = scaling.x_mean
     X[:, np.flatnonzero(scaling.kept)[j]] = x
-    n = len(table.known)
+    places = table.places(table.known.whole.tasks.ids)
+    n = len(places)
     if n:
-        middle = table.predict(np.repeat(X[_N_POINTS // 2][None], n, axis=0), np.arange(n))
+        middle = table.predict(np.repeat(X[_N_POINTS // 2][None], n, axis=0), places)
         order = np.argsort(middle, kind="stable")
         for i, group in enumerate(order[np.unique(np.linspace(0, n - 1, min(n, _MOST_CURVES)).round().astype(int))]):
             label = f"groups ({min(n, _MOST_CURVES)} of {n})" if i == 0 else None
-            ax.plot(x, table.predict(X, np.full(_N_POINTS, group)), color=GREY, lw=0.9, alpha=0.8, label=label)
+            ax.plot(x, table.predict(X, np.full(_N_POINTS, places[group])), color=GREY, lw=0.9, alpha=0.8, label=label)
     ax.plot(x, table.predict(X, np.full(_N_POINTS, -1)), color=BLUE, lw=2.4, label="population")
     for axis, name in ((ax.xaxis, names[0]), (ax.yaxis, names[1])):
         axis.set_label_text(plain(name, 40), parse_math=False)

@@ -51,7 +51,8 @@ def study(
         Tasks to score on, which have no part in training. None: the tasks themselves by nested cross-validation, so
         that no error depends on the targets of its task.
     title, target, group
-        Names of the table, the target and the column of task ids, for figures and the report.
+        Names of the table, the target and the column of task ids, for figures and the report; a model without the
+        parameter `group` takes the latter.
     progress
         Whether to show a progress bar, where standard error is a terminal.
 
@@ -86,6 +87,7 @@ def study(
                 f"{unseen.y.shape[1:]} instead of {tasks.X.shape[1:]} and {tasks.y.shape[1:]}."
             )
     parameters = (MetaRegressor() if model is None else model).get_params()
+    parameters["group"] = parameters["group"] or group or None
     settings = read_settings(parameters)
     if settings.target_transform:
         target = f"log({target})"

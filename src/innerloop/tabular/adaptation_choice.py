@@ -122,8 +122,9 @@ def _calibration(comparison: Comparison, predictor: Mixture, residuals: dict[int
     for (n, splits), weight in zip(residuals.items(), predictor.weight, strict=True):
         held_out[n], fitted[n] = [], []
         for split, folds in zip(splits, comparison.trials[n], strict=True):
-            std = np.sqrt(np.concatenate([predictor.episode_variance(episodes) for episodes in folds]))
-            own = np.concatenate([predictor.residuals(episodes) for episodes in folds])
+            moments = [predictor.episode_moments(episodes) for episodes in folds]
+            own, variance = (np.concatenate(parts) for parts in zip(*moments, strict=True))
+            std = np.sqrt(variance)
             held_out[n].append((split.values @ weight / std, split.task))
             fitted[n].append((own / std, split.task))
     return Calibration.of(held_out).at_least(Calibration.of(fitted))

@@ -81,16 +81,17 @@ def group_effects_of(table: FittedTable, names: Sequence[str]) -> pd.DataFrame:
     """Return a frame with the coefficients of every known group, and their standard errors."""
     import pandas as pd
 
-    table.check_rows(np.arange(len(table.known)))
+    whole = table.known.whole
+    known = whole.rows_of(np.arange(len(whole.tasks)))
     labels, (B, columns) = _labels(table.scaling, names), _to_data_units(table)
     coef, intercept = table.group_coef
     frames = []
     for k, variance in enumerate(table.effects.noise):
         rule = Ridge(table.effects.new_task_cov)
         unit = np.sqrt(variance) / np.broadcast_to(table.scaling.y_rate, table.effects.noise.shape)[k]
-        errors = np.empty((len(table.known), len(labels)))
-        for block in row_blocks(table.known):
-            _, cov = rule.uncertainty(table.effects.mean, block, rule.task_cov[k], k)
+        errors = np.empty((len(known), len(labels)))
+        for block in row_blocks(known):
+            cov = rule.posterior(table.effects.mean, block, rule.task_cov[k], k).covariance()
             of_labels = np.einsum("ij,tjk,ik->ti", B, cov[:, columns[:, None], columns], B)
             errors[block.members] = unit * np.sqrt(np.maximum(of_labels, 0.0))
         estimates = [
@@ -98,7 +99,7 @@ def group_effects_of(table: FittedTable, names: Sequence[str]) -> pd.DataFrame:
             for slopes, b in zip(coef[:, k], intercept[:, k], strict=True)
         ]
         columns_of: dict[str, Any] = {} if table.single_target else {"target": k}
-        columns_of |= {"group": np.repeat(table.known.ids, len(labels)), "coefficient": labels * len(table.known)}
+        columns_of |= {"group": np.repeat(known.ids, len(labels)), "coefficient": labels * len(known)}
         columns_of |= {"estimate": np.ravel(estimates), "standard_error": errors.ravel()}
         frames.append(pd.DataFrame(columns_of))
     return pd.concat(frames, ignore_index=True)

@@ -11,20 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from innerloop._base.checks import FloatArray, IntArray
-from innerloop._base.ragged import row_starts
 from innerloop.adaptation.predictor import Mixture, Predictor
 from innerloop.adaptation.random_effects import RandomEffects
 from innerloop.adaptation.rules import Ridge
 from innerloop.adaptation.scale_mixture import ScaledRidge
 from innerloop.data.columns import ColumnMap
 from innerloop.data.curves import Curves
-from innerloop.data.ids import comparable, places
 from innerloop.data.row_blocks import reduced
 from innerloop.data.scaling import Scaling
 from innerloop.data.tasks import TaskSet
-from innerloop.data.words import Words, places_by_word
 from innerloop.tabular.intervals import Calibration
 from innerloop.tabular.kinds import RULES, UsedRates
+from innerloop.tabular.known_groups import KnownGroups, with_rows_of
 
 # Rows predicted at once; bounds the memory that gathers the coefficients of each row's group.
 _ROWS_AT_ONCE = 2**16
@@ -84,16 +82,11 @@ class FittedTable:
     selection
         Chosen adaptation and rates.
     known
-        The known groups: their ids, and the rows on which they adapted, scaled and reduced.
-    known_coef : (n_groups, n_columns, n_targets)
-        Their coefficients, in scaled units, with the columns of curves.
+        The known groups, in scaled units, with the columns of curves.
     columns
         From the columns of a table to X; None where X came as numbers.
     target_notes
         What to know about the targets, in sentences without a full stop.
-    words : (n_groups,) or None
-        Words of the ids of the known groups, where these are in the order of their words; None: they are in that of
-        their ids.
     """
 
     scaling: Scaling
@@ -103,11 +96,9 @@ class FittedTable:
     calibration: Calibration
     single_target: bool
     selection: Selection
-    known: TaskSet
-    known_coef: FloatArray
+    known: KnownGroups
     columns: ColumnMap | None = None
     target_notes: tuple[str, ...] = ()
-    words: Words | None = None
 
     def meta_parameters(self) -> tuple[FloatArray, FloatArray]:
         """Return coefficients (n_targets, n_features) and intercepts (n_targets,) in data units.
@@ -120,23 +111,11 @@ class FittedTable:
     @cached_property
     def group_coef(self) -> tuple[FloatArray, FloatArray]:
         """The same of every known group, with a leading axis of groups."""
-        return original_units(self.scaling, self.known_coef)
+        return original_units(self.scaling, self.known.whole.coef)
 
     def places(self, ids: NDArray[Any]) -> IntArray:
         """Return the positions of groups, given by `distinct_ids`, among the known; -1 for none."""
-        if self.words is not None:
-            return places_by_word(ids, self.words, self.known.ids)
-        return places(ids, self.known.ids)
-
-    def check_rows(self, place: IntArray) -> None:
-        """Refuse known groups of which no rows were kept, as after `fit_dataset` of very many."""
-        place = place[place >= 0]
-        without = (self.known.starts[place + 1] == self.known.starts[place]) & (self.known.original_sizes[place] > 0)
-        if without.any():
-            raise ValueError(
-                f"the model keeps no rows of group {self.known.ids[place[np.argmax(without)]].item()!r}, only its "
-                "coefficients; call `adapt` with its rows first."
-            )
+        return self.known.places(ids)
 
     def predict(self, X: FloatArray, place: IntArray) -> FloatArray:
         """Return predictions: known groups by their coefficients, others by those of groups without rows."""
@@ -144,7 +123,7 @@ class FittedTable:
         prediction = Z @ self.predictor.unseen
         rows = np.flatnonzero(place >= 0)
         for part in np.array_split(rows, -(-len(rows) // _ROWS_AT_ONCE) or 1):
-            prediction[part] = np.einsum("ij,ijk->ik", Z[part], self.known_coef[place[part]])
+            prediction[part] = np.einsum("ij,ijk->ik", Z[part], self.known.coef_of(place[part]))
         return self._targets(self.scaling.y_mean + prediction / self.scaling.y_rate)
 
     def std(self, X: FloatArray, place: IntArray) -> FloatArray:
@@ -165,31 +144,29 @@ class FittedTable:
         scaled = self.curves.tasks(self.scaling.tasks(tasks), self.scaling.intercept).whitened()
         place = self.places(scaled.ids)
         if add and (place >= 0).any():
-            self.check_rows(place)
-            scaled = _with_rows_of(self.known, place, scaled)
+            has = np.flatnonzero(place >= 0)
+            position = np.full(len(place), -1)
+            position[has] = np.arange(len(has))
+            scaled = with_rows_of(self.known.rows_of(place[has]), position, scaled)
         return self.remember(scaled, reduced(scaled))
 
-    def nearest(self, place: int, n: int) -> IntArray:
-        """Return the positions of the known groups, at most n, whose coefficients in scaled units are nearest."""
-        distances = np.square(self.known_coef - self.known_coef[place]).sum(axis=(1, 2))
+    def nearest(self, place: int, n: int) -> NDArray[Any]:
+        """Return the ids of the n known groups, or fewer, whose coefficients in scaled units are nearest.
+
+        Nearest to those of the group at a position among `known.whole`.
+        """
+        known = self.known.whole
+        distances = np.square(known.coef - known.coef[place]).sum(axis=(1, 2))
         order = np.argsort(distances, kind="stable")
-        return np.asarray(order[order != place][:n])
+        return np.asarray(known.tasks.ids[order[order != place][:n]])
 
     def forget_groups(self) -> FittedTable:
         """Return the table without the groups that it knows."""
-        return replace(self, known=self.known.select(np.arange(0)), known_coef=self.known_coef[:0], words=None)
+        return replace(self, known=KnownGroups.none(*self.predictor.unseen.shape))
 
     def remember(self, tasks: TaskSet, rows: TaskSet) -> FittedTable:
         """Do what `adapt` does, given the tasks in scaled units, and reduced."""
-        coef = self.predictor.adapt(tasks)
-        if len(self.known):
-            ids, known_ids = comparable(tasks.ids, self.known.ids)
-            kept = np.flatnonzero(~np.isin(known_ids, ids))
-            ids = np.concatenate((known_ids[kept], ids))
-            order = np.argsort(ids, kind="stable")
-            coef = np.concatenate((self.known_coef[kept], coef))[order]
-            rows = replace(_joined(self.known.select(kept), rows), ids=ids).select(order)
-        return replace(self, known=rows, known_coef=coef, words=None)
+        return replace(self, known=self.known.with_groups(rows, self.predictor.adapt(tasks)))
 
     def _design(self, X: FloatArray) -> FloatArray:
         return self.curves.expand(self.scaling.design(X), self.scaling.intercept)
@@ -198,10 +175,12 @@ class FittedTable:
         self, X: FloatArray, place: IntArray, weights: FloatArray | None = None
     ) -> tuple[IntArray, FloatArray]:
         """Return on how many rows each row's group adapted, and the model's standard deviation of its target."""
-        self.check_rows(place)
+        seen, position = np.unique(place[place >= 0], return_inverse=True)
+        known, of_row = self.known.rows_of(seen), np.full(len(place), -1)
+        of_row[place >= 0] = position
         root = np.ones((len(X), 1)) if weights is None else np.sqrt(weights / self.scaling.weight_unit)[:, None]
-        variance = self.predictor.variance(self.known, root * self._design(X), place)
-        n_rows = np.append(self.known.original_sizes, 0)[place]
+        variance = self.predictor.variance(known, root * self._design(X), of_row)
+        n_rows = np.append(known.original_sizes, 0)[of_row]
         return n_rows, np.sqrt(variance) / (root * self.scaling.y_rate)
 
     def _targets(self, values: FloatArray) -> FloatArray:
@@ -209,7 +188,7 @@ class FittedTable:
 
     def to_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Return everything as values that JSON can hold and arrays, for `from_state`."""
-        selection, predictor, known = self.selection, self.predictor, self.known
+        selection, predictor, known = self.selection, self.predictor, self.known.whole
         scalars = {
             "adaptation": selection.adaptation,
             "n_support": selection.n_support,
@@ -229,8 +208,8 @@ class FittedTable:
             "errors": {"inner_lr": selection.inner_lr_se, "adapt_lr": selection.adapt_lr_se},
             "cv_results": selection.cv_results,
             "adaptation_results": selection.adaptation_results,
-            "known": {name: getattr(known, name) for name in ("X", "y", "starts", "ids", "reduced_from")},
-            "groups": {"coef": self.known_coef},
+            "known": {name: getattr(known.tasks, name) for name in ("X", "y", "starts", "ids", "reduced_from")},
+            "groups": {"coef": known.coef},
         }
         for k, member in enumerate(predictor.members):
             parts |= {f"coef{k}": {"coef": member.coef}, f"rule{k}": vars(member.rule)}
@@ -269,8 +248,7 @@ class FittedTable:
                 cv_results=parts.get("cv_results", {}),
                 adaptation_results=parts["adaptation_results"],
             ),
-            known=TaskSet(**parts["known"]),
-            known_coef=parts["groups"]["coef"],
+            known=KnownGroups(TaskSet(**parts["known"]), parts["groups"]["coef"]),
             columns=columns,
             target_notes=tuple(scalars["target_notes"]),
         )
@@ -280,23 +258,3 @@ def original_units(scaling: Scaling, theta: FloatArray) -> tuple[FloatArray, Flo
     """Return coefficients (..., n_targets, n_features) and intercepts (..., n_targets) in the units of the data."""
     coef, intercept = scaling.original(theta)
     return np.ascontiguousarray(np.swapaxes(coef, -1, -2)), intercept
-
-
-def _with_rows_of(known: TaskSet, place: IntArray, tasks: TaskSet) -> TaskSet:
-    """Return tasks with the reduced rows of known ones before theirs; `place` is -1 for a task that is not known."""
-    has = np.flatnonzero(place >= 0)
-    before = known.select(place[has])
-    X, y = np.concatenate((before.X, tasks.X)), np.concatenate((before.y, tasks.y.reshape(len(tasks.y), -1)))
-    task = np.concatenate((has[before.task_of_row], tasks.task_of_row))
-    order = np.argsort(task, kind="stable")
-    n_rows = tasks.original_sizes.copy()
-    n_rows[has] += before.original_sizes
-    starts = row_starts(np.bincount(task, minlength=len(tasks)))
-    return TaskSet(X[order], y[order], starts, tasks.ids, reduced_from=n_rows)
-
-
-def _joined(tasks: TaskSet, others: TaskSet) -> TaskSet:
-    """Return the rows of both, with the ids of neither."""
-    X, y, sizes = (np.concatenate((getattr(tasks, n), getattr(others, n))) for n in ("X", "y", "original_sizes"))
-    starts = np.concatenate((tasks.starts, tasks.starts[-1] + others.starts[1:]))
-    return TaskSet(X, y, starts, np.arange(len(sizes)), reduced_from=sizes)

@@ -30,6 +30,7 @@ from innerloop.exact.objective import MetaObjective
 from innerloop.tabular.comparison import Estimates, Model, TrainingPart
 from innerloop.tabular.fitted_table import FittedTable
 from innerloop.tabular.kinds import Gradient, Unadapted
+from innerloop.tabular.known_groups import KnownGroups
 from innerloop.tabular.training import TrainedTable
 
 # Numbers of a block of tasks: such blocks stay in the cache of a core.
@@ -283,7 +284,7 @@ def _with_known(table: FittedTable, adapt_leaves: AdaptLeaves) -> FittedTable:
             rows = ragged_ranges(starts[place], found["sizes"])
             coef[place], X[rows], y[rows] = found["coef"], found["X"], found["y"]
     known = TaskSet(X, y, starts, tasks.ids, reduced_from=tasks.sizes)
-    return replace(table, known=known, known_coef=coef)
+    return replace(table, known=KnownGroups(known, coef))
 
 
 def _flat(sums: Sums) -> FloatArray:

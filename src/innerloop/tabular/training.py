@@ -56,6 +56,7 @@ from innerloop.tabular.kinds import (
     UsedRates,
     gradient_steps,
 )
+from innerloop.tabular.known_groups import KnownGroups
 from innerloop.tabular.rate_choice import HeldOut, Rates
 from innerloop.tabular.settings import Columns, Settings
 
@@ -247,10 +248,10 @@ class MetaTraining:
             intercept = settings.fit_intercept
             straight = Terms(np.zeros(self.tasks.n_features, dtype=bool), self.varying, intercept)
             sample = variance_sample(self.tasks, settings.seed)
-            estimates = Estimates(sample.whitened(), straight, options)
+            estimates = Estimates(reduced(sample.whitened()), straight, options)
             curves = self._curves(sample, estimates)
             tasks, terms = curves.tasks(self.tasks, intercept).whitened(), _with_curves(straight, curves)
-            wide = estimates.widened(curves.tasks(sample, intercept).whitened(), terms)
+            wide = estimates.widened(reduced(curves.tasks(sample, intercept).whitened()), terms)
             rows = reduced(tasks)
             comparison, candidates = self._comparison(tasks, terms, wide)
             update = partial(update_mean, tasks=rows, intercept=intercept, l2=settings.l2)
@@ -282,9 +283,9 @@ class MetaTraining:
             if folds is None
             else zip(folds.training_episodes(), folds.training_objectives(), strict=True)
         )
-        parts = []
+        parts, rows = [], reduced(tasks)
         for f, gradient in enumerate(gradients):
-            sample = training_sample(tasks, fold, f, settings.seed)
+            sample = training_sample(rows, fold, f, settings.seed)
             parts.append(TrainingPart(Estimates(sample, terms, options, similar), options, gradient=gradient))
         comparison = Comparison(parts, trials)
         if not settings.takes_gradient_steps():
@@ -456,8 +457,7 @@ class TrainedTable:
             calibration=self.choice.calibration,
             single_target=training.tasks.y.ndim == 1,
             selection=self._selection(),
-            known=self.rows.select(np.arange(0)),
-            known_coef=np.empty((0, *predictor.unseen.shape)),
+            known=KnownGroups.none(*predictor.unseen.shape),
             columns=training.columns,
             target_notes=training.notes,
         )
