@@ -17,7 +17,9 @@ _COMPLEX_STEP = 1e-30
 _PICARD_TOLERANCE = 1e-3
 _NEWTON_TOLERANCE = 1e-8  # of the last step, after which the error is its square
 _MAX_PICARD, _MAX_NEWTON = 3000, 12
-_LARGEST_CHANGE = 2.0  # of log kappa between points of the continuation; more may be another root
+# Of the last correction, the most that the next may be on the way from one rate to another. Where Newton's method does
+# not contract from its first step on, it may end at another root (Deuflhard, 2004, section 3.1).
+_CONTRACTION = 0.5
 _MAX_STEPS = 40  # of the continuation, in asinh of the rate in natural units
 # Where unknowns differ by more than this factor, roots are found a second time, from so far beside; by how much of
 # their sum the parts may then differ.
@@ -173,8 +175,8 @@ class _Equations:
         for _ in range(_MAX_STEPS):
             step = step if abs(step) < abs(target - place) else target - place
             at_step = replace(self, inner_lr=self.natural * float(np.sinh(place + step)))
-            moved = at_step._newton(x + slope * step)
-            if moved is None or np.abs(moved - x)[:: len(x) // len(self.groups)].max() > _LARGEST_CHANGE:
+            moved = at_step._newton(x + slope * step, _CONTRACTION)
+            if moved is None:
                 step /= 2
                 continue
             if step == target - place:
@@ -193,7 +195,8 @@ class _Equations:
                 break
         return x
 
-    def _newton(self, x: FloatArray) -> FloatArray | None:
+    def _newton(self, x: FloatArray, contraction: float = np.inf) -> FloatArray | None:
+        last = np.inf
         for _ in range(_MAX_NEWTON):
             if not np.isfinite(x).all():
                 return None
@@ -204,6 +207,10 @@ class _Equations:
             x = x - change
             if np.abs(change).max() < _NEWTON_TOLERANCE * (1 + np.abs(x).max()):
                 return x
+            size = float((np.abs(change) / (1 + np.abs(x))).max())
+            if size > contraction * last:
+                return None
+            last = size
         return None
 
     def parts(
