@@ -16,14 +16,13 @@ from innerloop.distributions import Design, MixedLinearRegression
 from innerloop.theory.adapting import AdaptedLoss
 from innerloop.theory.expected import Method, TrainingError, choose_method
 from innerloop.theory.leading import leading_optimum
-from innerloop.theory.sign import exact_slope_parts
+from innerloop.theory.sign import exact_slope_parts, natural_rate, slope_by_differences
 
 # Candidate rates on either side of zero, in natural rates: spread by their logarithm, and evenly where overshooting
 # steps have their minima. Rules that are no polynomials may have them at any rate, as they come to rest far from zero.
 _FINEST, _WIDEST = 1e-3, 30.0
 _EVEN = (0.1, 3.0)
 _FAR = 1e5
-_SLOPE_STEP = 1e-3
 # Local minima of the grid that are refined.
 _N_REFINED = 3
 # Candidate penalties in units of the mean feature variance, by their common logarithm.
@@ -180,9 +179,7 @@ class _Search:
         self._dist, self._design, self._init, self._method = dist, design, init, method
         self._loss = AdaptedLoss.build(dist, design)
         self._errors = lru_cache(maxsize=64)(self._training_error)
-        s, n = dist.eigenvalues, min(group.n_support for group in design.groups)
-        # tr E M / tr E M^2 for M = S / n_t brings I - aM nearest to zero.
-        self.natural = float(s.sum() / ((1 + 1 / n) * (s**2).sum() + s.sum() ** 2 / n))
+        self.natural = natural_rate(dist, design)
 
     def _training_error(self, l2: float) -> TrainingError:
         return TrainingError(self._dist, replace(self._design, l2=l2), self._init, self._method)
@@ -253,20 +250,11 @@ class _Search:
 
     def slope(self, adapt_lr: float, l2: float) -> float:
         """Return d loss / d inner_lr at zero: exactly where equation 17.1 or 17.2 holds, by differences otherwise."""
-        dist, design = self._dist, self._design
-        p, n_rows, rate = dist.n_features, design.n_query_rows, np.array(adapt_lr)
-        exact = dist.is_gaussian and design.protocol == "split" and l2 == 0 and abs(p - n_rows) > 1
-        steps = design.rule.first_order
-        if exact and n_rows > p:
-            from_noise, from_tasks = exact_slope_parts(dist, design, np.broadcast_to(self._loss.weights_at(rate), p))
-            return float(steps * (dist.noise_std**2 * from_noise - from_tasks))
-        if exact and dist.is_isotropic:
-            size = 2 * steps * dist.noise_std**2 * n_rows / (p - n_rows - 1)
-            return float(self._loss(rate, np.array([size])) - self._loss(rate, np.zeros(1)))
-        step = _SLOPE_STEP * self.natural
-        low = max(-step, design.rule.lowest_rate)
-        ends = (float(self._loss(rate, self.error(end, l2))) for end in (step, low))
-        return (next(ends) - next(ends)) / (step - low)
+        rate, weights = np.array(adapt_lr), self._loss.weights_at(np.array(adapt_lr))
+        exact = exact_slope_parts(self._dist, self._design, weights) if l2 == 0 else None
+        if exact is not None:
+            return self._dist.noise_std**2 * exact[0] - exact[1]
+        return slope_by_differences(lambda a: float(self._loss(rate, self.error(a, l2))), self._dist, self._design)
 
 
 def _refine(criterion: Callable[[float, float], float], rates: FloatArray, values: FloatArray, l2: float) -> float:
