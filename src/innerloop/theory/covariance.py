@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, final
 
 import numpy as np
@@ -51,6 +51,7 @@ class GeneralError:
         self._start_squared = start_squared
         self._roots: dict[float, FloatArray | None] = {}
         self._errors: dict[float, FloatArray] = {}
+        self.large_p_parts = cache(self._large_p_parts)
 
     def __call__(self, inner_lrs: FloatArray) -> FloatArray:
         """Return errors (n_rates, n_features); NaN where no mean exists or no fixed point is found."""
@@ -75,7 +76,12 @@ class GeneralError:
         error: FloatArray = sum((part * ratio for part, ratio in zip(parts, ratios, strict=True)), np.zeros(p))
         return error
 
-    def large_p_parts(self, rate: float) -> tuple[FloatArray, FloatArray, FloatArray] | None:
+    def large_p_error(self, rate: float) -> FloatArray:
+        """Return the error (n_features,) without finite-size corrections; NaN where no root is found."""
+        parts = self.large_p_parts(rate)
+        return np.full(self._dist.n_features, np.nan) if parts is None else parts[0] + parts[1] + parts[2]
+
+    def _large_p_parts(self, rate: float) -> tuple[FloatArray, FloatArray, FloatArray] | None:
         """Return the noise, task and start parts without finite-size corrections; None where no root is found.
 
         At large rates and many steps the unknowns differ by more than the digits of a number hold. There the parts are

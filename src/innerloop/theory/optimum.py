@@ -23,8 +23,8 @@ from innerloop.theory.sign import exact_slope_parts, natural_rate, slope_by_diff
 _FINEST, _WIDEST = 1e-3, 30.0
 _EVEN = (0.1, 3.0)
 _FAR = 1e5
-# Local minima of the grid that are refined.
-_N_REFINED = 3
+# Local minima of the grid that are refined, and to which part of the distance of the grid's rates around them.
+_N_REFINED, _PRECISION = 3, 1e-5
 # Candidate penalties in units of the mean feature variance, by their common logarithm.
 _PENALTIES, _N_PENALTIES = (-4.0, 3.0), 8
 
@@ -268,7 +268,8 @@ def _refine(criterion: Callable[[float, float], float], rates: FloatArray, value
             lambda rate: _finite(criterion(float(rate), l2)),
             bounds=(low, high),
             method="bounded",
-            options={"xatol": 1e-7 * (high - low)},
+            # The loss is flat at its minimum: its error is of the order of the square.
+            options={"xatol": _PRECISION * (high - low)},
         )
         if minimum.fun < lowest:
             best, lowest = float(minimum.x), float(minimum.fun)
