@@ -166,3 +166,9 @@ def test_the_root_does_not_depend_on_the_way_to_it():
     far_apart = np.array([errors[0](rates[i : i + 1])[0] for i in range(3)])
     on_the_way = errors[1](np.append(rates, np.linspace(-4, 0, 41)))[:3]
     np.testing.assert_allclose(far_apart, on_the_way, rtol=1e-4)
+
+
+def test_a_penalty_that_far_rates_leave_no_say_is_none():
+    # One task, N > p, four steps: the degrees of freedom are p up to rounding.
+    far = [isotropic_parts(il.Design(1, 135, 30, 10, 4, l2=0.093), 26, rate).noise for rate in (-31.6, -1e3, -1e6)]
+    np.testing.assert_allclose(far, far[0], rtol=1e-3)

@@ -23,6 +23,7 @@ from innerloop.theory.sign import exact_slope_parts, natural_rate, slope_by_diff
 _FINEST, _WIDEST = 1e-3, 30.0
 _EVEN = (0.1, 3.0)
 _FAR = 1e5
+_ROUNDING = 1e-9  # of losses
 # Local minima of the grid that are refined, and to which part of the distance of the grid's rates around them.
 _N_REFINED, _PRECISION = 3, 1e-5
 # Candidate penalties in units of the mean feature variance, by their common logarithm.
@@ -143,11 +144,13 @@ def optimal_rates(
         search.best(side * far, penalty)[1] if side * far >= design.rule.lowest_rate else np.nan for side in (-1.0, 1.0)
     ]
     adapt_lr, loss = search.best(inner, penalty)
-    for side, limit in zip((-np.inf, np.inf), limits, strict=True):
-        if limit < loss - 1e-12 * abs(loss):
-            inner = side
-            adapt_lr, loss = search.best(float(np.sign(side)) * far, penalty)
     no_inner = search.best(0.0, none_penalty)
+    ends = zip([*limits, np.inf], (-1.0, 1.0, 0.0), strict=True)
+    limit, side = min(end for end in ends if not np.isnan(end[0]))
+    # Without noise, say, only an infinite rate takes its say from a penalty: no rate is better than the limit, which is
+    # better than none. Where rates have no effect at all none is meant.
+    if limit < (1 - _ROUNDING) * no_inner[1] and not loss < (1 - _ROUNDING) * limit:
+        inner, (adapt_lr, loss) = side * np.inf, search.best(side * far, penalty)
     untrained = search.untrained
     if l2 == "best" and untrained[1] <= loss:
         inner, (adapt_lr, loss), penalty = 0.0, untrained, np.inf
@@ -221,10 +224,14 @@ class _Search:
             return np.nan, float("inf") if np.isinf(error).any() else np.nan
         return rate, float(self._loss(np.array(rate), error))
 
-    def rates(self, n: int) -> FloatArray:
-        """Return candidate inner rates: n spread by their logarithm and n evenly on either side."""
-        widest = _FAR if self._design.rule.degree is None else _WIDEST
-        sizes = np.union1d(np.geomspace(_FINEST, widest, n), np.linspace(*_EVEN, n)) * self.natural
+    def rates(self, n: int, penalised: bool = False) -> FloatArray:
+        """Return candidate inner rates: n spread by their logarithm and n evenly on either side.
+
+        Residuals grow with the rate, so that a penalty has its say up to any rate: there the logarithms go on.
+        """
+        widest = _FAR if self._design.rule.degree is None or penalised else _WIDEST
+        n_spread = round(n * np.log(widest / _FINEST) / np.log(_WIDEST / _FINEST)) if penalised else n
+        sizes = np.union1d(np.geomspace(_FINEST, widest, n_spread), np.linspace(*_EVEN, n)) * self.natural
         every = np.concatenate([-sizes[::-1], [0.0], sizes])
         return every[every >= self._design.rule.lowest_rate]
 
@@ -236,7 +243,7 @@ class _Search:
         if few and self._dist.is_gaussian and criterion == self.free:
             return leading_optimum(self._dist.n_features, self._design.groups[0].n_support), float(penalties[0])
         n = 24 if self._dist.is_isotropic and len(penalties) == 1 else 8
-        rates = self.rates(n) if fixed is None else np.array([fixed])
+        rates = self.rates(n, len(penalties) == 1 and penalties[0] > 0) if fixed is None else np.array([fixed])
         values = np.full((len(penalties), len(rates)), np.inf)
         for i, l2 in enumerate(penalties):
             for j in np.argsort(np.abs(rates)):  # outwards: roots are continued from smaller rates
