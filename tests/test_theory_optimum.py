@@ -96,13 +96,20 @@ def test_the_best_rate_is_infinite_where_a_penalty_only_hurts(n_query, l2):
     assert best.loss == pytest.approx(il.optimal_rates(dist, il.Design(4, 10, n_query, 10), init).loss, abs=1e-9)
 
 
-def test_a_strong_penalty_has_its_best_rate_far_from_zero():
-    dist, init = il.MixedLinearRegression(48, 0.28, 0.05, np.full(48, 3.0)), np.zeros(48)
-    design = il.Design(20, 119, 2, 10, l2=170)
+@pytest.mark.parametrize(
+    ("dist", "design", "low", "high"),
+    [
+        (il.MixedLinearRegression(48, 0.28, 0.05, np.full(48, 3.0)), il.Design(20, 119, 2, 10, l2=170), -3000, -300),
+        (il.MixedLinearRegression(7, 0.14, 0.35), il.Design(1, 103, 5, 10), -300, -30),
+    ],
+    ids=["a strong penalty", "one task"],
+)
+def test_the_best_rate_may_lie_far_from_zero(dist, design, low, high):
+    init = np.zeros(dist.n_features)
     best = il.optimal_rates(dist, design, init)
     sizes = np.geomspace(1e-3, 1e6, 300)
     losses = il.expected_loss(dist, design, np.concatenate([-sizes, sizes]), best.adapt_lr, init)
-    assert -3000 < best.inner_lr < -300
+    assert low < best.inner_lr < high
     assert best.loss <= losses.min() * (1 + 1e-9)
 
 

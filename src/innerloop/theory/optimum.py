@@ -22,7 +22,7 @@ from innerloop.theory.sign import exact_slope_parts, natural_rate, slope_by_diff
 # steps have their minima. Rules that are no polynomials may have them at any rate, as they come to rest far from zero.
 _FINEST, _WIDEST = 1e-3, 30.0
 _EVEN = (0.1, 3.0)
-_FAR = 1e5
+_FAR, _N_BEYOND = 1e5, 20
 _ROUNDING = 1e-9  # of losses
 # Local minima of the grid that are refined, and to which part of the distance of the grid's rates around them.
 _N_REFINED, _PRECISION = 3, 1e-5
@@ -147,6 +147,9 @@ def optimal_rates(
     no_inner = search.best(0.0, none_penalty)
     ends = zip([*limits, np.inf], (-1.0, 1.0, 0.0), strict=True)
     limit, side = min(end for end in ends if not np.isnan(end[0]))
+    if limit < loss:  # the best rate lies beyond the candidates
+        further = search.beyond(side, penalty)
+        inner, (adapt_lr, loss) = min(((r, search.best(r, penalty)) for r in (inner, further)), key=lambda at: at[1][1])
     # Without noise, say, only an infinite rate takes its say from a penalty: no rate is better than the limit, which is
     # better than none. Where rates have no effect at all none is meant.
     if limit < (1 - _ROUNDING) * no_inner[1] and not loss < (1 - _ROUNDING) * limit:
@@ -224,16 +227,20 @@ class _Search:
             return np.nan, float("inf") if np.isinf(error).any() else np.nan
         return rate, float(self._loss(np.array(rate), error))
 
-    def rates(self, n: int, penalised: bool = False) -> FloatArray:
-        """Return candidate inner rates: n spread by their logarithm and n evenly on either side.
-
-        Residuals grow with the rate, so that a penalty has its say up to any rate: there the logarithms go on.
-        """
-        widest = _FAR if self._design.rule.degree is None or penalised else _WIDEST
-        n_spread = round(n * np.log(widest / _FINEST) / np.log(_WIDEST / _FINEST)) if penalised else n
-        sizes = np.union1d(np.geomspace(_FINEST, widest, n_spread), np.linspace(*_EVEN, n)) * self.natural
+    def rates(self, n: int) -> FloatArray:
+        """Return candidate inner rates: n spread by their logarithm and n evenly on either side."""
+        widest = _FAR if self._design.rule.degree is None else _WIDEST
+        sizes = np.union1d(np.geomspace(_FINEST, widest, n), np.linspace(*_EVEN, n)) * self.natural
         every = np.concatenate([-sizes[::-1], [0.0], sizes])
         return every[every >= self._design.rule.lowest_rate]
+
+    def beyond(self, side: float, l2: float) -> float:
+        """Return the best inner rate of one side beyond the candidates."""
+        rates = np.sort(side * self.natural * np.geomspace(_WIDEST, _FAR, _N_BEYOND))
+        values = np.full(len(rates), np.inf)
+        for j in np.argsort(np.abs(rates)):
+            values[j] = _finite(self.free(float(rates[j]), l2))
+        return _refine(self.free, rates, values, l2)
 
     def minimise(
         self, criterion: Callable[[float, float], float], penalties: FloatArray, fixed: float | None = None
@@ -243,7 +250,7 @@ class _Search:
         if few and self._dist.is_gaussian and criterion == self.free:
             return leading_optimum(self._dist.n_features, self._design.groups[0].n_support), float(penalties[0])
         n = 24 if self._dist.is_isotropic and len(penalties) == 1 else 8
-        rates = self.rates(n, len(penalties) == 1 and penalties[0] > 0) if fixed is None else np.array([fixed])
+        rates = self.rates(n) if fixed is None else np.array([fixed])
         values = np.full((len(penalties), len(rates)), np.inf)
         for i, l2 in enumerate(penalties):
             for j in np.argsort(np.abs(rates)):  # outwards: roots are continued from smaller rates
