@@ -145,13 +145,15 @@ def optimal_rates(
     ]
     adapt_lr, loss = search.best(inner, penalty)
     no_inner = search.best(0.0, none_penalty)
+    if loss == no_inner[1]:  # rates have no effect
+        inner, adapt_lr = 0.0, no_inner[0]
     ends = zip([*limits, np.inf], (-1.0, 1.0, 0.0), strict=True)
     limit, side = min(end for end in ends if not np.isnan(end[0]))
     if limit < loss:  # the best rate lies beyond the candidates
         further = search.beyond(side, penalty)
         inner, (adapt_lr, loss) = min(((r, search.best(r, penalty)) for r in (inner, further)), key=lambda at: at[1][1])
     # Without noise, say, only an infinite rate takes its say from a penalty: no rate is better than the limit, which is
-    # better than none. Where rates have no effect at all none is meant.
+    # better than none.
     if limit < (1 - _ROUNDING) * no_inner[1] and not loss < (1 - _ROUNDING) * limit:
         inner, (adapt_lr, loss) = side * np.inf, search.best(side * far, penalty)
     untrained = search.untrained
