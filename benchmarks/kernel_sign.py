@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import innerloop as il
+from innerloop import theory
 from innerloop._base.standard_errors import standard_errors
 from innerloop.papers.bernacchia2021 import fig5
 
@@ -26,10 +27,11 @@ FAR = {
 }
 NOISES, NEAR, N_SEEDS, SEEDS_AT_ONCE = [0.2, 0.5, 1.0, 1.5, 2.0, 3.0], [-0.4, 0.2], 400, 20
 FIRST = 10_000  # seeds that Figure 5 does not have
+STEP = 0.05  # of the slope at inner_lr = 0
 
 
 def measure(n_seeds: int = N_SEEDS) -> dict[str, Any]:
-    """Return differences and standard errors: far from zero for each setting, and near zero for c at other noises."""
+    """Return differences and errors: far from zero, and near it for c at other noises; and where the slope turns."""
     far = {letter: against_zero(fig5.SETTINGS[letter], rates, n_seeds) for letter, rates in FAR.items()}
     c = fig5.SETTINGS["c"]
     noisy = {
@@ -38,7 +40,45 @@ def measure(n_seeds: int = N_SEEDS) -> dict[str, Any]:
         )
         for noise in NOISES
     }
-    return {"n_seeds": n_seeds, "far": far, "c_by_noise_std": noisy}
+    turning = {letter: turning_noise(setting, n_seeds) for letter, setting in fig5.SETTINGS.items()}
+    return {"n_seeds": n_seeds, "far": far, "c_by_noise_std": noisy, "turning_noise": turning}
+
+
+def turning_noise(setting: fig5.Setting, n_seeds: int) -> dict[str, float]:
+    """Return the label noise at which the slope at inner_lr = 0 turns, by theory and of kernels (docs/theory.md, 17.4).
+
+    Kernels are linear in the labels, so that the expected slope is that of tasks without noise, and of the start, plus
+    the variance times that of labels that are nothing but unit noise.
+    """
+    quiet = dataclasses.replace(setting.dist, noise_std=0.0)
+    only_noise = dataclasses.replace(setting.dist, noise_std=1.0, task_std=0.0, bias_std=0.0)
+    parts = []
+    for dist, started in ((quiet, True), (only_noise, False)):
+        losses = []
+        for first in range(FIRST, FIRST + n_seeds, SEEDS_AT_ONCE):
+            runs = fig5.prepare(dataclasses.replace(setting, dist=dist), range(first, first + SEEDS_AT_ONCE))
+            objective = runs.objective
+            if not started:
+                objective = il.KernelObjective.from_episodes(runs.training, objective.kernel)
+            losses.append(il.solve_path(objective, [-STEP, STEP]).test_loss(runs.test, setting.adapt_lr))
+        parts.append(np.diff(np.concatenate(losses, axis=1), axis=0)[0] / (2 * STEP))
+    (rest, noise), errors = np.mean(parts, axis=1), standard_errors(np.transpose(parts))
+    variance = max(-rest / noise, 0.0)
+    error = standard_errors((parts[0] + variance * parts[1])[:, None])[0] / noise
+    started, silent = (
+        theory.turning_noise(fig5.linear_model(setting, started=start), setting.design, setting.adapt_lr)
+        for start in (True, False)
+    )
+    return {
+        "slope_without_noise": rest,
+        "slope_without_noise_stderr": errors[0],
+        "slope_of_unit_noise": noise,
+        "slope_of_unit_noise_stderr": errors[1],
+        "kernel": variance**0.5,
+        "kernel_stderr": error / (2 * variance**0.5) if variance > 0 else 0.0,
+        "theory": started,
+        "theory_from_a_start_at_zero": silent,
+    }
 
 
 def against_zero(setting: fig5.Setting, rates: list[float], n_seeds: int) -> dict[str, list[float]]:

@@ -193,7 +193,16 @@ MUTANTS = [
         "self._loss(np.array(rate), self.error(0.0, l2))",
         "test_theory_small.py -k best_rates",
     ),
-    Mutant("theory/optimum.py", "size = 2 * steps *", "size = steps *", "test_theory_expected.py -k slope_at_zero"),
+    Mutant(
+        "theory/sign.py",
+        "float(steps * every.mean() *",
+        "float(0.5 * every.mean() *",
+        "test_theory_expected.py -k slope_at_zero",
+    ),
+    Mutant("theory/covariance.py", "if size > contraction * last:", "if False:", "test_theory_limits.py -k way_to_it"),
+    Mutant(
+        "theory/sign.py", "return float(brentq(slope,", "return float(upper + 0 * brentq(slope,", "test_theory_sign.py"
+    ),
     Mutant("theory/bounds.py", "p * g / shrunk**2", "p * g / shrunk", "test_theory_bounds.py"),
     Mutant(
         "theory/sign.py",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import innerloop as il
+from innerloop.theory.covariance import GeneralError
 from innerloop.theory.deterministic import isotropic_parts
 from innerloop.theory.expected import unwarned_loss
 
@@ -154,3 +155,20 @@ def test_far_rates_of_many_steps_go_to_their_limit_or_are_not_a_number(n_steps, 
         changes = np.abs(np.diff(losses[finite & far]))
         assert len(changes) > 0
         assert (changes[1:] <= 1.05 * changes[:-1]).all()
+
+
+def test_the_root_does_not_depend_on_the_way_to_it():
+    # A large eigenvalue: Newton's method from the first rate may end at a root with the same k and half the error.
+    dist = il.MixedLinearRegression(40, task_std=np.full(40, 0.2), covariance=np.append(np.ones(39), 10.0))
+    design = il.Design(5, 10, 10, 10)
+    rates = np.array([-0.374, -0.8577, -3.74])
+    errors = [GeneralError(dist, design, np.zeros(40)) for _ in range(2)]
+    far_apart = np.array([errors[0](rates[i : i + 1])[0] for i in range(3)])
+    on_the_way = errors[1](np.append(rates, np.linspace(-4, 0, 41)))[:3]
+    np.testing.assert_allclose(far_apart, on_the_way, rtol=1e-4)
+
+
+def test_a_penalty_that_far_rates_leave_no_say_is_none():
+    # One task, N > p, four steps: the degrees of freedom are p up to rounding.
+    far = [isotropic_parts(il.Design(1, 135, 30, 10, 4, l2=0.093), 26, rate).noise for rate in (-31.6, -1e3, -1e6)]
+    np.testing.assert_allclose(far, far[0], rtol=1e-3)

@@ -82,6 +82,44 @@ def test_limits_of_the_inner_rate():
     assert far == pytest.approx(best.loss_minus_infinity, rel=1e-2)
 
 
+@pytest.mark.parametrize(("n_query", "l2"), [(3, 0.5), (10, 0.5), (3, 500.0)])
+def test_the_best_rate_is_infinite_where_a_penalty_only_hurts(n_query, l2):
+    # Equal tasks without noise: the penalty keeps the start, and loses its say as residuals grow with the rate.
+    dist, init = il.MixedLinearRegression(20, 0.0, 0.0, np.full(20, 0.5)), np.zeros(20)
+    design = il.Design(4, 10, n_query, 10, l2=l2)
+    best = il.optimal_rates(dist, design, init)
+    assert np.isinf(best.inner_lr)
+    sizes = np.geomspace(1e-3, 1e6, 70)
+    losses = il.expected_loss(dist, design, np.concatenate([-sizes[::-1], sizes]), best.adapt_lr, init)
+    assert best.loss <= losses.min() * (1 + 1e-9) + 1e-15
+    assert best.loss < 0.9 * best.loss_no_inner
+    assert best.loss == pytest.approx(il.optimal_rates(dist, il.Design(4, 10, n_query, 10), init).loss, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("dist", "design", "low", "high"),
+    [
+        (il.MixedLinearRegression(48, 0.28, 0.05, np.full(48, 3.0)), il.Design(20, 119, 2, 10, l2=170), -3000, -300),
+        (il.MixedLinearRegression(7, 0.14, 0.35), il.Design(1, 103, 5, 10), -300, -30),
+    ],
+    ids=["a strong penalty", "one task"],
+)
+def test_the_best_rate_may_lie_far_from_zero(dist, design, low, high):
+    init = np.zeros(dist.n_features)
+    best = il.optimal_rates(dist, design, init)
+    sizes = np.geomspace(1e-3, 1e6, 300)
+    losses = il.expected_loss(dist, design, np.concatenate([-sizes, sizes]), best.adapt_lr, init)
+    assert low < best.inner_lr < high
+    assert best.loss <= losses.min() * (1 + 1e-9)
+
+
+def test_of_rates_without_effect_zero_is_best():
+    # Every row scored and fitted: the loss is the same at every rate (section 6).
+    best = il.optimal_rates(il.MixedLinearRegression(60, 1.0, 0.5), il.Design(3, 5, 5, 10, protocol="train"))
+    assert best.inner_lr == 0
+    assert best.loss == best.loss_no_inner
+
+
 @pytest.mark.slow
 def test_plans_keep_the_budget():
     dist = il.MixedLinearRegression(20, 1.0, 0.5)

@@ -1,5 +1,7 @@
 """Rows that are not Gaussian: an intercept, t rows, fourth moments and categories, against Monte Carlo."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -137,3 +139,54 @@ def test_wide_networks_are_predicted_from_unlabelled_inputs(letter, rates, kerne
     # Eigenfunctions are not Gaussian, and 200 inputs are few: signs, and sizes to a factor of 2.
     assert (gain / np.array(kernels) > 0.5).all()
     assert (gain / np.array(kernels) < 2).all()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The expected loss may be")
+def test_the_best_rate_of_wide_networks_turns_its_sign_at_the_noise():
+    from innerloop.papers.bernacchia2021 import fig5
+
+    c = fig5.SETTINGS["c"]
+    noise = fig5.turning(c)
+    for factor, sign in ((0.9, 1), (1.1, -1)):
+        dist = replace(c.dist, noise_std=factor * noise)
+        gain = fig5.expected_gain(replace(c, dist=dist), fig5.FINE)
+        assert np.sign(fig5.FINE[gain.argmin()]) == sign
+    assert fig5.turning(fig5.SETTINGS["a"]) == fig5.turning(fig5.SETTINGS["b"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("factor", [0.0, 1.0, 2.0])
+@pytest.mark.filterwarnings("ignore:The expected loss may be")
+def test_kernels_turn_with_their_labels(factor):
+    # Draws of inputs, tasks, noise and start for the kernel itself, on both sides of the noise and at it.
+    from innerloop.papers.bernacchia2021 import fig5
+
+    c, rates = fig5.SETTINGS["c"], np.array([-0.2, 0.2])
+    noisy = replace(c, dist=replace(c.dist, noise_std=factor * fig5.turning(c)))
+    gains = []
+    for first in range(0, 120, 20):
+        runs = fig5.prepare(noisy, range(first, first + 20))
+        losses = il.solve_path(runs.objective, [*rates, 0.0]).test_loss(runs.test, c.adapt_lr)
+        gains.append((losses[:-1] - losses[-1]).T)
+    gains = np.concatenate(gains)
+    error = gains.std(axis=0, ddof=1) / np.sqrt(len(gains))
+    assert (np.abs(gains.mean(axis=0) - fig5.expected_gain(noisy, rates)) < 4 * error).all()
+
+
+def test_the_kernel_loss_is_affine_in_the_variance_of_label_noise():
+    # Section 23 is linear in the labels: of two draws of opposite noise the mean loss has no other power of sigma.
+    rng, n = np.random.default_rng(0), 6
+    X, y, z = rng.standard_normal((2, 8, n, 3)), rng.standard_normal((2, 8, n)), rng.standard_normal((2, 8, n))
+    means = []
+    for sigma in (0.0, 1.0, 2.0):
+        pair = []
+        for side in (-1, 1):
+            training, test = (
+                il.Episodes([(X[i, t, :3], labels[t, :3], X[i, t, 3:], labels[t, 3:]) for t in range(8)])
+                for i, labels in enumerate(y + side * sigma * z)
+            )
+            objective = il.KernelObjective.from_episodes(training, il.ReluKernel(0.5), start=lambda x: x.sum(axis=-1))
+            pair.append(il.solve(objective, -0.4, l2=1e-3).test_loss(test, 0.3))
+        means.append(np.mean(pair))
+    assert means[2] - means[0] == pytest.approx(4 * (means[1] - means[0]), rel=1e-9)

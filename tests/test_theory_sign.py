@@ -9,6 +9,7 @@ import innerloop as il
 from innerloop.papers.bernacchia2021.signs import boundary
 from innerloop.simulation.conditional import ConditionalRuns
 from innerloop.theory import turning_noise
+from innerloop.theory.sign import _turning_variance
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -48,7 +49,34 @@ def test_the_optimum_turns_at_the_noise():
     assert slopes[0] < 0 < slopes[1]
 
 
-def test_isotropic_tasks_never_turn_and_what_is_not_exact_is_refused():
+@pytest.mark.slow
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.filterwarnings("ignore:The expected loss may be")
+def test_the_slope_turns_with_fewer_query_rows_than_features(intercept):
+    # Equation 17.4, with a start that is not the centre, against the noise and the noiseless part of the same draws.
+    p, step, init = 30, 0.05, np.full(30, 0.1)
+    dist = replace(decaying(0.8, 1.0, 1.0, p), intercept=intercept)
+    design, adapt_lr = il.Design(4, 20, 4, 20), 0.2
+    noise = turning_noise(dist, design, adapt_lr, init)
+    slopes = []
+    for noise_std in (0.0, noise):
+        rates = np.array([-step, step])
+        draws = ConditionalRuns(replace(dist, noise_std=noise_std), design, rates, np.array([adapt_lr]), init)
+        slopes.append(np.diff(draws.losses(0, range(600))[..., 0], axis=1)[:, 0])
+    mean, error = (part(slopes, axis=1) for part in (np.mean, lambda x, axis: np.std(x, axis=axis, ddof=1) / 600**0.5))
+    assert mean[0] < -4 * error[0]
+    assert abs(mean[1]) < 4 * error[1] + 0.1 * abs(mean[0])  # beside the noise, 10 % of the equivalent
+
+
+def test_the_root_is_exact_where_the_slope_is_affine():
+    assert _turning_variance(lambda v: 3 * v - 6, 1.0) == pytest.approx(2, rel=1e-5)
+    assert _turning_variance(lambda v: 3 * v + 6, 1.0) == 0
+    with pytest.raises(ValueError, match="a slope at zero that label noise raises"):
+        _turning_variance(lambda v: -1 - v, 1.0)
+
+
+def test_isotropic_tasks_never_turn_and_what_does_not_turn_is_refused():
     assert turning_noise(il.MixedLinearRegression(10), il.Design(3, 5, 8)) == 0
-    with pytest.raises(ValueError, match="the slope at zero is not known exactly"):
-        turning_noise(il.MixedLinearRegression(60), il.Design(3, 5, 8))
+    assert turning_noise(il.MixedLinearRegression(60), il.Design(3, 5, 8)) == 0
+    with pytest.raises(ValueError, match="where every row is scored, label noise does not turn the sign"):
+        turning_noise(il.MixedLinearRegression(60), il.Design(3, 5, 8, protocol="train"))

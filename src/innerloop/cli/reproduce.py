@@ -100,9 +100,13 @@ def _networks(scale: float, store: Path, jobs: int) -> Figure:
     figure = Figure(figsize=(12, 5.4), layout="constrained")
     arrays = fig5.compute(scale, store, jobs, progress=True)
     expected = {letter: fig5.expected_gain(setting, fig5.RATES) for letter, setting in fig5.SETTINGS.items()}
-    fig5.draw(arrays, figure.subplot_mosaic([list(fig5.SETTINGS)]), expected)
+    turns = {letter: fig5.turning(setting) for letter, setting in fig5.SETTINGS.items()}
+    fig5.draw(arrays, figure.subplot_mosaic([list(fig5.SETTINGS)]), expected, turns)
     _caption(figure, fig5.CAPTION)
     print_table(_answers(arrays))
+    for letter, noise in turns.items():
+        here = fig5.SETTINGS[letter].dist.noise_std
+        console.print(f"{letter}: label noise {here:g}; theory: {fig5.turn_text(noise)}.", soft_wrap=True, markup=False)
     return figure
 
 

@@ -167,7 +167,7 @@ def theory(value: Any) -> dict[str, Any]:
     best = optimal_rates(dist, design, init)
     curves = loss_curves(dist, design, init, best, (settings.inner_lr, settings.adapt_lr), N_RATES)
     inner_lr, adapt_lr = curves.adapt.fixed, curves.inner.fixed
-    turning = derived(lambda: turning_noise(dist, design, best.adapt_lr_no_inner))
+    turning = derived(lambda: turning_noise(dist, design, best.adapt_lr_no_inner, init))
     known = TheoryAnswer(best, curves.inner.references, None, None, turning)
     shown: dict[str, Any] = plain(
         {

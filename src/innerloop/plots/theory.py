@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LABELS = {"inner_lr": "inner_lr (meta-training)", "adapt_lr": "adapt_lr (new task)"}
+_N_TICKS = 6  # of an axis of rates: far rates have long labels
 
 
 def plot_theory(
@@ -79,6 +80,7 @@ def plot_loss_curve(curve: LossCurve, ax: Axes | None = None) -> Axes:
     other = "adapt_lr" if curve.varied == "inner_lr" else "inner_lr"
     fixed = f"= {curve.fixed:.3g}" if np.isfinite(curve.fixed) else "far from zero"
     ax.set(xlabel=_LABELS[curve.varied], ylabel="expected test loss (half MSE)", title=f"at {other} {fixed}")
+    ax.locator_params(axis="x", nbins=_N_TICKS)
     ax.legend(fontsize=8)
     return ax
 
@@ -97,6 +99,7 @@ def plot_loss_map(result: LossMap, ax: Axes | None = None) -> Axes:
     if np.isfinite(best.inner_lr):
         ax.plot(best.inner_lr, best.adapt_lr, "o", color=ORANGE, mec="white", ms=8)
     ax.set(xlabel="inner_lr", ylabel="adapt_lr", title="Both (dotted: tied rates, usual MAML)")
+    ax.locator_params(axis="x", nbins=_N_TICKS)
     return ax
 
 

@@ -57,7 +57,7 @@ class TheoryAnswer:
             derived(lambda: reference_losses(dist, design, init, best)),
             derived(lambda: loss_interval(dist, design, *pair, level=LEVEL, init=init)),
             derived(lambda: chance_from(dist, design, best.inner_lr, init)),
-            derived(lambda: turning_noise(dist, design, best.adapt_lr_no_inner)),
+            derived(lambda: turning_noise(dist, design, best.adapt_lr_no_inner, init)),
         )
 
     def sentences(self, design: Design) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, final
 
 import numpy as np
@@ -17,7 +17,9 @@ _COMPLEX_STEP = 1e-30
 _PICARD_TOLERANCE = 1e-3
 _NEWTON_TOLERANCE = 1e-8  # of the last step, after which the error is its square
 _MAX_PICARD, _MAX_NEWTON = 3000, 12
-_LARGEST_CHANGE = 2.0  # of log kappa between points of the continuation; more may be another root
+# Of the last correction, the most that the next may be on the way from one rate to another. Where Newton's method does
+# not contract from its first step on, it may end at another root (Deuflhard, 2004, section 3.1).
+_CONTRACTION = 0.5
 _MAX_STEPS = 40  # of the continuation, in asinh of the rate in natural units
 # Where unknowns differ by more than this factor, roots are found a second time, from so far beside; by how much of
 # their sum the parts may then differ.
@@ -49,6 +51,7 @@ class GeneralError:
         self._start_squared = start_squared
         self._roots: dict[float, FloatArray | None] = {}
         self._errors: dict[float, FloatArray] = {}
+        self.large_p_parts = cache(self._large_p_parts)
 
     def __call__(self, inner_lrs: FloatArray) -> FloatArray:
         """Return errors (n_rates, n_features); NaN where no mean exists or no fixed point is found."""
@@ -73,7 +76,12 @@ class GeneralError:
         error: FloatArray = sum((part * ratio for part, ratio in zip(parts, ratios, strict=True)), np.zeros(p))
         return error
 
-    def large_p_parts(self, rate: float) -> tuple[FloatArray, FloatArray, FloatArray] | None:
+    def large_p_error(self, rate: float) -> FloatArray:
+        """Return the error (n_features,) without finite-size corrections; NaN where no root is found."""
+        parts = self.large_p_parts(rate)
+        return np.full(self._dist.n_features, np.nan) if parts is None else parts[0] + parts[1] + parts[2]
+
+    def _large_p_parts(self, rate: float) -> tuple[FloatArray, FloatArray, FloatArray] | None:
         """Return the noise, task and start parts without finite-size corrections; None where no root is found.
 
         At large rates and many steps the unknowns differ by more than the digits of a number hold. There the parts are
@@ -173,8 +181,8 @@ class _Equations:
         for _ in range(_MAX_STEPS):
             step = step if abs(step) < abs(target - place) else target - place
             at_step = replace(self, inner_lr=self.natural * float(np.sinh(place + step)))
-            moved = at_step._newton(x + slope * step)
-            if moved is None or np.abs(moved - x)[:: len(x) // len(self.groups)].max() > _LARGEST_CHANGE:
+            moved = at_step._newton(x + slope * step, _CONTRACTION)
+            if moved is None:
                 step /= 2
                 continue
             if step == target - place:
@@ -193,7 +201,8 @@ class _Equations:
                 break
         return x
 
-    def _newton(self, x: FloatArray) -> FloatArray | None:
+    def _newton(self, x: FloatArray, contraction: float = np.inf) -> FloatArray | None:
+        last = np.inf
         for _ in range(_MAX_NEWTON):
             if not np.isfinite(x).all():
                 return None
@@ -204,6 +213,10 @@ class _Equations:
             x = x - change
             if np.abs(change).max() < _NEWTON_TOLERANCE * (1 + np.abs(x).max()):
                 return x
+            size = float((np.abs(change) / (1 + np.abs(x))).max())
+            if size > contraction * last:
+                return None
+            last = size
         return None
 
     def parts(

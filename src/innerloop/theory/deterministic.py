@@ -18,6 +18,8 @@ from innerloop.theory.sum_of_tasks import Source, first_order_terms
 
 # A ratio of values at inner_lr = 0 beyond this is rounding, of sums that are nearly zero.
 _LARGEST_RATIO = 2.0
+# Part of the degrees of freedom that a penalty takes at least where ratios are computed.
+_CLEAR_OF_ALL = 1e-9
 
 
 class Sizes(NamedTuple):
@@ -195,6 +197,9 @@ def _ridge(fields: list[_Field], sizes: Sizes, p: int, finite: bool) -> Parts:
 def _ridge_ratios_at_zero(groups: tuple[Group, ...], p: int, dimension: float) -> Parts:
     """Return ridge regression's parts over those of the same equations, at equal degrees of freedom (14.4)."""
     fields = _fields_at_zero(groups, p)
+    # Far rates leave the penalty no say: the ratio hardly changes any more, and its equations lose their digits.
+    most = min(p, sum(group.n_query * group.n_tasks for group in groups))
+    dimension = min(dimension, most * (1 - _CLEAR_OF_ALL))
     sums = _sum_at(fields, *_saddle_of_dimension(_tasks(fields), fields, dimension), True)
     noise, tasks, start = pooled_ridge_parts(groups, p, dimension)
     penalty = sums.gamma * (p - dimension)

@@ -161,7 +161,8 @@ class TrainingError:
             self._general = GeneralError(dist, design, self._offset2)
         self._rows = None
         if not (dist.is_gaussian or self._leading) and is_derived(design):
-            self._rows = RowLaw(dist, design, self._offset2)
+            known = None if self._general is None or dist.is_isotropic else self._general.large_p_error
+            self._rows = RowLaw(dist, design, self._offset2, known)
         self._sizes = Sizes.of(design)
         self._scales = dist.noise_std**2, float(dist.task_variances.sum()), float(self._offset2.sum())
 

@@ -16,16 +16,16 @@ from innerloop.distributions import Design, MixedLinearRegression
 from innerloop.theory.adapting import AdaptedLoss
 from innerloop.theory.expected import Method, TrainingError, choose_method
 from innerloop.theory.leading import leading_optimum
-from innerloop.theory.sign import exact_slope_parts
+from innerloop.theory.sign import exact_slope_parts, natural_rate, slope_by_differences
 
 # Candidate rates on either side of zero, in natural rates: spread by their logarithm, and evenly where overshooting
 # steps have their minima. Rules that are no polynomials may have them at any rate, as they come to rest far from zero.
 _FINEST, _WIDEST = 1e-3, 30.0
 _EVEN = (0.1, 3.0)
-_FAR = 1e5
-_SLOPE_STEP = 1e-3
-# Local minima of the grid that are refined.
-_N_REFINED = 3
+_FAR, _N_BEYOND = 1e5, 20
+_ROUNDING = 1e-9  # of losses
+# Local minima of the grid that are refined, and to which part of the distance of the grid's rates around them.
+_N_REFINED, _PRECISION = 3, 1e-5
 # Candidate penalties in units of the mean feature variance, by their common logarithm.
 _PENALTIES, _N_PENALTIES = (-4.0, 3.0), 8
 
@@ -144,11 +144,18 @@ def optimal_rates(
         search.best(side * far, penalty)[1] if side * far >= design.rule.lowest_rate else np.nan for side in (-1.0, 1.0)
     ]
     adapt_lr, loss = search.best(inner, penalty)
-    for side, limit in zip((-np.inf, np.inf), limits, strict=True):
-        if limit < loss - 1e-12 * abs(loss):
-            inner = side
-            adapt_lr, loss = search.best(float(np.sign(side)) * far, penalty)
     no_inner = search.best(0.0, none_penalty)
+    if loss == no_inner[1]:  # rates have no effect
+        inner, adapt_lr = 0.0, no_inner[0]
+    ends = zip([*limits, np.inf], (-1.0, 1.0, 0.0), strict=True)
+    limit, side = min(end for end in ends if not np.isnan(end[0]))
+    if limit < loss:  # the best rate lies beyond the candidates
+        further = search.beyond(side, penalty)
+        inner, (adapt_lr, loss) = min(((r, search.best(r, penalty)) for r in (inner, further)), key=lambda at: at[1][1])
+    # Without noise, say, only an infinite rate takes its say from a penalty: no rate is better than the limit, which is
+    # better than none.
+    if limit < (1 - _ROUNDING) * no_inner[1] and not loss < (1 - _ROUNDING) * limit:
+        inner, (adapt_lr, loss) = side * np.inf, search.best(side * far, penalty)
     untrained = search.untrained
     if l2 == "best" and untrained[1] <= loss:
         inner, (adapt_lr, loss), penalty = 0.0, untrained, np.inf
@@ -180,9 +187,7 @@ class _Search:
         self._dist, self._design, self._init, self._method = dist, design, init, method
         self._loss = AdaptedLoss.build(dist, design)
         self._errors = lru_cache(maxsize=64)(self._training_error)
-        s, n = dist.eigenvalues, min(group.n_support for group in design.groups)
-        # tr E M / tr E M^2 for M = S / n_t brings I - aM nearest to zero.
-        self.natural = float(s.sum() / ((1 + 1 / n) * (s**2).sum() + s.sum() ** 2 / n))
+        self.natural = natural_rate(dist, design)
 
     def _training_error(self, l2: float) -> TrainingError:
         return TrainingError(self._dist, replace(self._design, l2=l2), self._init, self._method)
@@ -231,6 +236,14 @@ class _Search:
         every = np.concatenate([-sizes[::-1], [0.0], sizes])
         return every[every >= self._design.rule.lowest_rate]
 
+    def beyond(self, side: float, l2: float) -> float:
+        """Return the best inner rate of one side beyond the candidates."""
+        rates = np.sort(side * self.natural * np.geomspace(_WIDEST, _FAR, _N_BEYOND))
+        values = np.full(len(rates), np.inf)
+        for j in np.argsort(np.abs(rates)):
+            values[j] = _finite(self.free(float(rates[j]), l2))
+        return _refine(self.free, rates, values, l2)
+
     def minimise(
         self, criterion: Callable[[float, float], float], penalties: FloatArray, fixed: float | None = None
     ) -> tuple[float, float]:
@@ -253,20 +266,11 @@ class _Search:
 
     def slope(self, adapt_lr: float, l2: float) -> float:
         """Return d loss / d inner_lr at zero: exactly where equation 17.1 or 17.2 holds, by differences otherwise."""
-        dist, design = self._dist, self._design
-        p, n_rows, rate = dist.n_features, design.n_query_rows, np.array(adapt_lr)
-        exact = dist.is_gaussian and design.protocol == "split" and l2 == 0 and abs(p - n_rows) > 1
-        steps = design.rule.first_order
-        if exact and n_rows > p:
-            from_noise, from_tasks = exact_slope_parts(dist, design, np.broadcast_to(self._loss.weights_at(rate), p))
-            return float(steps * (dist.noise_std**2 * from_noise - from_tasks))
-        if exact and dist.is_isotropic:
-            size = 2 * steps * dist.noise_std**2 * n_rows / (p - n_rows - 1)
-            return float(self._loss(rate, np.array([size])) - self._loss(rate, np.zeros(1)))
-        step = _SLOPE_STEP * self.natural
-        low = max(-step, design.rule.lowest_rate)
-        ends = (float(self._loss(rate, self.error(end, l2))) for end in (step, low))
-        return (next(ends) - next(ends)) / (step - low)
+        rate, weights = np.array(adapt_lr), self._loss.weights_at(np.array(adapt_lr))
+        exact = exact_slope_parts(self._dist, self._design, weights) if l2 == 0 else None
+        if exact is not None:
+            return self._dist.noise_std**2 * exact[0] - exact[1]
+        return slope_by_differences(lambda a: float(self._loss(rate, self.error(a, l2))), self._dist, self._design)
 
 
 def _refine(criterion: Callable[[float, float], float], rates: FloatArray, values: FloatArray, l2: float) -> float:
@@ -280,7 +284,8 @@ def _refine(criterion: Callable[[float, float], float], rates: FloatArray, value
             lambda rate: _finite(criterion(float(rate), l2)),
             bounds=(low, high),
             method="bounded",
-            options={"xatol": 1e-7 * (high - low)},
+            # The loss is flat at its minimum: its error is of the order of the square.
+            options={"xatol": _PRECISION * (high - low)},
         )
         if minimum.fun < lowest:
             best, lowest = float(minimum.x), float(minimum.fun)

@@ -23,7 +23,9 @@ _ROUNDS, _DAMPING = (16, 24, 48, 96, 192, 384, 768), 0.5
 _LARGEST_CHANGE, _MAX_NEWTON, _TOLERANCE = 1.0, 40, 1e-8
 # Directions from which derivatives are taken.
 _N_FEW = 10
-_SHRINKS = 0.5  # of a step to the next, beyond which derivatives are taken anew
+# Of a step to the next with derivatives of the last place: where more, Newton's method may wander to another root.
+_CONTRACTION = 0.5
+_SHRINKS = 0.1  # of a step to the next, beyond which derivatives, worth some ten steps, are taken anew
 
 Matrix = NDArray[Any]  # complex
 
@@ -61,6 +63,13 @@ class Sources(NamedTuple):
     noise: Matrix
     tasks: Matrix
     start: Matrix
+
+
+class _Root(NamedTuple):
+    """Unknowns (1, 1, n_unknowns), and the matrix of Newton's method there or near."""
+
+    x: FloatArray
+    step: FloatArray
 
 
 @final
@@ -119,65 +128,99 @@ class Pencil:
             To leading order. The constant direction comes last, where there is one. NaN where the iteration does not
             converge.
         """
+        distinct, place = self._distinct
+        noise, tasks, start = distinct._solved(rates)[..., place]
+        return noise, tasks, start
+
+    @cached_property
+    def _distinct(self) -> tuple[Pencil, NDArray[np.intp]]:
+        """Return the equations with one direction for all that are alike, and which stands for each direction."""
+        alike, place = np.unique(np.stack([self.s, self.tau2, self.start2]), axis=1, return_inverse=True)
+        place, (s, tau2, start2) = place.reshape(-1), alike
+        counts: FloatArray = np.bincount(place, weights=self.counts).astype(float)
+        if self.constant is not None:
+            place = np.append(place, len(s))
+        return replace(self, s=s, tau2=tau2, start2=start2, counts=counts), place
+
+    def _solved(self, rates: FloatArray) -> FloatArray:
+        """Return what `parts` does: (3, n_rates, n_directions)."""
         parts = np.full((3, len(rates), len(self.s) + (self.constant is not None)), np.nan)
         with np.errstate(all="ignore"):
             for i in np.argsort(np.abs(rates)):  # outwards: the root of one rate is near that of the next
                 known = [rate for rate in self._roots if rate * rates[i] >= 0]
                 near = min(known, key=lambda rate: abs(np.arctan(rate) - np.arctan(rates[i])), default=None)
-                x = self._root(rates[i : i + 1], None if near is None else self._roots[near])
-                if x is not None:
-                    self._roots[float(rates[i])] = x
-                    parts[:, i] = self._parts(rates[i : i + 1], x)
-        noise, tasks, start = parts
-        return noise, tasks, start
+                root = self._root(rates[i : i + 1], None if near is None else self._roots[near])
+                if root is not None:
+                    self._roots[float(rates[i])] = root
+                    parts[:, i] = self._parts(rates[i : i + 1], root)
+        return parts
 
-    def _parts(self, rate: FloatArray, x: FloatArray) -> FloatArray:
+    def _parts(self, rate: FloatArray, root: _Root) -> FloatArray:
         """Return the three parts (3, n_directions) at a rate (1,) and its root; NaN where they are not found."""
         unit = 1j * _STEP * np.eye(3)
         forced = _Fields.build(self, rate, Sources(unit[0], unit[1], unit[2]))
-        step, moved = self._newton_step(rate, x), np.zeros((3, *x.shape[1:]))
+        (x, step), moved, last = root, np.zeros((3, *root.x.shape[1:])), np.inf
         for _ in range(_MAX_NEWTON):
-            change = (self._updated(forced, x + 1j * moved)[1].imag - moved) @ step.T
+            g, updated = self._updated(forced, x + 1j * moved)
+            change = (updated.imag - moved) @ step.T
             moved = moved + change
-            if (np.abs(change).max(axis=-1) <= _TOLERANCE * np.abs(moved).max(axis=-1)).all():
+            of_sources = np.abs(moved).max(axis=-1)  # 0 of a start that is the centre
+            size = float((np.abs(change).max(axis=-1) / np.where(of_sources > 0, of_sources, 1.0)).max())
+            if size <= _TOLERANCE:
                 g = self._updated(forced, x + 1j * moved)[0]
                 return np.asarray(-g.imag[:, 0] / _STEP * np.array([1.0, 1.0, self.penalty**2])[:, None])
+            if size > _SHRINKS * last:
+                step = self._newton_step(rate, x)
+            last = size
         return np.full((3, 1), np.nan)
 
-    def _root(self, rate: FloatArray, near: FloatArray | None) -> FloatArray | None:
-        """Return the unknowns (1, 1, n_unknowns) from those of another rate or by damped iteration; None if not found.
+    def _root(self, rate: FloatArray, near: _Root | None) -> _Root | None:
+        """Return the root at a rate from that of another rate or by damped iteration; None if not found.
 
         The fixed point that the iteration approaches is the physical one; Newton's method alone may find another.
         """
-        fields, x = _Fields.build(self, rate, Sources(*np.zeros((3, 1)))), near
-        if x is None:
+        fields = _Fields.build(self, rate, Sources(*np.zeros((3, 1))))
+        if near is None:
             G = [np.linalg.inv(L + 0.5 * np.eye(L.shape[-1])) for L in fields.rows]
             x = _joined_up(G if self.constant is None else [*G, *G]).real
+        else:
+            x = near.x
         for n in _ROUNDS if near is None else (0, *_ROUNDS):
             for _ in range(n):
                 x = x + _DAMPING * (self._updated(fields, x)[1] - x)
-            root = self._newton(rate, fields, x)
-            if root is not None and _is_near(self._updated(fields, root)[0], self._updated(fields, x)[0]):
+            root = self._newton(rate, fields, x, None if near is None or n else near.step)
+            if root is not None and _is_near(self._updated(fields, root.x)[0], self._updated(fields, x)[0]):
                 return root
             if not np.isfinite(x).all():
                 break
         return None
 
-    def _newton(self, rate: FloatArray, fields: _Fields, x: FloatArray) -> FloatArray | None:
-        """Return the root near x; None where there is none. The matrix of derivatives is kept while steps shrink."""
-        step, last = np.zeros(()), 0.0
+    def _newton(self, rate: FloatArray, fields: _Fields, x: FloatArray, step: FloatArray | None) -> _Root | None:
+        """Return the root near x; None where there is none. The matrix of derivatives is kept while steps shrink.
+
+        Parameters
+        ----------
+        rate, fields, x
+            The equations, and where to begin.
+        step
+            The matrix of a near rate, if known.
+        """
+        last, fresh = np.inf, step is None
         for _ in range(_MAX_NEWTON):
             residual = self._updated(fields, x)[1] - x
             if not np.isfinite(residual).all():
                 return None
-            if not step.ndim:
-                step = self._newton_step(rate, x)
+            if step is None:
+                step, fresh = self._newton_step(rate, x), True
             change = residual @ step.T
             x, size = x + change, float(np.abs(change).max() / np.abs(x).max())
             if size < _TOLERANCE:
-                return x
+                return _Root(x, step)
+            if fresh and size > _CONTRACTION * last:
+                return None
+            fresh = False
             if size > _SHRINKS * last:
-                step = np.zeros(())
+                step = None
             last = size
         return None
 
@@ -192,7 +235,7 @@ class Pencil:
             return np.full((x.shape[-1],) * 2, np.nan)
 
     @cached_property
-    def _roots(self) -> dict[float, FloatArray]:
+    def _roots(self) -> dict[float, _Root]:
         """Unknowns by rate, from which those of other rates are found."""
         return {}
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache, cached_property
+
 import numpy as np
 
 from innerloop._base.checks import FloatArray
 from innerloop.distributions import Design, MixedLinearRegression
 from innerloop.theory.deterministic import Parts, isotropic_parts
 from innerloop.theory.free_sum import FreeTask, sum_of_free
-from innerloop.theory.pencil import GAUSSIAN_ROWS
+from innerloop.theory.pencil import GAUSSIAN_ROWS, Pencil
 from innerloop.theory.row_law import is_derived, pencil_of
 from innerloop.theory.spectrum import wishart_spectrum
 
@@ -34,6 +36,7 @@ class ScoredError:
         n_query = [design.n_scored(group) for group in design.groups for _ in range(group.n_tasks)]
         # At inner_lr = 0 all protocols are pooled regression on all rows.
         pooled = Design(design.n_tasks, n_query, n_query, design.n_adapt, l2=self._l2)
+        self._leading = cache(self._linearised)
         self._at_zero = isotropic_parts(pooled, dist.n_features, 0.0)
         large = isotropic_parts(pooled, dist.n_features, 0.0, finite=False)
         self._ratio = Parts(*(a / b if b else 1.0 for a, b in zip(self._at_zero, large, strict=True)))
@@ -46,13 +49,22 @@ class ScoredError:
             return np.full((len(inner_lrs), 1), self._total(self._at_zero))
         if dist.is_isotropic and design.protocol != "deal":
             return np.array([[self._total(self._scaled(self._free(float(rate))))] for rate in inner_lrs])
-        pencil = pencil_of(dist, design, self._start_squared, slice(None), GAUSSIAN_ROWS)
-        noise, tasks, start = pencil.parts(inner_lrs * self._scale)
-        ratio = self._ratio
-        error: FloatArray = (dist.noise_std**2 * noise * ratio.noise + tasks * ratio.tasks + start * ratio.start) / (
-            self._scale
-        )
+        leading = np.array([self._leading(rate) for rate in inner_lrs.tolist()])
+        error: FloatArray = np.einsum("k,ikj->ij", np.array(self._ratio), leading)
         return error * p if dist.is_isotropic else error
+
+    def large_p_error(self, rate: float) -> FloatArray:
+        """Return the error (n_directions,) for correlated features or folds, without finite-size corrections."""
+        return np.asarray(self._leading(rate).sum(axis=0))
+
+    def _linearised(self, rate: float) -> FloatArray:
+        """Return what label noise, tasks and start add (3, n_directions) to leading order."""
+        noise, tasks, start = (part[0] / self._scale for part in self._pencil.parts(np.array([rate * self._scale])))
+        return np.stack([self._dist.noise_std**2 * noise, tasks, start])
+
+    @cached_property
+    def _pencil(self) -> Pencil:
+        return pencil_of(self._dist, self._design, self._start_squared, slice(None), GAUSSIAN_ROWS)
 
     def _total(self, parts: Parts) -> float:
         scales = self._dist.noise_std**2, float(self._dist.task_variances.sum()), float(self._start_squared.sum())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import final
 
 import numpy as np
@@ -34,15 +35,25 @@ class RowLaw:
         The tasks, and the sizes.
     start_squared : (n_features,)
         Squares of omega_0 - w0 in the eigen-directions.
+    gaussian
+        Errors (n_directions,) of Gaussian rows at a rate to leading order, where they are known otherwise; None solves
+        the linearised equations for them too.
     """
 
-    def __init__(self, dist: MixedLinearRegression, design: Design, start_squared: FloatArray) -> None:
+    def __init__(
+        self,
+        dist: MixedLinearRegression,
+        design: Design,
+        start_squared: FloatArray,
+        gaussian: Callable[[float], FloatArray] | None = None,
+    ) -> None:
         self._dist, self._scale = dist, float(dist.eigenvalues.mean())
         lengths, self._power = row_lengths(dist)
         rows = slice(0, -1) if dist.intercept else slice(None)
         self._ratios: dict[float, FloatArray] = {}
-        self._gaussian = pencil_of(dist, design, start_squared, slice(None), GAUSSIAN_ROWS)
         self._actual = pencil_of(dist, design, start_squared, rows, lengths)
+        self._gaussian = gaussian
+        self._solved = pencil_of(dist, design, start_squared, slice(None), GAUSSIAN_ROWS)
 
     def ratio(self, inner_lrs: FloatArray) -> FloatArray:
         """Return the ratio at rates (n_rates,): (n_rates, n_directions); NaN where the equations are not solved."""
@@ -51,13 +62,19 @@ class RowLaw:
         return np.array([self._ratios[rate] for rate in inner_lrs.tolist()])
 
     def _at(self, inner_lrs: FloatArray) -> FloatArray:
-        totals = []
-        for pencil in (self._actual, self._gaussian):
-            noise, tasks, start = pencil.parts(inner_lrs * self._scale)
-            totals.append(self._dist.noise_std**2 * noise + tasks + start)
+        actual = self._total(self._actual, inner_lrs)
+        if self._gaussian is None:
+            gaussian = self._total(self._solved, inner_lrs)
+        else:
+            known = [self._gaussian(rate) for rate in inner_lrs.tolist()]
+            gaussian = np.reshape(known, actual.shape) * self._scale
         with np.errstate(all="ignore"):
-            ratio = np.where(totals[1] > 0, totals[0] / totals[1], 1.0)
-        return np.where(np.isnan(totals[1]), np.nan, ratio**self._power)
+            ratio = np.where(gaussian > 0, actual / gaussian, 1.0)
+        return np.where(np.isnan(gaussian), np.nan, ratio**self._power)
+
+    def _total(self, pencil: Pencil, inner_lrs: FloatArray) -> FloatArray:
+        noise, tasks, start = pencil.parts(inner_lrs * self._scale)
+        return self._dist.noise_std**2 * noise + tasks + start
 
 
 def row_lengths(dist: MixedLinearRegression) -> tuple[Lengths, int]:

@@ -22,7 +22,7 @@ from innerloop.distributions import Design, MixedLinearRegression, QuadraticRegr
 from innerloop.exact.kernel import KernelObjective, ReluKernel
 from innerloop.exact.solve import solve_path
 from innerloop.plots.style import BLUE, GREEN, GREY, ORANGE
-from innerloop.theory import expected_loss
+from innerloop.theory import expected_loss, turning_noise
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -119,16 +119,44 @@ def expected_gain(setting: Setting, rates: FloatArray, n_inputs: int = N_UNLABEL
     n_inputs
         Unlabelled inputs on which the kernels are diagonalised.
     """
-    dist = setting.dist
-    inputs = stream(0, _UNLABELLED).standard_normal((n_inputs, dist.n_inputs))
-    tangent, output = (ReluKernel(BIAS_STD, trained)(inputs, inputs) for trained in _TRAINED)
-    linear = MixedLinearRegression.from_kernel(tangent, *dist.moments(inputs), output, dist.noise_std)
-    losses = np.asarray(expected_loss(linear, setting.design, np.append(rates, 0.0), setting.adapt_lr))
+    losses = np.asarray(
+        expected_loss(linear_model(setting, n_inputs), setting.design, np.append(rates, 0.0), setting.adapt_lr)
+    )
     return np.asarray(losses[:-1] - losses[-1])
 
 
+def turning(setting: Setting, n_inputs: int = N_UNLABELLED) -> float:
+    """Return the label noise at which the slope of the expected loss at inner_lr = 0 turns (docs/theory.md, 17.4).
+
+    Parameters
+    ----------
+    setting
+        Tasks and sizes; its noise is not used.
+    n_inputs
+        As in `expected_gain`.
+
+    Returns
+    -------
+    float
+        A standard deviation. With less noise a slightly positive rate is better than none, with more a slightly
+        negative one; zero where it is negative at any noise.
+    """
+    return turning_noise(linear_model(setting, n_inputs), setting.design, setting.adapt_lr)
+
+
+def linear_model(setting: Setting, n_inputs: int = N_UNLABELLED, started: bool = True) -> MixedLinearRegression:
+    """Return the linear model of infinite width on unlabelled inputs; unless started, of networks that start at 0."""
+    dist = setting.dist
+    inputs = stream(0, _UNLABELLED).standard_normal((n_inputs, dist.n_inputs))
+    tangent, output = (ReluKernel(BIAS_STD, trained)(inputs, inputs) for trained in _TRAINED)
+    return MixedLinearRegression.from_kernel(tangent, *dist.moments(inputs), started * output, dist.noise_std)
+
+
 def draw(
-    arrays: Mapping[str, Arrays], ax: Mapping[str, Axes], expected: Mapping[str, FloatArray] | None = None
+    arrays: Mapping[str, Arrays],
+    ax: Mapping[str, Axes],
+    expected: Mapping[str, FloatArray] | None = None,
+    turns: Mapping[str, float] | None = None,
 ) -> None:
     """Draw a panel for each setting.
 
@@ -140,6 +168,8 @@ def draw(
         Axes by the letter of the setting.
     expected
         From `expected_gain` at `RATES`, by letter.
+    turns
+        From `turning`, by letter.
     """
     for letter, setting in SETTINGS.items():
         axis, losses, kernel = ax[letter], arrays[letter]["loss"], arrays[letter]["kernel"]
@@ -154,7 +184,10 @@ def draw(
         axis.axhline(0, color=GREY, lw=0.6)
         axis.axvline(0, color=GREY, lw=0.6)
         axis.set_xlabel("inner_lr (meta-training)")
-        axis.set_title(_title(setting, float(losses[:, RATES == 0].mean())), fontsize=9)
+        title = _title(setting, float(losses[:, RATES == 0].mean()))
+        if turns is not None:
+            title += f"\ntheory: {turn_text(turns[letter])}"
+        axis.set_title(title, fontsize=9)
         axis.set_title(letter, loc="left", fontweight="bold")
         axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=1, frameon=False)
     ax["a"].set_ylabel("test loss minus that of inner_lr = 0 (half MSE)")
@@ -166,6 +199,11 @@ def _title(setting: Setting, loss: float) -> str:
         f"noise {dist.noise_std:g}, spread of w {dist.task_std:g}, of b {dist.bias_std:g}\n{dist.n_inputs} inputs, "
         f"{design.n_tasks} tasks of {design.n_support} + {design.n_query} rows\nloss at inner_lr = 0: {loss:.3g}"
     )
+
+
+def turn_text(noise: float) -> str:
+    """Return in words at which label noise the sign turns."""
+    return f"sign turns at noise {noise:.2f}" if noise > 0 else "negative near 0 at any noise"
 
 
 class Answer(NamedTuple):
