@@ -140,6 +140,7 @@ def test_convolutions_on_the_cpu_go_in_parts_by_their_sizes_alone(at_once, monke
     module, batch = case("batch norm")
     trainer = MetaTrainer(module, Fixed(batch), il.Design(N_TASKS, 5, 4, n_steps=2), 0.1)
     assert trainer.model.tasks_at_once(batch, trainer.device) == at_once
+    assert trainer.model.tasks_at_once(batch, trainer.device, compiled=True) == 1
     calls, vmap = [], task_model.vmap
     monkeypatch.setattr(task_model, "vmap", lambda *args, **kwargs: calls.append(1) or vmap(*args, **kwargs))
     losses = trainer.step()

@@ -188,7 +188,7 @@ class Lanes:
         gradients = compiled(gradients) if training.compile else gradients
         if not by_lane:
             return gradients
-        one_lane = in_parts(gradients, lambda batch: self.model.tasks_at_once(batch, device))
+        one_lane = in_parts(gradients, lambda batch: self.model.tasks_at_once(batch, device, training.compile))
 
         def in_turn(learned: Sequence[Tensor], batch: TaskBatch) -> tuple[Tensor, list[Tensor]]:
             size = len(batch) // n_lanes

@@ -132,8 +132,13 @@ class TaskModel:
             return self.by_task
         return self._cannot_vectorise or (self._has_convolutions and device.type == "cpu")
 
-    def tasks_at_once(self, batch: TaskBatch, device: torch.device) -> int:
-        """Return how many of these tasks are computed together on a device; 1: task by task, without `vmap`."""
+    def tasks_at_once(self, batch: TaskBatch, device: torch.device, compiled: bool = False) -> int:
+        """Return how many of these tasks are computed together on a device; 1: task by task, without `vmap`.
+
+        Compiled code has no overhead of calls to save, and takes parts task by task.
+        """
+        if compiled and self.is_in_parts(device):
+            return 1
         return min(self._tasks_at_once(X, device) for X in (batch.X_support, batch.X_query))
 
     def _tasks_at_once(self, X: Any, device: torch.device) -> int:

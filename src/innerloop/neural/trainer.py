@@ -191,10 +191,8 @@ class MetaTrainer:
 
     def _make_gradients(self) -> GradientFunction:
         gradients = compiled(gradients_of(self._losses)) if self.training.compile else gradients_of(self._losses)
-        return by_size(in_parts(gradients, self._tasks_at_once))
-
-    def _tasks_at_once(self, batch: TaskBatch) -> int:
-        return self.model.tasks_at_once(batch, self.device)
+        compile = self.training.compile
+        return by_size(in_parts(gradients, lambda batch: self.model.tasks_at_once(batch, self.device, compile)))
 
     @property
     def learned(self) -> list[Tensor]:
@@ -322,7 +320,7 @@ class MetaTrainer:
         most = self.design.n_tasks if tasks_at_once is None else as_count(tasks_at_once, "tasks_at_once")
         rates, scores = self._adapt_rates(adapt_lr, n_steps), []
         for drawn in self.sampler.batches(stage, n_tasks, TASKS_AT_ONCE):
-            each = min(most, self._tasks_at_once(drawn))
+            each = min(most, self.model.tasks_at_once(drawn, self.device))
             for first in range(0, len(drawn), each):
                 batch = drawn[first : first + each].to(self.device, self.dtype)
                 places, parts = zip(*batch.by_size(), strict=True)
