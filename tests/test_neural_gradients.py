@@ -9,7 +9,18 @@ torch = pytest.importorskip("torch")
 
 import innerloop as il
 import neural_reference as reference
-from innerloop.neural import MAML, ImplicitMAML, MetaTrainer, Reptile, RidgeHead, TaskBatch, Training, adapt, predict
+from innerloop.neural import (
+    MAML,
+    ImplicitMAML,
+    MetaTrainer,
+    Reptile,
+    RidgeHead,
+    TaskBatch,
+    Training,
+    adapt,
+    predict,
+    task_model,
+)
 from innerloop.neural.dense import is_dense
 from innerloop.neural.module_call import ModuleCall
 from innerloop.neural.rates import resolve
@@ -120,6 +131,30 @@ def test_gradients_through_the_steps(kind, n_steps, name, by_task):
     if learn:
         over_steps = [{n: sum(step[n] for step in part[2]) for n in names} for part in parts]
         assert_same(found_rates, mean(over_steps))
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_convolutions_on_the_cpu_go_in_parts_by_their_sizes_alone(at_once, monkeypatch):
+    """Support rows of the largest layer: 5 images of 4 channels of 16 x 16, 40 KiB."""
+    monkeypatch.setattr(task_model, "_BYTES_AT_ONCE", at_once * 5 * 4 * 16 * 16 * 8)
+    module, batch = case("batch norm")
+    trainer = MetaTrainer(module, Fixed(batch), il.Design(N_TASKS, 5, 4, n_steps=2), 0.1)
+    assert trainer.model.tasks_at_once(batch, trainer.device) == at_once
+    assert trainer.model.tasks_at_once(batch, trainer.device, compiled=True) == 1
+    calls, vmap = [], task_model.vmap
+    monkeypatch.setattr(task_model, "vmap", lambda *args, **kwargs: calls.append(1) or vmap(*args, **kwargs))
+    losses = trainer.step()
+    assert len(calls) == (0 if at_once == 1 else 3)  # two steps and query rows; of three tasks, 1 + 2, one goes alone
+    training = Training(by_task=True)
+    alone = MetaTrainer(module, Fixed(batch), il.Design(N_TASKS, 5, 4, n_steps=2), 0.1, training=training)
+    torch.testing.assert_close(losses, alone.step(), rtol=1e-12, atol=0)
+    assert_same(*({name: p.grad for name, p in one.params.items()} for one in (trainer, alone)))
+    scores = [one.evaluate(7).values for one in (trainer, alone)]
+    torch.testing.assert_close(*scores, rtol=1e-9, atol=0)
+    theta, expected = (
+        adapt(module, dict(module.named_parameters()), batch, 0.1, by_task=by_task) for by_task in (None, True)
+    )
+    assert_same(theta, expected)
 
 
 @BOTH_WAYS

@@ -123,7 +123,7 @@ def test_a_module_that_cannot_be_vectorised_goes_task_by_task():
     with pytest.raises(ValueError, match=r"torch cannot call `module` for many tasks at once .* leave `by_task` out"):
         MetaTrainer(Recurrent(), SinusoidTasks(), DESIGN, 0.1, training=asked).step()
     trainer = MetaTrainer(Recurrent(), SinusoidTasks(), DESIGN, 0.1)
-    assert trainer.model.is_by_task(trainer.device)
+    assert trainer.model.is_in_parts(trainer.device)
     trainer.step()
     counts = {"n_seeds": 1, "n_iterations": 1, "n_validation": 1, "n_test": 1}
     found = sweep(Recurrent, SinusoidTasks(), DESIGN, [0.1], [0.1], **counts)

@@ -1,6 +1,7 @@
 """Any module: gradients are those of a plain loop, batched or task by task, and the module stays as it was."""
 
 import copy
+import warnings
 
 import pytest
 
@@ -229,6 +230,17 @@ def assert_unchanged(module, before):
     for name, (identity, value) in tensors.items():
         assert identity == before[1][name][0], name
         assert torch.equal(value, before[1][name][1]), name
+
+
+def test_vectorised_attention_does_without_warnings_of_torch():
+    module, batch = of("attention without weights")
+    design = il.Design(len(batch), N_SUPPORT, N_QUERY)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trainer = MetaTrainer(module, Fixed(batch), design, 0.1, training=Training(loss=mean_of_sines))
+        trainer.step()
+        trainer.evaluate(3)
+    assert not trainer.model.is_in_parts(trainer.device)
 
 
 @pytest.mark.slow

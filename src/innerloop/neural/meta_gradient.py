@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -136,14 +137,22 @@ def gradients_of(losses: LossFunction, n_lanes: int = 1) -> GradientFunction:
     return gradients
 
 
-def by_task(gradients: GradientFunction) -> GradientFunction:
-    """Return the same function computed task by task, so that only one task's graph is in memory."""
+def in_parts(gradients: GradientFunction, tasks_at_once: Callable[[TaskBatch], int]) -> GradientFunction:
+    """Return the same function computed for some tasks at a time, so that only their graph is in memory.
 
-    def one_by_one(learned: Sequence[Tensor], batch: TaskBatch) -> tuple[Tensor, list[Tensor]]:
-        values, total = zip(*(gradients(learned, batch[i : i + 1]) for i in range(len(batch))), strict=True)
-        return torch.cat(values), [torch.stack(parts).mean(dim=0) for parts in zip(*total, strict=True)]
+    Parts differ by one task at most.
+    """
 
-    return one_by_one
+    def part_by_part(learned: Sequence[Tensor], batch: TaskBatch) -> tuple[Tensor, list[Tensor]]:
+        n_parts = -(-len(batch) // tasks_at_once(batch))
+        if n_parts == 1:
+            return gradients(learned, batch)
+        ends = [len(batch) * i // n_parts for i in range(n_parts + 1)]
+        parts = [batch[start:end] for start, end in pairwise(ends)]
+        values, slopes = _of_parts(gradients, learned, parts)
+        return torch.cat([*values]), slopes
+
+    return part_by_part
 
 
 def by_size(gradients: GradientFunction) -> GradientFunction:
@@ -153,15 +162,26 @@ def by_size(gradients: GradientFunction) -> GradientFunction:
         if not batch.is_padded:
             return gradients(learned, batch)
         places, parts = zip(*batch.by_size(), strict=True)
-        values, slopes = zip(*(gradients(learned, part) for part in parts), strict=True)
-        shares = [len(part) / len(batch) for part in parts]
-        means = [
-            torch.stack([share * slope for share, slope in zip(shares, of_one, strict=True)]).sum(dim=0)
-            for of_one in zip(*slopes, strict=True)
-        ]
-        return in_order(values, places), means
+        values, slopes = _of_parts(gradients, learned, parts)
+        return in_order(values, places), slopes
 
     return size_by_size
+
+
+def _of_parts(
+    gradients: GradientFunction, learned: Sequence[Tensor], parts: Sequence[TaskBatch]
+) -> tuple[Sequence[Tensor], list[Tensor]]:
+    """Return the losses of each part, and the gradients of the mean loss of all tasks."""
+    values, slopes = zip(*(gradients(learned, part) for part in parts), strict=True)
+    if len(parts) == 1:
+        return values, slopes[0]
+    n_tasks = sum(map(len, parts))
+    shares = [len(part) / n_tasks for part in parts]
+    means = [
+        torch.stack([share * slope for share, slope in zip(shares, of_one, strict=True)]).sum(dim=0)
+        for of_one in zip(*slopes, strict=True)
+    ]
+    return values, means
 
 
 def in_order(values: Sequence[Tensor], places: Sequence[Tensor]) -> Tensor:

@@ -134,11 +134,40 @@ _REPLACED: dict[Callable[..., Any], Callable[..., Any]] = {
 }
 
 
+_CONVOLUTIONS = frozenset(getattr(torch, f"conv{kind}{n}d") for kind in ("", "_transpose") for n in (1, 2, 3))
+
+
+@final
+class ConvolutionSizes(TorchFunctionMode):
+    """Note the bytes of the largest output of a convolution.
+
+    Attributes
+    ----------
+    largest
+        0 without any.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest = 0
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func in _CONVOLUTIONS:
+            self.largest = max(self.largest, output.nbytes)
+        return output
+
+
 @contextmanager
 def differentiable_twice() -> Iterator[None]:
     """Let attention use the kernel that can be differentiated twice."""
     with sdpa_kernel(SDPBackend.MATH):
         yield
+
+
+def vectorised_attention(device: torch.device) -> AbstractContextManager[None]:
+    """Return a context with the kernel of attention that torch can vectorise: on the CPU there is one."""
+    return differentiable_twice() if device.type == "cpu" else nullcontext()
 
 
 def recurrent_kernels(module: nn.Module) -> AbstractContextManager[None]:

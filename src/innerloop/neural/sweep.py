@@ -24,7 +24,13 @@ from innerloop._blocks.store import Arrays, BlockStore, MemoryStore, Store
 from innerloop.distributions import Design
 from innerloop.neural.batch import TaskBatch, task_of, tree_map
 from innerloop.neural.compiled import compiled
-from innerloop.neural.meta_gradient import GradientFunction, by_task, gradients_of, query_losses, query_predictions
+from innerloop.neural.meta_gradient import (
+    GradientFunction,
+    gradients_of,
+    in_parts,
+    query_losses,
+    query_predictions,
+)
 from innerloop.neural.sources import TASKS_AT_ONCE, TEST, TRAINING, VALIDATION, EpisodeSampler, Stage, Tasks, as_source
 from innerloop.neural.task_model import Loss, TaskModel, learnable, module_identity
 from innerloop.neural.training import Training
@@ -176,12 +182,13 @@ class Lanes:
             params = dict(zip(names, learned[:-1], strict=True))
             return query_losses(training.algorithm, self.model, params, self._steps(learned[-1]), batch)
 
-        by_lane = self.model.is_by_task(self.some_param.device)
+        device = self.some_param.device
+        by_lane = self.model.is_in_parts(device)
         gradients = gradients_of(alone) if by_lane else gradients_of(together, n_lanes)
         gradients = compiled(gradients) if training.compile else gradients
         if not by_lane:
             return gradients
-        one_lane = by_task(gradients)
+        one_lane = in_parts(gradients, lambda batch: self.model.tasks_at_once(batch, device, training.compile))
 
         def in_turn(learned: Sequence[Tensor], batch: TaskBatch) -> tuple[Tensor, list[Tensor]]:
             size = len(batch) // n_lanes

@@ -26,10 +26,10 @@ from innerloop.neural.meta_gradient import (
     by_size,
     gradients_of,
     in_order,
+    in_parts,
     query_losses,
     query_predictions,
 )
-from innerloop.neural.meta_gradient import by_task as by_task_of
 from innerloop.neural.module_call import ModuleCall, no_fast_attention
 from innerloop.neural.rates import Rate, Tensors, check_finite_rates, check_rate, leaves, rebuild, resolve
 from innerloop.neural.scores import Scores
@@ -191,7 +191,8 @@ class MetaTrainer:
 
     def _make_gradients(self) -> GradientFunction:
         gradients = compiled(gradients_of(self._losses)) if self.training.compile else gradients_of(self._losses)
-        return by_size(by_task_of(gradients) if self.model.is_by_task(self.device) else gradients)
+        compile = self.training.compile
+        return by_size(in_parts(gradients, lambda batch: self.model.tasks_at_once(batch, self.device, compile)))
 
     @property
     def learned(self) -> list[Tensor]:
@@ -316,10 +317,10 @@ class MetaTrainer:
             One number a task, with mean and 95 % interval.
         """
         as_count(n_tasks, "n_tasks")
-        each = self.design.n_tasks if tasks_at_once is None else as_count(tasks_at_once, "tasks_at_once")
-        each = 1 if self.model.is_by_task(self.device) else each
+        most = self.design.n_tasks if tasks_at_once is None else as_count(tasks_at_once, "tasks_at_once")
         rates, scores = self._adapt_rates(adapt_lr, n_steps), []
         for drawn in self.sampler.batches(stage, n_tasks, TASKS_AT_ONCE):
+            each = min(most, self.model.tasks_at_once(drawn, self.device))
             for first in range(0, len(drawn), each):
                 batch = drawn[first : first + each].to(self.device, self.dtype)
                 places, parts = zip(*batch.by_size(), strict=True)
