@@ -3,6 +3,7 @@
 import html.parser
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import innerloop as il
@@ -128,3 +129,19 @@ def test_advice_is_that_of_the_study(tasks, study):
 def test_what_cannot_be_studied_is_said(arguments, error, message):
     with pytest.raises(error, match=message):
         il.study(**{"tasks": DIST.sample_tasks(4, 5), **arguments})
+
+
+@pytest.mark.slow
+def test_processes_score_as_threads_do(tasks, study):
+    on_processes = il.study(tasks, il.MetaRegressor(cv=3, group="g"), target="<y>", n_jobs=2)
+    np.testing.assert_array_equal(on_processes.evaluation.per_task, study.evaluation.per_task)
+    np.testing.assert_array_equal(on_processes.evaluation.over_rows, study.evaluation.over_rows)
+    assert on_processes.verdict == study.verdict
+
+
+def test_a_model_without_a_group_takes_that_of_the_study(tasks):
+    frame = pd.DataFrame({"g": tasks.task_of_row, "a": tasks.X[:, 0], "b": tasks.X[:, 1], "y": tasks.y})
+    table = il.TaskSet.from_table(frame, "g", "y")
+    result = il.study(table, il.MetaRegressor(cv=2, basis="linear"), unseen=table, group="g")
+    new = frame.head(5).assign(g="new")
+    assert "new" in result.model.adapt(new.drop(columns="y"), new["y"]).groups_

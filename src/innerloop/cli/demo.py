@@ -42,8 +42,9 @@ def _digits(out: Path, seed: int) -> None:
         "from pairs of 6-9; 10 images to adapt on, 64 pixels, targets -1 and +1."
     )
     model = MetaRegressor(adaptation="gradient", n_support=10, n_steps=5, standardize=False, random_state=seed)
-    names = {"title": "Few-shot digits", "target": "label", "group": "pair of digits"}
-    result = study(train, model, unseen=unseen, progress=True, **names)
+    result = study(
+        train, model, unseen=unseen, title="Few-shot digits", target="label", group="pair of digits", progress=True
+    )
     _show_and_save(result, out)
     accuracy = 100 * _accuracy(result.model, unseen, seed)
     console.print(f"Unseen digits classified correctly after 10 images: {accuracy:.1f} %.")

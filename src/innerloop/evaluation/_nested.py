@@ -10,6 +10,8 @@ import numpy as np
 from innerloop._base.checks import FloatArray
 from innerloop._base.seeds import Stream, stream
 from innerloop._base.threads import on_threads, one_thread
+from innerloop._blocks.pool import gather
+from innerloop._blocks.store import Arrays, MemoryStore
 from innerloop.data.episodes import Episodes
 from innerloop.data.tasks import TaskSet
 from innerloop.evaluation._errors import dealt, episodes_by_size
@@ -30,7 +32,9 @@ _APART = "Errors: on tasks that had no part in training. Rates: chosen in traini
 _ChosenRates = dict[Method, Rates | None]
 
 
-def evaluate(trained: TrainedTable, tasks: TaskSet, tick: Callable[[], None] = lambda: None) -> Evaluation:
+def evaluate(
+    trained: TrainedTable, tasks: TaskSet, tick: Callable[[], None] = lambda: None, n_jobs: int = 1
+) -> Evaluation:
     """Score the model and plain baselines on held-out tasks, with all choices made on the other tasks.
 
     Whole tasks are held out, fold by fold. On the others, scales, rates, metrics and penalties are chosen anew by
@@ -44,6 +48,8 @@ def evaluate(trained: TrainedTable, tasks: TaskSet, tick: Callable[[], None] = l
         The same tasks, in the units of the data.
     tick
         Called about `n_ticks` times.
+    n_jobs
+        Processes among which folds are divided, -1 for all cores; 1 takes threads of this one.
     """
     training, methods, sizes = trained.training.with_gradient(tick), compared_methods(trained), _support_sizes(trained)
     with one_thread(tasks.n_features):
@@ -53,7 +59,7 @@ def evaluate(trained: TrainedTable, tasks: TaskSet, tick: Callable[[], None] = l
         fold, nameless = folds[names], replace(tasks, ids=names)
         overall, held_out = _choose(training, methods, tick)
 
-        def errors_of_fold(f: int) -> tuple[FloatArray, FloatArray]:
+        def errors_of_fold(f: int, tick: Callable[[], None] = lambda: None) -> Arrays:
             """Return errors and coverage of the fold's tasks with all choices made on the others."""
             rest = nameless.select(fold != f).fit_columns()
             unseen = nameless.select(fold == f).encode(rest.column_map)
@@ -65,12 +71,21 @@ def evaluate(trained: TrainedTable, tasks: TaskSet, tick: Callable[[], None] = l
             else:  # nothing can be chosen on one task
                 model, chosen = fitted.choose(), overall
                 scored = _with_objective_of(training, fold != f).choose()
-            return _errors(scored, chosen, rest, unseen, sizes), shares_inside(model, unseen, sizes)
+            return {
+                "errors": _errors(scored, chosen, rest, unseen, sizes),
+                "shares": shares_inside(model, unseen, sizes),
+            }
 
+        numbers = range(int(fold.max()) + 1)
         errors = np.full((1 + len(sizes), len(tasks), len(methods)), np.nan)
         shares = np.full((len(sizes), len(tasks), len(LEVELS)), np.nan)
-        for f, of_fold in enumerate(on_threads(errors_of_fold, range(int(fold.max()) + 1))):
-            errors[:, fold == f], shares[:, fold == f] = of_fold
+        if n_jobs == 1:
+            of_folds = list(on_threads(lambda f: errors_of_fold(f, tick), numbers))
+        else:  # threads would wait for each other: most steps are too short to be taken side by side
+            ticks = n_ticks(settings, len(tasks)) // len(numbers)
+            of_folds = gather(errors_of_fold, numbers, MemoryStore(1), n_jobs, tick=lambda: _repeat(tick, ticks))
+        for f, of_fold in zip(numbers, of_folds, strict=True):
+            errors[:, fold == f], shares[:, fold == f] = of_fold["errors"], of_fold["shares"]
     tested = _NESTED if len(tasks) > 2 else _TWO_TASKS
     return _evaluation(trained, tasks, overall, held_out, errors, shares, tested)
 
@@ -90,6 +105,11 @@ def n_ticks(settings: Settings, n_tasks: int) -> int:
     folds = min(N_FOLDS, n_tasks)
     again = 2 if settings.fixes_rates() else 1
     return folds * min(settings.n_folds, n_tasks) * again
+
+
+def _repeat(tick: Callable[[], None], n: int) -> None:
+    for _ in range(n):
+        tick()
 
 
 def _with_objective_of(training: MetaTraining, chosen: FloatArray) -> MetaTraining:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, final
 
 from innerloop._base.files import check_file, write_whole
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+# A process of Python takes about so long until it can fit a table.
+_SECONDS_OF_A_START = 3.0
+
 
 def study(
     tasks: TaskSet,
@@ -38,6 +42,7 @@ def study(
     target: str = "y",
     group: str = "",
     progress: bool = False,
+    n_jobs: int | None = None,
 ) -> TableStudy:
     """Fit a table and compare the model with plain baselines on unseen tasks.
 
@@ -55,6 +60,9 @@ def study(
         parameter `group` takes the latter.
     progress
         Whether to show a progress bar, where standard error is a terminal.
+    n_jobs
+        Processes for the nested cross-validation, -1 for all cores. None: as many where the fit took longer than
+        processes take to start, else 1. The results are the same.
 
     Returns
     -------
@@ -95,10 +103,13 @@ def study(
         unseen = None if unseen is None else replace(unseen, y=log_targets(unseen.y, "`unseen.y`"))
     ticks = settings.n_folds + (n_ticks(settings, len(tasks)) if unseen is None else 0)
     with progress_bar("Comparing rates", ticks, shown=progress) as tick:
+        start = perf_counter()
         sample, extremes = sample_of(tasks, settings.seed)
         training = MetaTraining.prepare(sample, settings, tick, extremes=extremes).with_gradient(tick)
         trained, table = fitted_table(training.choose(), tasks)
-        evaluation = evaluate(trained, sample, tick) if unseen is None else evaluate_on(trained, sample, unseen)
+        if n_jobs is None:
+            n_jobs = -1 if perf_counter() - start > _SECONDS_OF_A_START else 1
+        evaluation = evaluate(trained, sample, tick, n_jobs) if unseen is None else evaluate_on(trained, sample, unseen)
     names = tasks.feature_names if tasks.column_map is None else tasks.column_map.inputs
     fitted = fitted_regressor(parameters, table, names)
     return TableStudy(fitted, evaluation, Names(title, target, group))
