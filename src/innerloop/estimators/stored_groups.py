@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
-from numpy.lib.format import open_memmap
-from numpy.typing import NDArray
+from numpy.lib.format import dtype_to_descr, write_array_header_1_0
 
 from innerloop._blocks.store import Arrays
 from innerloop.data.tasks import TaskSet
@@ -46,31 +45,29 @@ def writing(folder: Path, n_groups: int, id_type: Any, shape: tuple[int, int]) -
         "n_rows": (np.int64, ()),
         "coef": (np.float64, shape),
     }
-    arrays = {
-        name: open_memmap(folder / f"{name}.npy", "w+", dtype, (n_groups, *tail))
-        for name, (dtype, tail) in types.items()
-    }
-    yield _Writer(arrays)
-    for array in arrays.values():
-        array.flush()
+    with ExitStack() as stack:
+        files = {name: stack.enter_context((folder / f"{name}.npy").open("wb")) for name in FILES}
+        for name, (dtype, tail) in types.items():
+            header = {"descr": dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": (n_groups, *tail)}
+            write_array_header_1_0(files[name], header)
+        yield _Writer(files, {name: np.dtype(dtype) for name, (dtype, _) in types.items()})
 
 
 class _Writer:
-    """Arrays on disk, filled from their beginning."""
+    """Files of arrays, written from their beginning: mapped, they would count as memory of the process."""
 
-    def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        self._arrays, self._n, self._digest = arrays, 0, hashlib.sha256()
+    def __init__(self, files: Mapping[str, IO[bytes]], types: Mapping[str, np.dtype[Any]]) -> None:
+        self._files, self._types, self._digest = files, types, hashlib.sha256()
 
     def add(self, found: Arrays) -> None:
         """Add groups, as `innerloop.tabular.totals.AdaptLeaves` returns them."""
         if not found:
             return
-        part = slice(self._n, self._n + len(found["ids"]))
-        self._arrays["words"][part] = words_of_ids(found["ids"])
-        for name in FILES[1:]:
-            self._arrays[name][part] = found[name]
-            self._digest.update(np.ascontiguousarray(found[name]).data)
-        self._n = part.stop
+        arrays = {"words": words_of_ids(found["ids"])} | {name: found[name] for name in FILES[1:]}
+        for name, array in arrays.items():
+            content = array.astype(self._types[name], copy=False).tobytes()
+            self._files[name].write(content)
+            self._digest.update(content)
 
     @property
     def name(self) -> str:
