@@ -20,7 +20,7 @@ _MAX_PICARD, _MAX_NEWTON = 3000, 12
 # Of the last correction, the most that the next may be on the way from one rate to another. Where Newton's method does
 # not contract from its first step on, it may end at another root (Deuflhard, 2004, section 3.1).
 _CONTRACTION = 0.5
-_MAX_STEPS = 40  # of the continuation, in asinh of the rate in natural units
+_MAX_STEPS = 200  # of the continuation, in asinh of the rate in natural units
 # Where unknowns differ by more than this factor, roots are found a second time, from so far beside; by how much of
 # their sum the parts may then differ.
 _CLEAR, _ASIDE, _AGREEMENT = 1e7, 1e-9, 1e-5
