@@ -12,6 +12,10 @@ Listener = Callable[[str, int, int], None]
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
+def no_tick() -> None:
+    """Show no progress."""
+
+
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
     """Tell a function of all progress made inside, instead of a terminal."""

@@ -13,6 +13,7 @@ from itertools import islice
 from threading import Thread
 from typing import Any
 
+from innerloop._base.progress import no_tick
 from innerloop._blocks.store import Arrays, Store
 
 # Blocks submitted to an executor at a time: so many per worker, or for so many workers where their number is unknown.
@@ -31,7 +32,7 @@ def gather(
     store: Store,
     n_jobs: int = 1,
     executor: Executor | None = None,
-    tick: Callable[[], None] = lambda: None,
+    tick: Callable[[], None] = no_tick,
 ) -> list[Arrays]:
     """Return all blocks in order: read from the store if finished, computed and written to it if not.
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
+from innerloop._base.progress import no_tick
 from innerloop.data.columns import ColumnMap
 from innerloop.data.drawing import Draw
 from innerloop.data.encoding import learn_encoding
@@ -21,10 +22,6 @@ from innerloop.data.tasks import TaskSet
 
 # Numbers that one fragment holds, unless a row group holds more.
 _NUMBERS_OF_FRAGMENT = 2**24
-
-
-def _no_tick() -> None:
-    pass
 
 
 @final
@@ -132,7 +129,7 @@ class TaskDataset:
             raise no_rows(self.files)
         return draw.tasks(rows, table, is_text)[0]
 
-    def encoding(self, seed: int = 0, tick: Callable[[], None] = _no_tick) -> ColumnMap | None:
+    def encoding(self, seed: int = 0, tick: Callable[[], None] = no_tick) -> ColumnMap | None:
         """Return how columns become numbers, learned from the tasks of `sample`; None where all are numbers anyway.
 
         Of CSV files it is always learned: only their last row tells what they hold. `tick` is called after each

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from innerloop._base.checks import FloatArray
+from innerloop._base.progress import no_tick
 from innerloop._base.seeds import Stream, stream
 from innerloop._base.threads import on_threads, one_thread
 from innerloop._blocks.pool import gather
@@ -32,9 +33,7 @@ _APART = "Errors: on tasks that had no part in training. Rates: chosen in traini
 _ChosenRates = dict[Method, Rates | None]
 
 
-def evaluate(
-    trained: TrainedTable, tasks: TaskSet, tick: Callable[[], None] = lambda: None, n_jobs: int = 1
-) -> Evaluation:
+def evaluate(trained: TrainedTable, tasks: TaskSet, tick: Callable[[], None] = no_tick, n_jobs: int = 1) -> Evaluation:
     """Score the model and plain baselines on held-out tasks, with all choices made on the other tasks.
 
     Whole tasks are held out, fold by fold. On the others, scales, rates, metrics and penalties are chosen anew by
@@ -59,7 +58,7 @@ def evaluate(
         fold, nameless = folds[names], replace(tasks, ids=names)
         overall, held_out = _choose(training, methods, tick)
 
-        def errors_of_fold(f: int, tick: Callable[[], None] = lambda: None) -> Arrays:
+        def errors_of_fold(f: int, tick: Callable[[], None] = no_tick) -> Arrays:
             """Return errors and coverage of the fold's tasks with all choices made on the others."""
             rest = nameless.select(fold != f).fit_columns()
             unseen = nameless.select(fold == f).encode(rest.column_map)
@@ -94,7 +93,7 @@ def evaluate_on(trained: TrainedTable, tasks: TaskSet, unseen: TaskSet) -> Evalu
     """Score the same methods on given unseen tasks, with all choices made on the training tasks."""
     training, methods = trained.training.with_gradient(), compared_methods(trained)
     with one_thread(tasks.n_features):
-        chosen, held_out = _choose(training, methods, lambda: None)
+        chosen, held_out = _choose(training, methods, no_tick)
         errors = _errors(replace(trained, training=training), chosen, tasks, unseen, _support_sizes(trained))
         shares = shares_inside(trained, unseen, _support_sizes(trained))
     return _evaluation(trained, tasks, chosen, held_out, errors, shares, _APART)

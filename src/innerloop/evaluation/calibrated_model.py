@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from scipy.linalg import block_diag
 
 from innerloop._base.checks import FloatArray, as_count
+from innerloop._base.progress import no_tick
 from innerloop._base.seeds import Stream, stream
 from innerloop._base.threads import on_threads, one_thread
 from innerloop.adaptation.random_effects import RandomEffects, estimate_effects
@@ -166,7 +167,7 @@ def calibrate(
     seed: int = 0,
     standardize: bool = True,
     fit_intercept: bool = True,
-    tick: Callable[[], None] = lambda: None,
+    tick: Callable[[], None] = no_tick,
 ) -> CalibratedModel:
     """Fit mixed linear regression, the model of the theory, to a table.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
+from innerloop._base.progress import no_tick
 from innerloop.estimators.meta_regressor import MetaRegressor
 from innerloop.evaluation import Curve, Evaluation
 from innerloop.evaluation.advice import further_data
@@ -60,7 +61,7 @@ def report_page(
     evaluation: Evaluation,
     names: Names,
     command: str = "",
-    tick: Callable[[], None] = lambda: None,
+    tick: Callable[[], None] = no_tick,
 ) -> str:
     """Return a report as one HTML page that needs no other file.
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from innerloop._base.checks import FloatArray, as_count, as_floats, as_rate, check_finite
+from innerloop._base.progress import no_tick
 from innerloop._base.progress import progress as progress_bar
 from innerloop._base.standard_errors import standard_errors
 from innerloop._base.threads import one_thread
@@ -285,7 +286,7 @@ def _check_executor(executor: object) -> None:
 @contextmanager
 def _ticking(n_runs: int, block_size: int, visible: bool) -> Iterator[Callable[[], None]]:
     if not visible:
-        yield lambda: None
+        yield no_tick
         return
     with progress_bar("Simulating", -(-n_runs // block_size)) as tick:
         yield tick

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from innerloop._base.checks import FloatArray, IntArray
+from innerloop._base.progress import no_tick
 from innerloop._base.threads import one_thread
 from innerloop.adaptation.predictor import Mixture, Predictor
 from innerloop.adaptation.random_effects import RandomEffects, update_mean, variance_sample
@@ -64,10 +65,6 @@ from innerloop.tabular.settings import Columns, Settings
 _LARGEST_TARGET = 1e75
 # Correlations are not estimated between more coefficients than this.
 _MOST_CORRELATED = 32
-
-
-def _no_tick() -> None:
-    pass
 
 
 @final
@@ -165,7 +162,7 @@ class MetaTraining:
         cls,
         tasks: TaskSet,
         settings: Settings,
-        tick: Callable[[], None] = _no_tick,
+        tick: Callable[[], None] = no_tick,
         n_support: int | None = None,
         row_fold: IntArray | None = None,
         extremes: Extremes | None = None,
@@ -221,7 +218,7 @@ class MetaTraining:
             training = cls(settings, scaling, n_support, scaled, tasks.ids, *uses, fold, None, tasks.column_map, notes)
             return training.with_gradient(tick) if settings.takes_gradient_steps() else training
 
-    def with_gradient(self, tick: Callable[[], None] = _no_tick, is_free: bool = False) -> MetaTraining:
+    def with_gradient(self, tick: Callable[[], None] = no_tick, is_free: bool = False) -> MetaTraining:
         """Return it with the training of gradient steps; with `is_free` of steps of which no rate is given."""
         settings = self.settings
         if is_free and settings.fixes_rates():
