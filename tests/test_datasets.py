@@ -600,6 +600,23 @@ def test_a_model_of_a_frame_predicts_files(tmp_path):
         of_array.predict_dataset(tmp_path / "rows", out=tmp_path / "out", group="user")
 
 
+@pytest.mark.usefixtures("small")
+def test_a_number_that_varies_outside_the_sample_only_is_used_and_not_said_to_be_left_out(tmp_path):
+    table = mixed().assign(c=1.0, day=pd.Timestamp("2024-01-01")).astype({"day": "datetime64[us]"})
+    sampled = il.TaskDataset(written(tmp_path / "first", table), group="user", target="y").sample().ids
+    others = ~table["user"].isin(sampled)
+    table["d"] = table["c"]
+    table.loc[others, "c"] = np.arange(others.sum()) % 3
+    table.loc[others, "d"] = np.arange(others.sum()) % 4
+    path = written(tmp_path / "rows", table)
+    model = il.MetaRegressor(basis="linear").fit_dataset(
+        il.TaskDataset(path, group="user", target="y", features=["a", "c", "d", "day"]), out=tmp_path / "model"
+    )
+    assert model.feature_labels() == ["a", "a is missing", "c", "d", "day (days)"]
+    assert (model.coef_[2:4] != 0).all()
+    assert not any("left out" in note for note in model.notes_)
+
+
 def test_columns_are_left_out_by_name(tmp_path):
     path = written(tmp_path / "rows", mixed(20))
     data = il.TaskDataset(path, group="user", target="y", weights="w", drop=["day", "region"])

@@ -381,10 +381,10 @@ class NumberCode:
     filled: bool
 
     @classmethod
-    def fit(cls, column: Column, counts: Counts) -> tuple[Self, list[str]]:
-        """Return the code of a column and what to say of it."""
+    def fit(cls, column: Column, counts: Counts, is_sample: bool = False) -> tuple[Self, list[str]]:
+        """Return the code of a column and what to say of it; one of a sample may vary elsewhere."""
         present = column.values[~column.missing]
-        varies = len(present) > 0 and bool(present.min() < present.max())
+        varies = is_sample or (len(present) > 0 and bool(present.min() < present.max()))
         indicator = 0 < len(present) < len(column.values) and counts.n_groups(column.missing) >= counts.least
         median = float(np.median(present)) if len(present) else 0.0
         notes = []
@@ -542,7 +542,7 @@ class ColumnMap:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def fit(cls, columns: Columns, task: IntArray) -> ColumnMap:
+    def fit(cls, columns: Columns, task: IntArray, *, is_sample: bool = False) -> ColumnMap:
         """Estimate medians and levels on the rows given.
 
         Parameters
@@ -551,15 +551,20 @@ class ColumnMap:
             Of the training tasks.
         task : (n_rows,)
             Position of each row's task.
+        is_sample
+            Whether there are more rows, so that columns are kept that do not vary or repeat others in these.
         """
         counts, codes, notes = Counts(task), [], list(columns.notes)
         seen: dict[tuple[bool, bytes], str] = {}
         for column in columns.columns:
-            if (other := seen.setdefault(column.content, column.name)) != column.name:
+            if not is_sample and (other := seen.setdefault(column.content, column.name)) != column.name:
                 notes.append(f"{column.name!r} repeats {other!r}: left out")
                 continue
-            fit = CategoryCode.fit if column.kind == "category" else NumberCode.fit
-            code, said = fit(column, counts)
+            code, said = (
+                CategoryCode.fit(column, counts)
+                if column.kind == "category"
+                else NumberCode.fit(column, counts, is_sample)
+            )
             codes.append(code)
             notes += said
         return cls(tuple(codes), tuple(notes))

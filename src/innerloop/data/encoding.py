@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from innerloop._base.checks import FloatArray, IntArray
-from innerloop.data.columns import ColumnMap, Columns, NumberCode
+from innerloop.data.columns import ColumnMap, Columns
 from innerloop.data.drawing import Draw, DrawnRows
 from innerloop.data.fragments import Fragment, Table, batches, features_frame, ids_and_words
 
@@ -17,7 +16,7 @@ from innerloop.data.fragments import Fragment, Table, batches, features_frame, i
 def learn_encoding(fragments: Sequence[Fragment], table: Table, draw: Draw, tick: Callable[[], None]) -> ColumnMap:
     """Return how the columns become numbers, given the rows of the tasks that are drawn: medians, levels and kinds.
 
-    Which features are constant is for all rows to say; here none is left out for that.
+    Which features are constant or repeat others is for all rows to say; here none is left out for that.
 
     Raises
     ------
@@ -35,10 +34,7 @@ def learn_encoding(fragments: Sequence[Fragment], table: Table, draw: Draw, tick
         return f"row {row} (counted from 0) of {fragments[number].path}"
 
     columns = Columns.read(frame, sampled.task, list(table.features), (), "the dataset", place)
-    found = ColumnMap.fit(columns, sampled.task)
-    codes = tuple(replace(code, varies=True) if isinstance(code, NumberCode) else code for code in found.codes)
-    constant = {f"{code.name!r} is constant: left out" for code in found.codes if not code.names}
-    return replace(found, codes=codes, notes=tuple(note for note in found.notes if note not in constant))
+    return ColumnMap.fit(columns, sampled.task, is_sample=True)
 
 
 class _Sampled(NamedTuple):
