@@ -422,6 +422,12 @@ ORDERS = {
     "calibration.quantiles": lambda a: a[..., ::-1],
     "curves.feature": lambda a: np.append(a, 99),
     "scaling.kept": lambda a: ~a,
+    "counted.starts": lambda a: a + 1,
+    "counted.ids": lambda a: np.arange(len(a) + 1),
+    "sums.mean_of": lambda a: a - 2,
+    "sums.spread_of": lambda a: a + 99,
+    "sums.main": lambda a: a - 99,
+    "sums.totals": lambda a: a[..., :-1],
 }
 
 

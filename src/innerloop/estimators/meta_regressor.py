@@ -366,10 +366,16 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         -------
         MetaRegressor
         """
-        return self._adapted(X, y, groups, sample_weight, add=False)
+        return self._with(self._table.adapt(self._given(X, y, groups, sample_weight)))
 
     def update(
-        self, X: Any, y: ArrayLike, groups: ArrayLike | None = None, sample_weight: ArrayLike | None = None
+        self,
+        X: Any,
+        y: ArrayLike,
+        groups: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        *,
+        population: bool = False,
     ) -> Self:
         """Return a fitted estimator that has these rows of groups besides those it knows of them.
 
@@ -377,12 +383,27 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         ----------
         X, y, groups, sample_weight
             As in `adapt`. The rows of a known group are added to those it has, of `fit` and of earlier calls, so that
-            each row is to be given once; a model saved with `forget_groups` has none. The population's coefficients and
-            all variances stay as they are.
+            each row is to be given once; a model saved with `forget_groups` has none.
+        population
+            Whether the population's coefficients and the noise are estimated anew, from all rows that the model was
+            fitted to or knows; known groups then adapt anew. All that was chosen stays: scales, curves, weights of
+            candidates, variances between groups, calibration. False: the population stays too.
 
         Returns
         -------
         MetaRegressor
+
+        Raises
+        ------
+        ValueError
+            With `population`: if the model has no sums over its population; if it knows a group by its coefficients
+            alone; or if it takes gradient steps, and knows the group already.
+
+        Notes
+        -----
+        Up to rounding, an updated population does not depend on the order of updates, nor on how many there were: it
+        is that of all rows at the same choices. A group that was forgotten counts as a new one. Gradient steps are
+        trained on the new groups' rows as dealt for their ids. docs/scale.md, section "New rows and new groups".
 
         Examples
         --------
@@ -391,10 +412,15 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         >>> model = il.MetaRegressor(adaptation="ridge").fit(tasks.X, tasks.y, groups=tasks.task_of_row)
         >>> first = model.adapt(tasks.X[:3], tasks.y[:3], groups=["new"] * 3)
         >>> both = first.update(tasks.X[3:6], tasks.y[3:6], groups=["new"] * 3)
+        >>> counted = both.update(tasks.X[6:9], tasks.y[6:9], groups=["other"] * 3, population=True)
+        >>> bool((both.coef_ == model.coef_).all()), bool((counted.coef_ == model.coef_).any())
+        (True, False)
         """
-        return self._adapted(X, y, groups, sample_weight, add=True)
+        tasks = self._given(X, y, groups, sample_weight)
+        return self._with(self._table.with_population(tasks) if population else self._table.adapt(tasks, add=True))
 
-    def _adapted(self, X: Any, y: ArrayLike, groups: ArrayLike | None, sample_weight: Any, add: bool) -> Self:
+    def _given(self, X: Any, y: ArrayLike, groups: ArrayLike | None, sample_weight: Any) -> TaskSet:
+        """Return the tasks that labelled rows make, with the features and targets of `fit`."""
         check_is_fitted(self)
         X, groups = take_groups(self._group, X, groups)
         if groups is None:
@@ -407,9 +433,13 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         tasks = TaskSet.from_arrays(self._features(X), y, groups, weights=weights)
         if tasks.y.shape[1:] != np.shape(self.intercept_):
             raise ValueError(f"`y` must have the targets seen in fit, got shape {tasks.y.shape}.")
-        adapted = copy.copy(self)
-        adapted._set_table(self._table.adapt(tasks, add))
-        return adapted
+        return tasks
+
+    def _with(self, table: FittedTable) -> Self:
+        """Return the estimator with another fitted table."""
+        other = copy.copy(self)
+        other._set_table(table)
+        return other
 
     def fit_dataset(
         self,

@@ -155,15 +155,15 @@ class TrainingPart:
             self._updated[model] = self._update(self._estimates(model))
         return self._updated[model]
 
-    def pooled(self) -> FloatArray:
-        """Return the coefficients of one ridge over all rows: (n_features, n_targets).
+    def pooled_effects(self) -> RandomEffects:
+        """Return the model of one ridge over all rows, without covariance of tasks.
 
         It has the prior of the random-intercept model, with all variance of rows counted as noise.
         """
         effects = self.effects(Model("intercept"))
         noise = 1.0 + effects.task_cov[:, -1, -1]
         same = replace(effects, task_cov=np.zeros_like(effects.task_cov), precision=effects.precision * noise[:, None])
-        return (update_mean(same, self.sample, **self._options) if self._update is None else self._update(same)).mean
+        return update_mean(same, self.sample, **self._options) if self._update is None else self._update(same)
 
 
 @final

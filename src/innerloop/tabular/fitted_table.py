@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from innerloop._base.checks import FloatArray, IntArray
+from innerloop._base.ragged import row_starts
 from innerloop.adaptation.predictor import Mixture, Predictor
 from innerloop.adaptation.random_effects import RandomEffects
 from innerloop.adaptation.rules import Ridge
@@ -22,7 +23,8 @@ from innerloop.data.scaling import Scaling
 from innerloop.data.tasks import TaskSet
 from innerloop.tabular.intervals import Calibration
 from innerloop.tabular.kinds import RULES, UsedRates
-from innerloop.tabular.known_groups import KnownGroups, with_rows_of
+from innerloop.tabular.known_groups import KnownGroups, is_without_rows, with_rows_of
+from innerloop.tabular.population_sums import PopulationSums
 
 # Rows predicted at once; bounds the memory that gathers the coefficients of each row's group.
 _ROWS_AT_ONCE = 2**16
@@ -87,6 +89,11 @@ class FittedTable:
         From the columns of a table to X; None where X came as numbers.
     target_notes
         What to know about the targets, in sentences without a full stop.
+    sums
+        Over all tasks, from which `with_population` estimates the population; None where none were kept.
+    counted
+        Groups that adapted since the sums were made, with the rows that the sums have of them, which may be none; None:
+        no group did.
     """
 
     scaling: Scaling
@@ -99,6 +106,8 @@ class FittedTable:
     known: KnownGroups
     columns: ColumnMap | None = None
     target_notes: tuple[str, ...] = ()
+    sums: PopulationSums | None = None
+    counted: KnownGroups | None = None
 
     def meta_parameters(self) -> tuple[FloatArray, FloatArray]:
         """Return coefficients (n_targets, n_features) and intercepts (n_targets,) in data units.
@@ -141,14 +150,89 @@ class FittedTable:
 
         A known group adapts on these rows alone; with `add` on those that it has, too.
         """
-        scaled = self.curves.tasks(self.scaling.tasks(tasks), self.scaling.intercept).whitened()
+        scaled = self._scaled(tasks).whitened()
         place = self.places(scaled.ids)
         if add and (place >= 0).any():
             has = np.flatnonzero(place >= 0)
             position = np.full(len(place), -1)
             position[has] = np.arange(len(has))
             scaled = with_rows_of(self.known.rows_of(place[has]), position, scaled)
-        return self.remember(scaled, reduced(scaled))
+        rows = reduced(scaled)
+        return replace(self.knowing(scaled, rows), counted=self._counted_with(rows.ids))
+
+    def with_population(self, tasks: TaskSet) -> FittedTable:
+        """Return the table with these rows, the population estimated anew from all rows that it knows.
+
+        All choices stay. Known groups adapt anew to the population, those without rows keep their coefficients.
+
+        Raises
+        ------
+        ValueError
+            If the sums were not kept, or hold rows of one of these groups that were not.
+        """
+        if self.sums is None:
+            raise ValueError(
+                "the model has no sums over its population: an earlier version saved it, or it has "
+                "adapt_lr='per-feature', whose rates need all rows; fit it again."
+            )
+        self._check_exchange(tasks.ids)
+        table = self.adapt(tasks, add=True)
+        before = table._counted().whole.tasks
+        after = table.known.rows_of(table.places(before.ids))
+        sums = self.sums.exchanged(before.select(before.original_sizes > 0), after)
+        table = table.with_sums(sums.with_episodes(self._scaled(tasks)))
+        return replace(table, known=table.known.readapted(table.predictor.adapt))
+
+    def with_sums(self, sums: PopulationSums) -> FittedTable:
+        """Return the table with the population that follows from sums over all tasks; known groups stay."""
+        rates = self.selection.rates
+        predictor, effects = sums.solve(self.predictor, rates, self.scaling.intercept)
+        if sums.objective is None:
+            rates = rates._replace(l2=mean_penalty(effects, sums.n_rows))
+        selection = replace(self.selection, rates=rates)
+        return replace(self, predictor=predictor, effects=effects, selection=selection, sums=sums, counted=None)
+
+    def _check_exchange(self, ids: NDArray[Any]) -> None:
+        """Refuse groups whose rows in the sums cannot be exchanged for more."""
+        assert self.sums is not None
+        place, changed = self.places(ids), self._counted().whole.tasks
+        known = [*ids[place >= 0], *changed.ids]
+        if known and self.sums.objective is not None:
+            raise ValueError(
+                f"gradient steps are trained on single rows, and the model keeps moments only of group "
+                f"{known[0].item()!r}; update its population by groups that it does not know, or fit it again."
+            )
+        rows = self.known.kept_rows(place[place >= 0])
+        lost = [*rows.ids[is_without_rows(rows)], *changed.ids[is_without_rows(changed)]]
+        if lost:
+            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+            raise ValueError(
+                f"the model keeps no rows of group {lost[0].item()!r}{more}, so that further ones cannot update its "
+                "population; leave them out, or fit the dataset with groups='rows'."
+            )
+
+    def _counted(self) -> KnownGroups:
+        return (
+            KnownGroups.of_rows(KnownGroups.none(*self.predictor.unseen.shape).tasks)
+            if self.counted is None
+            else self.counted
+        )
+
+    def _counted_with(self, ids: NDArray[Any]) -> KnownGroups | None:
+        """Return `counted` with some groups too, before these adapt."""
+        if self.sums is None:
+            return None
+        counted = self._counted()
+        new = ids[counted.places(ids) < 0]
+        place = self.places(new)
+        known = np.flatnonzero(place >= 0)
+        rows, sizes, n_rows = self.known.kept_rows(place[known]), np.zeros_like(place), np.zeros_like(place)
+        sizes[known], n_rows[known] = rows.sizes, rows.original_sizes
+        tasks = TaskSet(rows.X, rows.y, row_starts(sizes), new, reduced_from=n_rows)
+        return counted.with_groups(tasks, np.empty((len(new), 0, 0)))
+
+    def _scaled(self, tasks: TaskSet) -> TaskSet:
+        return self.curves.tasks(self.scaling.tasks(tasks), self.scaling.intercept)
 
     def nearest(self, place: int, n: int) -> NDArray[Any]:
         """Return the ids of the n known groups, or fewer, whose coefficients in scaled units are nearest.
@@ -162,10 +246,10 @@ class FittedTable:
 
     def forget_groups(self) -> FittedTable:
         """Return the table without the groups that it knows."""
-        return replace(self, known=KnownGroups.none(*self.predictor.unseen.shape))
+        return replace(self, known=KnownGroups.none(*self.predictor.unseen.shape), counted=None)
 
-    def remember(self, tasks: TaskSet, rows: TaskSet) -> FittedTable:
-        """Do what `adapt` does, given the tasks in scaled units, and reduced."""
+    def knowing(self, tasks: TaskSet, rows: TaskSet) -> FittedTable:
+        """Return the table that knows groups too, given as tasks in scaled units, and reduced."""
         return replace(self, known=self.known.with_groups(rows, self.predictor.adapt(tasks)))
 
     def _design(self, X: FloatArray) -> FloatArray:
@@ -189,7 +273,7 @@ class FittedTable:
     def to_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Return everything as values that JSON can hold and arrays, for `from_state`."""
         selection, predictor, known = self.selection, self.predictor, self.known.whole
-        scalars = {
+        scalars: dict[str, Any] = {
             "adaptation": selection.adaptation,
             "n_support": selection.n_support,
             "rules": [type(member.rule).__name__ for member in predictor.members],
@@ -208,9 +292,12 @@ class FittedTable:
             "errors": {"inner_lr": selection.inner_lr_se, "adapt_lr": selection.adapt_lr_se},
             "cv_results": selection.cv_results,
             "adaptation_results": selection.adaptation_results,
-            "known": {name: getattr(known.tasks, name) for name in ("X", "y", "starts", "ids", "reduced_from")},
+            "known": _rows_state(known.tasks),
             "groups": {"coef": known.coef},
         }
+        if self.sums is not None:
+            scalars["episodes"], of_sums = self.sums.to_state()
+            parts |= of_sums | {"counted": _rows_state(self._counted().whole.tasks)}
         for k, member in enumerate(predictor.members):
             parts |= {f"coef{k}": {"coef": member.coef}, f"rule{k}": vars(member.rule)}
         arrays = {
@@ -251,6 +338,7 @@ class FittedTable:
             known=KnownGroups(TaskSet(**parts["known"]), parts["groups"]["coef"]),
             columns=columns,
             target_notes=tuple(scalars["target_notes"]),
+            **_sums_from_state(scalars, parts),
         )
 
 
@@ -258,3 +346,23 @@ def original_units(scaling: Scaling, theta: FloatArray) -> tuple[FloatArray, Flo
     """Return coefficients (..., n_targets, n_features) and intercepts (..., n_targets) in the units of the data."""
     coef, intercept = scaling.original(theta)
     return np.ascontiguousarray(np.swapaxes(coef, -1, -2)), intercept
+
+
+def mean_penalty(effects: RandomEffects, n_rows: int) -> float:
+    """Return the penalty on the population's coefficients in units of the half mean squared error, on average."""
+    precision = effects.precision
+    return float(precision[precision > 0].mean()) / n_rows if (precision > 0).any() else 0.0
+
+
+def _rows_state(tasks: TaskSet) -> dict[str, Any]:
+    return {name: getattr(tasks, name) for name in ("X", "y", "starts", "ids", "reduced_from")}
+
+
+def _sums_from_state(scalars: Mapping[str, Any], parts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the fields of a table that are about sums; none of one that was saved without them."""
+    if "sums" not in parts:
+        return {}
+    return {
+        "sums": PopulationSums.from_state(scalars["episodes"], parts, bool(scalars["single_target"])),
+        "counted": KnownGroups.of_rows(TaskSet(**parts["counted"])),
+    }

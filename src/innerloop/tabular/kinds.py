@@ -78,7 +78,7 @@ class Unadapted(Kind):
 
     def fit(self, part: TrainingPart) -> Predictor:
         """Return the pooled ridge."""
-        return Predictor(part.pooled(), NoAdaptation())
+        return Predictor(part.pooled_effects().mean, NoAdaptation())
 
 
 @final

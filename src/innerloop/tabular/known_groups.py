@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, final
@@ -47,6 +48,11 @@ class KnownGroups:
         rows = TaskSet(np.empty((0, n_columns)), np.empty((0, n_targets)), row_starts(none), none, reduced_from=none)
         return cls(rows, np.empty((0, n_columns, n_targets)))
 
+    @classmethod
+    def of_rows(cls, tasks: TaskSet) -> KnownGroups:
+        """Return groups of which rows are kept alone, to be found by their ids."""
+        return cls(tasks, np.empty((len(tasks), 0, 0)))
+
     @cached_property
     def whole(self) -> KnownGroups:
         """The same groups, none of them in front, in the order of their ids unless none were."""
@@ -88,22 +94,24 @@ class KnownGroups:
         ValueError
             If no rows of one were kept, as after `fit_dataset` of very many.
         """
-        if self.recent is None:
-            tasks = self.tasks.select(place)
-        else:
-            front = place >= len(self.tasks)
-            parts = self.tasks.select(place[~front]), self.recent.tasks.select(place[front] - len(self.tasks))
-            order = np.argsort(np.argsort(front, kind="stable"))
-            tasks = replace(_joined(*parts), ids=np.concatenate(comparable(*(part.ids for part in parts)))).select(
-                order
-            )
-        without = (tasks.sizes == 0) & (tasks.original_sizes > 0)
+        tasks = self.kept_rows(place)
+        without = is_without_rows(tasks)
         if without.any():
             raise ValueError(
                 f"the model keeps no rows of group {tasks.ids[np.argmax(without)].item()!r}, only its coefficients; "
                 "call `adapt` with its rows first."
             )
         return tasks
+
+    def kept_rows(self, place: IntArray) -> TaskSet:
+        """Return the groups at some positions with the rows that were kept of them, which may be none."""
+        if self.recent is None:
+            return self.tasks.select(place)
+        front = place >= len(self.tasks)
+        parts = self.tasks.select(place[~front]), self.recent.tasks.select(place[front] - len(self.tasks))
+        order = np.argsort(np.argsort(front, kind="stable"))
+        ids = np.concatenate(comparable(*(part.ids for part in parts)))
+        return replace(_joined(*parts), ids=ids).select(order)
 
     def with_groups(self, rows: TaskSet, coef: FloatArray) -> KnownGroups:
         """Return these groups with others in front of them, given their reduced rows and coefficients."""
@@ -113,6 +121,18 @@ class KnownGroups:
         both = replace(self, recent=new)
         # Groups in front are copied by each call, all groups by the few calls that join them.
         return both if len(new.tasks) ** 2 <= len(self.tasks) else both.whole
+
+    def readapted(self, adapt: Callable[[TaskSet], FloatArray]) -> KnownGroups:
+        """Return the groups with coefficients by a function of their rows; those without rows keep theirs."""
+        recent = None if self.recent is None else self.recent.readapted(adapt)
+        has = np.flatnonzero(~is_without_rows(self.tasks)) if self.tasks.n_rows else np.arange(0)
+        if len(has) == len(self.tasks):
+            return replace(self, coef=adapt(self.tasks), recent=recent)
+        if len(has) == 0:
+            return replace(self, recent=recent)
+        coef = self.coef.copy()
+        coef[has] = adapt(self.tasks.select(has))
+        return replace(self, coef=coef, recent=recent)
 
     @cached_property
     def _in_order(self) -> tuple[NDArray[Any], IntArray | None]:
@@ -126,6 +146,11 @@ class KnownGroups:
             return self._in_order
         texts = self.tasks.ids.astype(np.str_)
         return texts, sorting(texts)
+
+
+def is_without_rows(tasks: TaskSet) -> NDArray[np.bool_]:
+    """Return whether no rows were kept of each task: (n_tasks,)."""
+    return np.asarray((tasks.sizes == 0) & (tasks.original_sizes > 0))
 
 
 def _joined(tasks: TaskSet, others: TaskSet) -> TaskSet:

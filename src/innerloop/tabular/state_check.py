@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from innerloop.adaptation.scale_mixture import LOG_SCALES
 from innerloop.tabular.intervals import LEVELS
+from innerloop.tabular.population_sums import BY_STEPS, STAYS, Protocols, n_sums
 
 Shape = tuple[str | int, ...]
 
@@ -47,6 +48,28 @@ _SHAPES: dict[str, Shape] = {
     "known.reduced_from": ("groups",),
     "groups.coef": ("groups", "columns", "targets"),
 }
+# What a table has that was saved with the sums over its tasks, and what one with gradient steps has besides.
+_OF_SUMS: dict[str, Shape] = {
+    "sums.task_cov": ("models", "targets", "columns", "columns"),
+    "sums.precision": ("models", "targets", "columns"),
+    "sums.totals": ("models", "targets", "sums"),
+    "sums.mean_of": ("members",),
+    "sums.spread_of": ("members",),
+    "sums.main": (),
+    "sums.n_tasks": (),
+    "sums.n_rows": (),
+    "sums.l2": (),
+    "counted.X": ("counted rows", "columns"),
+    "counted.y": ("counted rows", "targets"),
+    "counted.starts": ("counted groups + 1",),
+    "counted.ids": ("counted groups",),
+    "counted.reduced_from": ("counted groups",),
+}
+_OF_OBJECTIVE: dict[str, Shape] = {
+    "objective.factor": ("factor columns", "factor columns"),
+    "objective.weight": (),
+    "objective.n_tasks": (),
+}
 _OF_MEMBER: dict[str, Shape] = {"coef": ("columns", "targets")}
 _OF_RULE: dict[str, dict[str, Shape]] = {
     "NoAdaptation": {},
@@ -66,9 +89,14 @@ _KINDS = {
     "known.starts": "iu",
     "known.ids": "iU",
     "known.reduced_from": "iu",
+    "counted.starts": "iu",
+    "counted.ids": "iU",
+    "counted.reduced_from": "iu",
+    "objective.n_tasks": "iu",
+    **{f"sums.{name}": "iu" for name in ("mean_of", "spread_of", "main", "n_tasks", "n_rows")},
 }
 # Results of comparisons, and numbers that are NaN where nothing was chosen.
-_MAY_BE_NAN = ("rates.", "errors.", "effects.deviance")
+_MAY_BE_NAN = ("rates.", "errors.", "effects.deviance", "sums.l2")
 _RESULTS = re.compile(r"(cv_results|adaptation_results)\.")
 
 
@@ -106,6 +134,10 @@ def check_state(scalars: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) 
 def _expected_shapes(scalars: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> dict[str, Shape]:
     shapes, of_target = dict(_SHAPES), () if scalars["single_target"] else ("targets",)
     shapes |= {"scaling.y_mean": of_target, "scaling.y_rate": of_target}
+    if has_sums := any(name.startswith("sums.") for name in arrays):
+        shapes |= _OF_SUMS
+    if has_sums and scalars["episodes"] is not None:
+        shapes |= _OF_OBJECTIVE
     # One rate for each coefficient, or one for all.
     rate: Shape = ("columns",) if arrays["rates.adapt_lr"].ndim else ()
     shapes |= {"rates.inner_lr": rate, "rates.adapt_lr": rate}
@@ -138,25 +170,29 @@ def _check_sizes(scalars: Mapping[str, Any], sizes: Mapping[str, int], arrays: M
         "scaling.kept": sizes["kept"] == arrays["scaling.kept"].sum(),
         "effects.mean": sizes["columns"] == n_columns,
         "known.starts": sizes["groups + 1"] == sizes["groups"] + 1,
+        "counted.starts": sizes.get("counted groups + 1", 1) == sizes.get("counted groups", 0) + 1,
         "predictor.noise": sizes["members"] == len(scalars["rules"]),
         "single_target": sizes["targets"] == 1 or not scalars["single_target"],
         "curves.axes": sizes["splines"] == sizes["knots"] + 2,
         "ScaledRidge": sizes.get("scales", LOG_SCALES.shape[1]) == LOG_SCALES.shape[1],
         "predictor.n_rows": sizes["points"] > 0,
     }
+    if "sums" in sizes:
+        agree["sums.totals"] = sizes["sums"] == n_sums(sizes["columns"])
+    if "factor columns" in sizes:
+        width = (Protocols(**scalars["episodes"]).n_steps + 1) * (sizes["columns"] + sizes["targets"])
+        agree["objective.factor"] = sizes["factor columns"] == width
     for name, holds in agree.items():
         if not holds:
             raise ValueError(f"{name} does not fit the other sizes, {dict(sizes)}")
 
 
 def _check_order(arrays: Mapping[str, NDArray[Any]]) -> None:
-    starts, width = arrays["known.starts"], arrays["curves.width"]
-    weight, ids = arrays["predictor.weight"], arrays["known.ids"]
+    width = arrays["curves.width"]
+    weight = arrays["predictor.weight"]
     n_straight = len(arrays["scaling.x_mean"])
     in_order = {
-        "known.starts": starts[0] == 0 and starts[-1] == len(arrays["known.X"]) and (np.diff(starts) >= 0).all(),
-        "known.ids": len(np.unique(ids)) == len(ids),
-        "known.reduced_from": (arrays["known.reduced_from"] >= np.diff(starts)).all(),
+        **_order_of_groups("known", arrays),
         "curves.feature": ((arrays["curves.feature"] >= 0) & (arrays["curves.feature"] < n_straight)).all(),
         "curves.knots": (np.diff(arrays["curves.knots"], axis=1) >= 0).all(),
         "curves.width": ((width >= 0) & (width <= arrays["curves.axes"].shape[-1])).all(),
@@ -165,6 +201,22 @@ def _check_order(arrays: Mapping[str, NDArray[Any]]) -> None:
         "calibration.n_rows": (np.diff(arrays["calibration.n_rows"]) > 0).all(),
         "calibration.quantiles": (np.diff(arrays["calibration.quantiles"], axis=-1) >= 0).all(),
     }
+    if "sums.totals" in arrays:
+        n_models, has_objective = len(arrays["sums.totals"]), "objective.factor" in arrays
+        in_order |= _order_of_groups("counted", arrays)
+        in_order |= {
+            f"sums.{name}": ((arrays[f"sums.{name}"] >= least) & (arrays[f"sums.{name}"] < n_models)).all()
+            for name, least in (("mean_of", BY_STEPS if has_objective else STAYS), ("spread_of", STAYS), ("main", 0))
+        }
     for name, holds in in_order.items():
         if not holds:
             raise ValueError(f"{name} is not in order")
+
+
+def _order_of_groups(part: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    starts, ids = arrays[f"{part}.starts"], arrays[f"{part}.ids"]
+    return {
+        f"{part}.starts": starts[0] == 0 and starts[-1] == len(arrays[f"{part}.X"]) and (np.diff(starts) >= 0).all(),
+        f"{part}.ids": len(np.unique(ids)) == len(ids),
+        f"{part}.reduced_from": (arrays[f"{part}.reduced_from"] >= np.diff(starts)).all(),
+    }

@@ -18,19 +18,16 @@ from innerloop._base.ragged import ragged_ranges, row_starts
 from innerloop._base.threads import arithmetic, one_thread
 from innerloop._blocks.store import Arrays
 from innerloop.adaptation.predictor import Mixture
-from innerloop.adaptation.random_effects import RandomEffects, solve_mean, sums_at
-from innerloop.adaptation.restricted_likelihood import Sums
 from innerloop.data.curves import Curves
-from innerloop.data.episodes import Protocol
 from innerloop.data.population import Extremes, Population, TasksInMemory, sample_size
 from innerloop.data.row_blocks import reduced
 from innerloop.data.scaling import Scaling
 from innerloop.data.tasks import TaskSet
-from innerloop.exact.objective import MetaObjective
 from innerloop.tabular.comparison import Estimates, Model, TrainingPart
 from innerloop.tabular.fitted_table import FittedTable
 from innerloop.tabular.kinds import Gradient, Unadapted
 from innerloop.tabular.known_groups import KnownGroups
+from innerloop.tabular.population_sums import PopulationSums, Protocols, TotalSums, flat_sums, n_sums
 from innerloop.tabular.training import TrainedTable
 
 # Numbers of a block of tasks: such blocks stay in the cache of a core.
@@ -48,26 +45,6 @@ class Design:
     def tasks(self, tasks: TaskSet) -> TaskSet:
         """Return tasks in scaled units, with the columns of curves; they may have weights."""
         return self.curves.tasks(self.scaling.tasks(tasks), self.scaling.intercept)
-
-
-@final
-@dataclass(frozen=True)
-class Protocols:
-    """How episodes are made for the objective of gradient steps."""
-
-    protocol: Protocol
-    n_support: int
-    n_query: int | None
-    n_steps: int
-    seed: int
-
-    def objective(self, tasks: TaskSet) -> MetaObjective:
-        """Return the objective of tasks in scaled units."""
-        tasks = tasks.nameless().whitened()
-        n_query = self.n_query if self.protocol == "split" else None
-        return MetaObjective.from_episodes(
-            tasks.episodes(self.protocol, self.n_support, n_query, self.seed), self.n_steps
-        )
 
 
 @final
@@ -104,14 +81,13 @@ class SumLeaves:
                 if leaf.n_rows > (width + 1) * len(leaf):  # then reduced rows are fewer, and serve every covariance
                     rows = reduced(rows)
                 parts["counts"].append((len(leaf), leaf.n_rows, leaf.ids.dtype.itemsize))
-                sums = [sums_at(cov, rows, _NUMBERS_OF_BLOCK) for cov in self.covariances]
-                parts["sums"].append([[_flat(of_target) for of_target in of_model] for of_model in sums])
+                parts["sums"].append([flat_sums(cov, rows, _NUMBERS_OF_BLOCK) for cov in self.covariances])
                 if self.episodes is not None:
                     objective = self.episodes.objective(tasks)
                     factor = np.asarray(np.linalg.qr(objective.factor, mode="r"))
                     parts["factor"].append(np.pad(factor, ((0, factor.shape[1] - len(factor)), (0, 0))))
                     parts["weight"].append((objective.weight, objective.n_tasks))
-        shape = (-1, *self.covariances.shape[:2], width * width + width + 3)
+        shape = (-1, *self.covariances.shape[:2], n_sums(width))
         return {
             "counts": np.array(parts["counts"], dtype=np.int64).reshape(-1, 3),
             "sums": np.array(parts["sums"], dtype=float).reshape(shape),
@@ -194,28 +170,23 @@ class Plan:
         covariances = [self.estimates(model).task_cov for model in self.models]
         if any(isinstance(kind, Unadapted) for kind in choice.candidates):
             covariances.append(np.zeros_like(covariances[0]))
-        settings, episodes = training.settings, None
-        if any(isinstance(kind, Gradient) for kind in choice.candidates):
-            episodes = Protocols(
-                settings.protocol, training.n_support, settings.n_query, settings.n_steps, settings.seed
-            )
+        takes_steps = any(isinstance(kind, Gradient) for kind in choice.candidates)
+        episodes = training.protocols() if takes_steps else None
         return SumLeaves(population, self.design_of(self.trained), np.array(covariances), episodes)
 
     def complete(self, covariances: FloatArray, units: Sequence[Arrays]) -> TrainedTable:
         """Return the trained table with the population's coefficients from the sums over all units, in order."""
         trained, training, choice = self.trained, self.trained.training, self.trained.choice
-        n_rows = int(np.concatenate([unit["counts"] for unit in units])[:, 1].sum())
+        n_tasks, n_rows, _ = np.concatenate([unit["counts"] for unit in units]).sum(axis=0).tolist()
         totals = np.concatenate([unit["sums"] for unit in units]).sum(axis=0)
         found = {cov.tobytes(): sums for cov, sums in zip(covariances, totals, strict=True)}
         options = training.options()
-
-        def update(effects: RandomEffects) -> RandomEffects:
-            sums = [_sums(flat, len(effects.mean)) for flat in found[effects.task_cov.tobytes()]]
-            return solve_mean(effects, sums, n_rows, intercept=options["intercept"], l2=options["l2"])
-
+        sums = TotalSums(
+            lambda task_cov: found[task_cov.tobytes()], n_tasks, n_rows, options["intercept"], options["l2"]
+        )
         with one_thread(training.tasks.n_features):
             gradient = self._gradient(units)
-            whole = TrainingPart(self.estimates, options, update, gradient)
+            whole = TrainingPart(self.estimates, options, sums.update, gradient)
             predictor = choice.predictor
             members, task_cov, noise = list(predictor.members), predictor.task_cov.copy(), predictor.noise.copy()
             for k, (kind, weight) in enumerate(zip(choice.candidates, choice.weight.T, strict=True)):
@@ -224,7 +195,9 @@ class Plan:
                     members[k], task_cov[k], noise[k] = kind.fit(whole), effects.new_task_cov, effects.noise
             predictor = replace(predictor, members=tuple(members), task_cov=task_cov, noise=noise)
             effects = whole.effects(choice.main.model)
-        return replace(trained, choice=replace(choice, predictor=predictor), effects=effects, n_all_rows=n_rows)
+        choice = replace(choice, predictor=predictor)
+        population = PopulationSums.of(choice, whole, sums, training.protocols())
+        return replace(trained, choice=choice, effects=effects, sums=population, n_all_rows=n_rows)
 
     def _gradient(self, units: Sequence[Arrays]) -> Any:
         """Return the training episodes of the sample with the objective of all tasks, where there is one."""
@@ -285,12 +258,3 @@ def _with_known(table: FittedTable, adapt_leaves: AdaptLeaves) -> FittedTable:
             coef[place], X[rows], y[rows] = found["coef"], found["X"], found["y"]
     known = TaskSet(X, y, starts, tasks.ids, reduced_from=tasks.sizes)
     return replace(table, known=KnownGroups(known, coef))
-
-
-def _flat(sums: Sums) -> FloatArray:
-    return np.concatenate((sums.moments.ravel(), sums.cross, [sums.square, sums.log_det, sums.raw_square]))
-
-
-def _sums(flat: FloatArray, width: int) -> Sums:
-    moments, cross, rest = np.split(flat, [width * width, width * width + width])
-    return Sums(moments.reshape(width, width), cross, *map(float, rest))

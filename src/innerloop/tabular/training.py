@@ -15,7 +15,7 @@ from innerloop._base.checks import FloatArray, IntArray
 from innerloop._base.progress import no_tick
 from innerloop._base.threads import one_thread
 from innerloop.adaptation.predictor import Mixture, Predictor
-from innerloop.adaptation.random_effects import RandomEffects, update_mean, variance_sample
+from innerloop.adaptation.random_effects import RandomEffects, variance_sample
 from innerloop.adaptation.rules import GradientSteps
 from innerloop.adaptation.scale_mixture import differ_in_scale
 from innerloop.data.columns import ColumnMap
@@ -39,7 +39,7 @@ from innerloop.tabular.comparison import (
     training_sample,
 )
 from innerloop.tabular.curvature import evident, varies_within
-from innerloop.tabular.fitted_table import FittedTable, Selection
+from innerloop.tabular.fitted_table import FittedTable, Selection, mean_penalty
 from innerloop.tabular.folds import (
     TaskFolds,
     cross_validate,
@@ -58,6 +58,7 @@ from innerloop.tabular.kinds import (
     gradient_steps,
 )
 from innerloop.tabular.known_groups import KnownGroups
+from innerloop.tabular.population_sums import PopulationSums, Protocols, TotalSums, flat_sums
 from innerloop.tabular.rate_choice import HeldOut, Rates
 from innerloop.tabular.settings import Columns, Settings
 
@@ -251,10 +252,12 @@ class MetaTraining:
             wide = estimates.widened(reduced(curves.tasks(sample, intercept).whitened()), terms)
             rows = reduced(tasks)
             comparison, candidates = self._comparison(tasks, terms, wide)
-            update = partial(update_mean, tasks=rows, intercept=intercept, l2=settings.l2)
-            whole = TrainingPart(wide, options, update, self._gradient_part())
+            n_rows = int(rows.original_sizes.sum())
+            sums = TotalSums(partial(flat_sums, tasks=rows), len(rows), n_rows, intercept, settings.l2)
+            whole = TrainingPart(wide, options, sums.update, self._gradient_part())
             choice = choose_adaptation(comparison, candidates, whole)
-            return TrainedTable(self, curves, choice, whole.effects(choice.main.model), tasks, rows, wide)
+            population = PopulationSums.of(choice, whole, sums, self.protocols())
+            return TrainedTable(self, curves, choice, whole.effects(choice.main.model), tasks, rows, wide, population)
 
     def _curves(self, sample: TaskSet, estimates: Estimates) -> Curves:
         """Return the curves that are to be tried, given a sample of the tasks and the estimates from it."""
@@ -314,6 +317,11 @@ class MetaTraining:
 
     def _gradient_part(self) -> tuple[Episodes, MetaObjective] | None:
         return None if self.gradient is None else (self.gradient.folds.episodes, self.gradient.objective)
+
+    def protocols(self) -> Protocols:
+        """Return how episodes are made for the objective of gradient steps."""
+        settings = self.settings
+        return Protocols(settings.protocol, self.n_support, settings.n_query, settings.n_steps, settings.seed)
 
     def options(self) -> dict[str, Any]:
         """Return the options of estimates and of training parts."""
@@ -394,6 +402,8 @@ class TrainedTable:
         The same with reduced rows; see `innerloop.data.row_blocks.reduced`.
     estimates
         Random-effects models from a sample of the tasks.
+    sums
+        Sums over all tasks, from which the population follows; None with rates of each feature.
     n_all_rows
         Rows of all tasks, where these are a sample of them; None: those of the tasks.
     """
@@ -405,6 +415,7 @@ class TrainedTable:
     tasks: TaskSet = field(repr=False)
     rows: TaskSet = field(repr=False)
     estimates: Estimates = field(repr=False)
+    sums: PopulationSums | None = field(repr=False)
     n_all_rows: int | None = None
 
     @property
@@ -422,10 +433,9 @@ class TrainedTable:
         """Rates and penalty in use; of a ridge those of the best gradient step, NaN where none was trained."""
         gradient = self.training.gradient
         if not self.training.settings.takes_gradient_steps():
-            precision = self.effects.precision
-            l2 = float(precision[precision > 0].mean()) if (precision > 0).any() else 0.0
             best = Rates(np.nan, np.nan, np.nan) if gradient is None else gradient.rates()
-            return UsedRates(best.inner_lr, best.adapt_lr, l2 / (self.n_all_rows or self.tasks.n_rows))
+            l2 = mean_penalty(self.effects, self.n_all_rows or self.tasks.n_rows)
+            return UsedRates(best.inner_lr, best.adapt_lr, l2)
         assert gradient is not None
         rates, rule = gradient.rates(), self.predictor.members[0].rule
         if self.training.settings.per_feature:
@@ -457,8 +467,9 @@ class TrainedTable:
             known=KnownGroups.none(*predictor.unseen.shape),
             columns=training.columns,
             target_notes=training.notes,
+            sums=self.sums,
         )
-        return table.remember(self.tasks, replace(self.rows, ids=training.ids)) if remember else table
+        return table.knowing(self.tasks, replace(self.rows, ids=training.ids)) if remember else table
 
     def _selection(self) -> Selection:
         training, settings = self.training, self.training.settings
