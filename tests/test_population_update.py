@@ -189,7 +189,7 @@ def test_gradient_steps_are_trained_on_the_episodes_of_new_groups_too(protocol, 
     expected = gradient_steps(objective, Rates(model.inner_lr_, model.adapt_lr_, model.l2_), rates.get("n_steps", 1))
     np.testing.assert_allclose(updated._table.predictor.unseen, expected.coef, rtol=1e-10)
     assert (updated.inner_lr_, updated.adapt_lr_, updated.l2_) == (model.inner_lr_, model.adapt_lr_, model.l2_)
-    with pytest.raises(ValueError, match="keeps moments only of group 0; update its population by groups"):
+    with pytest.raises(ValueError, match="keeps moments only of group 0, and gradient steps are trained"):
         updated.update(X[:3], y[:3], groups[:3], population=True)
 
 

@@ -6,19 +6,19 @@ import hashlib
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import numpy as np
 
 from innerloop._base.memory import as_size
 from innerloop._base.progress import progress
 from innerloop._blocks.pool import gather
-from innerloop._blocks.store import BlockStore, MemoryStore
+from innerloop._blocks.store import Arrays, BlockStore, MemoryStore
 from innerloop.data.buckets import (
     DivideFragment,
     FragmentStore,
@@ -35,11 +35,34 @@ from innerloop.data.population import Extremes, leaf_depth, sample_size
 from innerloop.data.task_table import TargetCode
 from innerloop.data.tasks import TaskSet
 from innerloop.estimators.model_folder import check_writable, write_folder
-from innerloop.estimators.stored_groups import GROUPS, describe, move_groups, with_groups, writing
+from innerloop.estimators.stored_groups import (
+    GROUPS,
+    Kept,
+    StoredGroups,
+    check_kept,
+    describe,
+    move_groups,
+    with_groups,
+    writing,
+)
 from innerloop.tabular.fitted_table import FittedTable
 from innerloop.tabular.settings import Settings, read_settings
 from innerloop.tabular.totals import AdaptLeaves, Plan
 from innerloop.tabular.training import MetaTraining, TrainedTable
+
+
+class GroupsOfUnit(Protocol):
+    """From the number of a unit to its groups, as `innerloop.tabular.totals.AdaptLeaves` returns them."""
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether their reduced rows are returned too."""
+        ...
+
+    def __call__(self, unit: int) -> Arrays:
+        """Return the groups of a unit, in the order of their words."""
+        ...
+
 
 # Fragments, or units, of which results are held at once.
 _AT_ONCE = 16
@@ -77,7 +100,7 @@ class Divided:
 
 
 def fit_dataset(
-    parameters: Mapping[str, Any], data: TaskDataset, out: Path, work: Path | None, workers: Workers
+    parameters: Mapping[str, Any], data: TaskDataset, out: Path, work: Path | None, workers: Workers, kept: Kept
 ) -> FittedTable:
     """Fit a dataset and write the model to a folder; see `MetaRegressor.fit_dataset`.
 
@@ -91,16 +114,19 @@ def fit_dataset(
     work
         Folder for what is finished, which a later call goes on with; None: one beside `out`, deleted in the end.
     workers
+    kept
+        What of each group is kept.
     """
+    check_kept(kept)
     settings = read_settings(parameters)
-    _sweep(out)
+    sweep(out)
     check_writable(out)
     with progress("Reading columns", len(data.fragments), workers.shown) as tick:
         encoding = data.encoding(settings.seed, tick)
     table = replace(data.table, is_log=settings.target_transform == "log", encoding=encoding)
-    details = {"group": table.group, "target": TargetCode(table.targets[0]).to_state(), "dataset": table.to_state()}
-    with _work_folder(work, out) as folder:
-        divided = _divide(data, table, folder, settings, workers)
+    details = details_of(table)
+    with work_folder(work, out) as folder:
+        divided = divide(data, table, folder, settings, workers)
         extremes = divided.extremes if divided.is_part else None
         with progress("Choosing", settings.n_folds, workers.shown) as tick:
             sample = divided.sample
@@ -113,15 +139,18 @@ def fit_dataset(
             return fitted
         trained, n_groups, id_type = _completed(trained, divided.population, folder, workers)
         fitted = trained.table(remember=False)
-        out.mkdir(parents=True, exist_ok=True)
-        shape = fitted.predictor.unseen.shape
-        for place, what in ((folder, "`work`"), (out, "`out`")):
-            _check_space(place, n_groups * (8 * (2 + shape[0] * shape[1]) + id_type.itemsize), what)
-        written, name = _write_groups(trained, fitted, divided.population, folder, workers, n_groups, id_type)
-        move_groups(written, out / name)
-        description = describe(out / name)
+        adapt = AdaptLeaves(divided.population, Plan.design_of(trained), fitted.predictor, kept == "rows")
+        p, n_targets = fitted.predictor.unseen.shape
+        n_rows = min(divided.population.n_rows, n_groups * (p + n_targets))
+        check_room(folder, out, (n_groups, n_rows), fitted, id_type, kept == "rows")
+        description = write_groups(adapt, divided.population, folder, out, workers, id_type, (p, n_targets))
         write_folder(out, parameters, fitted, data.features, details, description)
         return with_groups(fitted, out, description)
+
+
+def details_of(table: Table) -> dict[str, Any]:
+    """Return what a model folder says of the columns of its dataset."""
+    return {"group": table.group, "target": TargetCode(table.targets[0]).to_state(), "dataset": table.to_state()}
 
 
 def _columns(sample: TaskSet) -> ColumnMap:
@@ -136,7 +165,7 @@ def _columns(sample: TaskSet) -> ColumnMap:
     )
 
 
-def _sweep(out: Path) -> None:
+def sweep(out: Path) -> None:
     """Delete the groups that a killed fit left in a folder without a model."""
     if out.is_dir() and all(path.is_dir() and path.name.startswith(GROUPS) for path in out.iterdir()):
         for path in out.iterdir():
@@ -144,7 +173,8 @@ def _sweep(out: Path) -> None:
 
 
 @contextmanager
-def _work_folder(work: Path | None, out: Path) -> Iterator[Path]:
+def work_folder(work: Path | None, out: Path) -> Iterator[Path]:
+    """Yield the folder for what is finished; without one, a folder beside `out` that is deleted in the end."""
     if work is not None:
         if work.absolute() == out.absolute():
             raise ValueError(f"`work` and `out` must be different folders, got {out} for both.")
@@ -159,9 +189,15 @@ def _work_folder(work: Path | None, out: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _divide(data: TaskDataset, table: Table, folder: Path, settings: Settings, workers: Workers) -> Divided:
-    """Divide the rows into buckets, and draw the sample, in one pass over the files."""
-    n_bits, draw = bucket_bits(data.n_rows, table.width + 1), Draw(settings.seed, sample_size())
+def divide(
+    data: TaskDataset, table: Table, folder: Path, settings: Settings, workers: Workers, least_bits: int = 0
+) -> Divided:
+    """Divide the rows into buckets, and draw the sample, in one pass over the files.
+
+    `least_bits` of words, at least, say which bucket and which leaf a task is in.
+    """
+    n_bits = max(bucket_bits(data.n_rows, table.width + 1), least_bits)
+    draw = Draw(settings.seed, sample_size())
     plan = {
         "files": [_stamp(file) for file in data.files],
         "table": table.to_state(),
@@ -171,7 +207,7 @@ def _divide(data: TaskDataset, table: Table, folder: Path, settings: Settings, w
     }
     buckets = folder / f"buckets-{_digest(repr(plan).encode())}"
     buckets.mkdir(exist_ok=True)
-    _check_space(buckets, data.n_rows * (table.width + 2) * 8, "`work`")
+    check_space(buckets, data.n_rows * (table.width + 2) * 8, "`work`")
     store = FragmentStore(BlockStore(buckets / "finished", plan, 1), buckets)
     extremes: Extremes | None = None
     rows: DrawnRows | None = None
@@ -191,7 +227,7 @@ def _divide(data: TaskDataset, table: Table, folder: Path, settings: Settings, w
     write_index(buckets, indices)
     is_text = any(index[:, 5].any() for index in indices)
     sample, is_part = draw.tasks(rows, table, is_text)
-    depth = leaf_depth(n_rows, table.width)
+    depth = max(leaf_depth(n_rows, table.width), least_bits)
     return Divided(TasksInBuckets(buckets, table, n_rows, n_bits, depth, is_text), sample, extremes, is_part)
 
 
@@ -201,45 +237,64 @@ def _completed(
     """Return the table trained on the sample, completed by all tasks, their number and the type of their ids."""
     plan = Plan.of(trained)
     sum_leaves = plan.sum_leaves(population)
-    digest = _digest(population.folder.name.encode(), *_contents(sum_leaves))
+    units = gather_sums(sum_leaves, population, folder, workers)
+    counts = np.concatenate([unit["counts"] for unit in units])
+    id_type = np.dtype(f"<U{counts[:, 2].max() // 4}" if population.is_text else np.int64)
+    return plan.complete(sum_leaves.covariances, units), int(counts[:, 0].sum()), id_type
+
+
+def gather_sums(
+    sums_of_unit: Callable[[int], Arrays], population: TasksInBuckets, folder: Path, workers: Workers
+) -> list[Arrays]:
+    """Return what a function of a unit's number has of all units; those that are finished are kept in a folder."""
+    digest = _digest(population.folder.name.encode(), *_contents(sums_of_unit))
     store = BlockStore(folder / f"sums-{digest}", {"sums": digest}, 1)
     with progress("Summing over tasks", population.n_units, workers.shown, rows=population.n_rows) as tick:
-        units = gather(sum_leaves, range(population.n_units), store, workers.n_jobs, workers.executor, tick)
+        units = gather(sums_of_unit, range(population.n_units), store, workers.n_jobs, workers.executor, tick)
     kinds = {str(kind) for unit in units for kind in unit["arithmetic"]}
     if len(kinds) > 1:
         warnings.warn(
             f"workers compute in {len(kinds)} ways ({'; '.join(sorted(kinds))}), so that another fit may differ in the "
             "last digits; take machines of one kind, or set OPENBLAS_CORETYPE for all.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
-    counts = np.concatenate([unit["counts"] for unit in units])
-    id_type = np.dtype(f"<U{counts[:, 2].max() // 4}" if population.is_text else np.int64)
-    return plan.complete(sum_leaves.covariances, units), int(counts[:, 0].sum()), id_type
+    return units
 
 
-def _write_groups(
-    trained: TrainedTable,
-    fitted: FittedTable,
+def write_groups(
+    adapt: GroupsOfUnit,
     population: TasksInBuckets,
     folder: Path,
+    out: Path,
     workers: Workers,
-    n_groups: int,
     id_type: np.dtype[Any],
-) -> tuple[Path, str]:
-    """Write the coefficients of all tasks, and return the folder that holds them and the name that it is to have."""
-    shape = fitted.predictor.unseen.shape
-    adapt_leaves = AdaptLeaves(population, Plan.design_of(trained), fitted.predictor, False)
+    shape: tuple[int, int],
+) -> dict[str, Any]:
+    """Write the groups of all units to a folder of the model's, by way of the work folder; return what it holds."""
     written = folder / GROUPS.rstrip("-")
     shutil.rmtree(written, ignore_errors=True)  # what a fit that was killed left
     with (
         progress("Adapting", population.n_units, workers.shown, rows=population.n_rows) as tick,
-        writing(written, n_groups, id_type, (shape[0], shape[1])) as groups,
+        writing(written, id_type, shape, adapt.keeps_rows) as groups,
     ):
         for units in _groups_of(population.n_units):
-            for found in gather(adapt_leaves, units, MemoryStore(1), workers.n_jobs, workers.executor, tick):
+            for found in gather(adapt, units, MemoryStore(1), workers.n_jobs, workers.executor, tick):
                 groups.add(found)
-    return written, groups.name
+    move_groups(written, out / groups.name)
+    return describe(out / groups.name)
+
+
+def check_room(
+    folder: Path, out: Path, n: tuple[int, int], table: FittedTable, id_type: np.dtype[Any], keeps_rows: bool
+) -> None:
+    """Refuse disks without room for n[0] groups, with at most n[1] reduced rows if these are kept."""
+    (n_groups, n_rows), (p, n_targets) = n, table.predictor.unseen.shape
+    n_bytes = n_groups * (8 * (2 + p * n_targets) + id_type.itemsize)
+    n_bytes += 8 * (n_groups + n_rows * (p + n_targets)) if keeps_rows else 0
+    out.mkdir(parents=True, exist_ok=True)
+    for place, what in ((folder, "`work`"), (out, "`out`")):
+        check_space(place, n_bytes, what)
 
 
 def _groups_of(n: int) -> Iterator[range]:
@@ -254,7 +309,8 @@ def _stamp(file: str) -> list[Any]:
     return [str(Path(file).absolute()), stat.st_size, stat.st_mtime_ns]
 
 
-def _check_space(folder: Path, n_bytes: int, what: str) -> None:
+def check_space(folder: Path, n_bytes: int, what: str) -> None:
+    """Refuse a disk without room."""
     free = shutil.disk_usage(folder).free
     if n_bytes > free:
         raise ValueError(
@@ -277,6 +333,8 @@ def _contents(value: Any) -> Iterator[bytes]:
     elif isinstance(value, tuple):
         for part in value:
             yield from _contents(part)
+    elif isinstance(value, StoredGroups):
+        yield value.folder.name.encode()
     elif isinstance(value, TasksInBuckets):
         return
     elif hasattr(value, "__dataclass_fields__"):

@@ -449,6 +449,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         work: str | Path | None = None,
         n_jobs: int = 1,
         executor: Executor | None = None,
+        groups: Literal["coef", "rows"] = "coef",
         progress: bool = False,
     ) -> Self:
         """Fit a dataset that need not fit in memory, and write the model to a folder.
@@ -456,8 +457,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         What is chosen is chosen on ``data.sample(random_state)``; the population's coefficients and the noise are
         estimated from all rows, and all groups adapt. The result is the same, bit for bit, whatever the order of rows
         and files, how rows lie in files, and who computes, and that of `fit` on these rows where these are more than
-        2^14 groups. Of so many groups coefficients are kept, but no rows: `predict_interval` and `update` then know
-        groups after `adapt` only.
+        2^14 groups.
 
         Parameters
         ----------
@@ -473,6 +473,10 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         executor
             Any `concurrent.futures.Executor`, such as that of a Dask client, ``client.get_executor()``. Its workers
             must see the files of `data` and `work` under the same names.
+        groups
+            What is kept of each of more than 2^14 groups. "coef": its coefficients; `predict_interval`,
+            `group_effects` and `update` then know groups after `adapt` only. "rows": its reduced rows too, of p
+            columns and k targets at most p + k rows, as of groups in memory. Both stay on disk, and are mapped.
         progress
             Whether to show progress bars, where standard error is a terminal.
 
@@ -504,9 +508,69 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         check_dataset(data)
         workers = Workers(n_jobs, executor, progress)
         where = None if work is None else Path(work)
-        table = fit_dataset(self.get_params(), data, Path(out), where, workers)
+        table = fit_dataset(self.get_params(), data, Path(out), where, workers, groups)
         self._take(table, data.features)
         return self
+
+    def update_dataset(
+        self,
+        data: TaskDataset,
+        *,
+        out: str | Path,
+        work: str | Path | None = None,
+        n_jobs: int = 1,
+        executor: Executor | None = None,
+        progress: bool = False,
+    ) -> Self:
+        """Return a fitted estimator that has the rows of a dataset too, written to a folder; this one stays.
+
+        This is ``update(..., population=True)`` for rows that need not fit in memory: population and noise are
+        estimated from all rows, old and new, at the choices that were made; new groups adapt, and known ones adapt
+        anew. Known groups of which coefficients alone are kept keep these, and the dataset must have no rows of them.
+
+        Parameters
+        ----------
+        data
+            With the features and as many targets as in the fit; columns are encoded as there.
+        out
+            Folder of the updated model; it may be that of the model itself.
+        work, n_jobs, executor, progress
+            As in `fit_dataset`.
+
+        Returns
+        -------
+        MetaRegressor
+
+        Raises
+        ------
+        ValueError
+            If a file, a column or the room on the disk cannot be used, or as with `update`; the message names it.
+
+        Examples
+        --------
+        >>> import innerloop as il, pandas as pd, tempfile
+        >>> tasks = il.MixedLinearRegression(2).sample_tasks(n_tasks=10, n_rows=6, seed=0)
+        >>> frame = pd.DataFrame({"user": tasks.task_of_row, "a": tasks.X[:, 0], "b": tasks.X[:, 1], "y": tasks.y})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name, rows in (("old", frame[:42]), ("new", frame[42:])):
+        ...         rows.to_parquet(f"{folder}/{name}.parquet")
+        ...     old, new = (il.TaskDataset(f"{folder}/{name}.parquet", "user", "y") for name in ("old", "new"))
+        ...     model = il.MetaRegressor(adaptation="ridge").fit_dataset(old, out=f"{folder}/model")
+        ...     updated = model.update_dataset(new, out=f"{folder}/updated")
+        ...     len(model.groups_), len(updated.groups_)
+        ...
+        (7, 10)
+        """
+        from innerloop.estimators.dataset_fit import Workers
+        from innerloop.estimators.dataset_update import update_dataset
+
+        check_is_fitted(self)
+        check_dataset(data)
+        workers, where = Workers(n_jobs, executor, progress), None if work is None else Path(work)
+        features = getattr(self, "feature_names_in_", None)
+        return self._with(
+            update_dataset(self.get_params(), self._table, features, data, Path(out), where, workers, self._is_log)
+        )
 
     def predict_dataset(
         self,

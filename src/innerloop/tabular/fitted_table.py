@@ -23,7 +23,7 @@ from innerloop.data.scaling import Scaling
 from innerloop.data.tasks import TaskSet
 from innerloop.tabular.intervals import Calibration
 from innerloop.tabular.kinds import RULES, UsedRates
-from innerloop.tabular.known_groups import KnownGroups, is_without_rows, with_rows_of
+from innerloop.tabular.known_groups import KnownGroups, is_without_rows
 from innerloop.tabular.population_sums import PopulationSums
 
 # Rows predicted at once; bounds the memory that gathers the coefficients of each row's group.
@@ -151,12 +151,8 @@ class FittedTable:
         A known group adapts on these rows alone; with `add` on those that it has, too.
         """
         scaled = self._scaled(tasks).whitened()
-        place = self.places(scaled.ids)
-        if add and (place >= 0).any():
-            has = np.flatnonzero(place >= 0)
-            position = np.full(len(place), -1)
-            position[has] = np.arange(len(has))
-            scaled = with_rows_of(self.known.rows_of(place[has]), position, scaled)
+        if add:
+            _, scaled = self.known.joined_with(scaled)
         rows = reduced(scaled)
         return replace(self.knowing(scaled, rows), counted=self._counted_with(rows.ids))
 
@@ -170,18 +166,26 @@ class FittedTable:
         ValueError
             If the sums were not kept, or hold rows of one of these groups that were not.
         """
+        sums = self.population_sums()
+        self.check_exchange(tasks.ids)
+        sums = sums.with_episodes(self._scaled(tasks))
+        return replace(self.adapt(tasks, add=True), sums=sums).recounted()
+
+    def recounted(self) -> FittedTable:
+        """Return the table with the population of all rows that it knows, and known groups adapted anew to it."""
+        sums, before = self.population_sums(), self._counted().whole.tasks
+        after = self.known.rows_of(self.places(before.ids))
+        table = self.with_sums(sums.exchanged(before.select(before.original_sizes > 0), after))
+        return replace(table, known=table.known.readapted(table.predictor.adapt))
+
+    def population_sums(self) -> PopulationSums:
+        """Return the sums, or say why there are none."""
         if self.sums is None:
             raise ValueError(
                 "the model has no sums over its population: an earlier version saved it, or it has "
                 "adapt_lr='per-feature', whose rates need all rows; fit it again."
             )
-        self._check_exchange(tasks.ids)
-        table = self.adapt(tasks, add=True)
-        before = table._counted().whole.tasks
-        after = table.known.rows_of(table.places(before.ids))
-        sums = self.sums.exchanged(before.select(before.original_sizes > 0), after)
-        table = table.with_sums(sums.with_episodes(self._scaled(tasks)))
-        return replace(table, known=table.known.readapted(table.predictor.adapt))
+        return self.sums
 
     def with_sums(self, sums: PopulationSums) -> FittedTable:
         """Return the table with the population that follows from sums over all tasks; known groups stay."""
@@ -192,24 +196,19 @@ class FittedTable:
         selection = replace(self.selection, rates=rates)
         return replace(self, predictor=predictor, effects=effects, selection=selection, sums=sums, counted=None)
 
-    def _check_exchange(self, ids: NDArray[Any]) -> None:
-        """Refuse groups whose rows in the sums cannot be exchanged for more."""
-        assert self.sums is not None
+    def check_exchange(self, ids: NDArray[Any]) -> None:
+        """Refuse groups whose part of the sums cannot be exchanged for that of more rows.
+
+        These are the groups that are given, and those that adapted since the sums were made.
+        """
         place, changed = self.places(ids), self._counted().whole.tasks
-        known = [*ids[place >= 0], *changed.ids]
-        if known and self.sums.objective is not None:
-            raise ValueError(
-                f"gradient steps are trained on single rows, and the model keeps moments only of group "
-                f"{known[0].item()!r}; update its population by groups that it does not know, or fit it again."
-            )
-        rows = self.known.kept_rows(place[place >= 0])
-        lost = [*rows.ids[is_without_rows(rows)], *changed.ids[is_without_rows(changed)]]
-        if lost:
-            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
-            raise ValueError(
-                f"the model keeps no rows of group {lost[0].item()!r}{more}, so that further ones cannot update its "
-                "population; leave them out, or fit the dataset with groups='rows'."
-            )
+        if self.population_sums().objective is not None:
+            known = [*ids[place >= 0], *changed.ids]
+        else:
+            rows = self.known.kept_rows(place[place >= 0])
+            known = [*rows.ids[is_without_rows(rows)], *changed.ids[is_without_rows(changed)]]
+        if known:
+            raise no_rows_kept(known[0].item(), len(known), is_of_steps=self.population_sums().objective is not None)
 
     def _counted(self) -> KnownGroups:
         return (
@@ -346,6 +345,20 @@ def original_units(scaling: Scaling, theta: FloatArray) -> tuple[FloatArray, Flo
     """Return coefficients (..., n_targets, n_features) and intercepts (..., n_targets) in the units of the data."""
     coef, intercept = scaling.original(theta)
     return np.ascontiguousarray(np.swapaxes(coef, -1, -2)), intercept
+
+
+def no_rows_kept(group: object, n: int, is_of_steps: bool) -> ValueError:
+    """Return the error that n groups, one of them `group`, are known, but not the rows that an update needs."""
+    which = f"group {group!r}" + (f" and {n - 1} more" if n > 1 else "")
+    if is_of_steps:
+        return ValueError(
+            f"the model keeps moments only of {which}, and gradient steps are trained on single rows; update its "
+            "population by groups that it does not know, or fit it again."
+        )
+    return ValueError(
+        f"the model keeps no rows of {which}, so that further ones cannot update its population; leave them out, or "
+        "fit the dataset with groups='rows'."
+    )
 
 
 def mean_penalty(effects: RandomEffects, n_rows: int) -> float:

@@ -113,6 +113,22 @@ class KnownGroups:
         ids = np.concatenate(comparable(*(part.ids for part in parts)))
         return replace(_joined(*parts), ids=ids).select(order)
 
+    def joined_with(self, tasks: TaskSet) -> tuple[TaskSet, TaskSet]:
+        """Return those of some tasks that are known, with their kept rows, and all tasks, these rows before theirs.
+
+        Raises
+        ------
+        ValueError
+            If no rows of one were kept.
+        """
+        place = self.places(tasks.ids)
+        has = np.flatnonzero(place >= 0)
+        if len(has) == 0:
+            return tasks.select(has), tasks
+        before, position = self.rows_of(place[has]), np.full(len(place), -1)
+        position[has] = np.arange(len(has))
+        return before, with_rows_of(before, position, tasks)
+
     def with_groups(self, rows: TaskSet, coef: FloatArray) -> KnownGroups:
         """Return these groups with others in front of them, given their reduced rows and coefficients."""
         new = KnownGroups(rows, coef)
