@@ -21,6 +21,7 @@ FOLDER = Path(__file__).parent / "shown"
 COMMANDS = {
     "fit": "innerloop fit school.csv --group school --target score --out model/",
     "predict": "innerloop predict model/ new.csv --level 0.9",
+    "update": "innerloop update model/ new.csv --out updated/",
     "compare": "innerloop compare school.csv --group school --target score",
     "theory": "innerloop theory --n-tasks 3 --n-support 30 --n-query 2 --n-adapt 20 --n-features 60 --task-std .5",
     "simulate": "innerloop simulate --n-tasks 40 --n-support 5 --n-query 25 --n-features 30 --n-adapt 10 --task-std 1 "

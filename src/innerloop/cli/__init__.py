@@ -27,6 +27,7 @@ app = App(
 _HELP = {
     "fit": "Meta-train on a table of many small tasks and recommend learning rates.",
     "predict": "Predict the rows of a table that have no target.",
+    "update": "Add new rows and new groups to a saved model, without the old rows.",
     "compare": "Fit the same table with mixed-model packages, and score all on unseen groups.",
     "demo": "Recommend rates for two tables that come with the package.",
     "theory": "Predict the best learning rates and their expected test loss, before any training.",
@@ -40,7 +41,7 @@ for _name, _help in _HELP.items():
 
 
 # Commands that go on where they were stopped, and the option that this takes.
-_RESUMED = {"simulate": "--store", "fit": "--work", "train": "--out", "reproduce": ""}
+_RESUMED = {"simulate": "--store", "fit": "--work", "update": "--work", "train": "--out", "reproduce": ""}
 # A stopped command ends after so many seconds at the latest.
 _SECONDS_TO_END = 4.0
 # What input, a full disk or a small machine may cause. All else is a mistake of this program.

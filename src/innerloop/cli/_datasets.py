@@ -13,6 +13,7 @@ from innerloop.cli._output import console
 from innerloop.data.dataset import TaskDataset, tables_in
 from innerloop.estimators import MetaRegressor
 from innerloop.estimators.storage import load_details, load_model
+from innerloop.estimators.stored_groups import Kept
 
 # A fit in memory takes about so many times the bytes of its files.
 _TIMES_THE_FILES = 5
@@ -32,6 +33,7 @@ def fit_files(
     work: Path | None,
     n_jobs: int,
     scheduler: str | None,
+    groups: Kept,
     unused: Mapping[str, Any],
 ) -> None:
     """Fit a dataset and save the model; `unused` are options that this cannot take, with their values."""
@@ -39,7 +41,7 @@ def fit_files(
         raise ValueError("a fit of files that are not read into memory saves its model; give --out.")
     refuse_options(unused)
     with _executor(scheduler) as executor:
-        model.fit_dataset(data, out=out, work=work, n_jobs=n_jobs, executor=executor, progress=True)
+        model.fit_dataset(data, out=out, work=work, n_jobs=n_jobs, executor=executor, groups=groups, progress=True)
     names = model.feature_labels()
     coef = ", ".join(f"{name} {value:.4g}" for name, value in zip(names, model.coef_.reshape(-1)[:10], strict=False))
     for line in (
@@ -50,6 +52,21 @@ def fit_files(
         f"\nSaved the model to {out}",
     ):
         console.print(line, soft_wrap=True, markup=False)
+
+
+def update_files(
+    model: MetaRegressor,
+    data: TaskDataset,
+    out: Path,
+    work: Path | None,
+    n_jobs: int,
+    scheduler: str | None,
+    unused: Mapping[str, Any],
+) -> MetaRegressor:
+    """Update a model by a dataset and save it; `unused` are options that this cannot take, with their values."""
+    refuse_options(unused)
+    with _executor(scheduler) as executor:
+        return model.update_dataset(data, out=out, work=work, n_jobs=n_jobs, executor=executor, progress=True)
 
 
 def predicts_files(model: Path, table: Path) -> bool:

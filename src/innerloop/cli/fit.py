@@ -19,6 +19,7 @@ from innerloop.data.dataset import TaskDataset
 from innerloop.data.episodes import Protocol
 from innerloop.estimators import MetaRegressor
 from innerloop.estimators.storage import check_writable, save_model
+from innerloop.estimators.stored_groups import Kept
 from innerloop.evaluation import Score
 from innerloop.evaluation.summary import summary
 from innerloop.report import TableStudy, study
@@ -64,6 +65,7 @@ def fit(
     work: Path | None = None,
     n_jobs: int = 1,
     scheduler: str | None = None,
+    groups: Kept = "coef",
 ) -> None:
     """Meta-train on a table of many small tasks and recommend how new tasks should adapt.
 
@@ -74,8 +76,8 @@ def fit(
     ----------
     table
         CSV or Parquet file, one row per observation, or a folder of such files. A folder that would not fit in memory,
-        or with `work`, `n_jobs` or `scheduler`, is not read into memory: it takes columns of numbers, and the model is
-        saved without a comparison of methods.
+        or with `work`, `n_jobs`, `scheduler` or `groups`, is not read into memory, and the model is saved without a
+        comparison of methods.
     group
         Column with the task ids.
     target
@@ -141,6 +143,9 @@ def fit(
         Processes for a folder of files; -1 takes all cores.
     scheduler
         Address of a Dask scheduler, whose workers then compute: tcp://host:8786.
+    groups
+        What is kept of each of very many groups of a folder of files: coefficients (coef), or what its rows say too
+        (rows), for intervals and for updates by further rows.
     """
     model = MetaRegressor(
         inner_lr=inner_lr,
@@ -162,11 +167,11 @@ def fit(
         target_transform="log" if log_target else None,
     )
     read_settings(model.get_params())
-    if work is not None or n_jobs != 1 or scheduler is not None or is_large(table):
+    if work is not None or n_jobs != 1 or scheduler is not None or groups != "coef" or is_large(table):
         in_memory: dict[str, object] = {"--report": report, "--min-rows": min_rows, "--json": json_}
         in_memory |= {"--forget-groups": forget_groups, "--delimiter": delimiter}
         data = TaskDataset(table, group, target, features, drop or (), weights)
-        fit_files(model, data, out, work, n_jobs, scheduler, in_memory)
+        fit_files(model, data, out, work, n_jobs, scheduler, groups, in_memory)
         return
     if forget_groups and out is None:
         raise ValueError("`--forget-groups` says what `--out` saves; give --out too.")

@@ -151,7 +151,7 @@ def read_task_rows(
         notes.append(
             f"{gone} row{'s' if gone > 1 else ''} without target left out, first {place(int(np.argmin(known)))}"
         )
-    row_weights = _read_weights(table, of_weights[0], name, place) if of_weights else None
+    row_weights = read_weights(table, of_weights[0], name, place) if of_weights else None
     if row_weights is not None:
         if gone := int((row_weights[known] == 0).sum()):
             notes.append(f"{gone} row{'s' if gone > 1 else ''} of weight 0 or without weight left out")
@@ -189,7 +189,7 @@ def _read_targets(
     return codes, np.column_stack(values)
 
 
-def _read_weights(table: nw.DataFrame[Any], column: str, name: str, place: Callable[[int], str]) -> FloatArray:
+def read_weights(table: nw.DataFrame[Any], column: str, name: str, place: Callable[[int], str]) -> FloatArray:
     """Return the weights of rows, 0 where there is none."""
     try:
         weights: FloatArray = np.nan_to_num(read_column(table.get_column(column), place, "number").values)
