@@ -50,6 +50,8 @@ def folder(tmp_path, monkeypatch):
     new.to_csv(tmp_path / "new.csv", index=False)
     (tmp_path / "rows").mkdir()
     frame.to_parquet(tmp_path / "rows" / "first.parquet")
+    (tmp_path / "new_rows").mkdir()
+    frame[:12].assign(school="newer").to_parquet(tmp_path / "new_rows" / "first.parquet")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
