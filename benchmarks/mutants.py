@@ -58,7 +58,7 @@ MUTANTS = [
     Mutant("tabular/training.py", "replace(self.rows, ids=training.ids)", "self.rows", "test_invariance.py -k names"),
     Mutant(
         "tabular/fitted_table.py",
-        "replace(self, known=KnownGroups.none(*self.predictor.unseen.shape))",
+        "replace(self, known=KnownGroups.none(*self.predictor.unseen.shape), counted=None)",
         "self",
         "test_storage.py -k forgets",
     ),
@@ -370,6 +370,24 @@ MUTANTS = [
         "RateObjective.of(episodes, coef)(rates)",
         "RateObjective.of(part.gradient[0], coef)(rates)",
         "test_meta_sgd.py -k shrunk_to_one",
+    ),
+    Mutant(
+        "tabular/population_sums.py",
+        "totals=self.totals - parts[0] + parts[1]",
+        "totals=self.totals + parts[1]",
+        "test_population_update.py -k take_the_place",
+    ),
+    Mutant(
+        "tabular/fitted_table.py",
+        "known=table.known.readapted(table.predictor.adapt)",
+        "known=table.known",
+        "test_population_update.py -k same_choices",
+    ),
+    Mutant(
+        "tabular/joining.py",
+        "totals[k] -= flat_sums(cov, before)",
+        "totals[k] -= 0",
+        "test_dataset_update.py -k that_in_memory",
     ),
     Mutant(
         "tabular/known_groups.py",

@@ -201,6 +201,30 @@ def test_an_update_that_was_interrupted_goes_on(model_of, tmp_path, monkeypatch)
     check_equal(updated, in_memory("known")[1], table)
 
 
+def test_a_model_whose_folder_was_updated_can_be_updated_again(model_of, tmp_path):
+    model, new, table = model_of("known")
+    data = written(tmp_path / "new", new)
+    for _ in range(2):
+        updated = model.update_dataset(data, out=tmp_path / "model")
+        check_equal(updated, in_memory("known")[1], table)
+
+
+def test_weights_logarithms_and_several_targets_join(tmp_path):
+    rng = np.random.default_rng(5)
+    table = frame().assign(w=lambda t: rng.uniform(0.5, 2, len(t)), z=lambda t: np.exp(t["a"] + t["y"] / 9))
+    table["y"] = np.exp(table["y"] / 9)
+    old, new = parts("known", table)
+    model = regressor(target_transform="log").fit(*both(old), sample_weight=old["w"])
+    expected = model.update(*both(new), sample_weight=new["w"], population=True)
+    written(tmp_path / "new", new)
+    data = il.TaskDataset(tmp_path / "new", group="user", target=["y", "z"], weights="w")
+    check_equal(model.update_dataset(data, out=tmp_path / "updated"), expected, table)
+
+
+def both(table):
+    return table[["user", "a", "b"]], table[["y", "z"]].to_numpy()
+
+
 def test_text_joins_numbers(model_of, tmp_path):
     model, new, table = model_of("new", names=lambda task: task)
     text = new.assign(user=np.char.add("é", new["user"].to_numpy().astype(str)))

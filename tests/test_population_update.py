@@ -258,3 +258,12 @@ def test_a_small_update_moves_little_and_leaves_the_model_itself_alone():
         before, (model.coef_, model.predict(X, groups=groups), model._table.sums.totals), strict=True
     ):
         np.testing.assert_array_equal(one, other)
+
+
+def test_one_task_without_groups_is_joined_by_others():
+    X, y, groups = table()
+    with pytest.warns(UserWarning, match="all rows count as one task"):
+        model = il.MetaRegressor(l2=0.0, adaptation="ridge", basis="linear").fit(X[:50], y[:50])
+    updated = model.update(X[50:], y[50:], groups[50:], population=True)
+    Z = np.c_[X, np.ones(len(X))]
+    np.testing.assert_allclose(np.append(updated.coef_, updated.intercept_), np.linalg.lstsq(Z, y)[0], rtol=1e-9)

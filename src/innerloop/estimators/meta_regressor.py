@@ -535,7 +535,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         out
             Folder of the updated model; it may be that of the model itself.
         work, n_jobs, executor, progress
-            As in `fit_dataset`.
+            As in `fit_dataset`; workers must see the folder of this model too.
 
         Returns
         -------

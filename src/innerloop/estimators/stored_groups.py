@@ -182,7 +182,8 @@ class StoredGroups:
         """Return known groups on disk: where they are mapped from, else written to a folder in this one."""
         if known.recent is None and known.words is not None and isinstance(known.coef, np.memmap):
             place = Path(str(known.coef.filename)).parent
-            return cls(place, tuple(describe(place)["sizes"]))
+            if (place / "coef.npy").exists():  # an update of the model in its folder leaves the maps alone
+                return cls(place, tuple(describe(place)["sizes"]))
         known, written = known.whole, folder / "known"
         order = np.argsort(words_of_ids(known.tasks.ids), kind="stable")
         shutil.rmtree(written, ignore_errors=True)
