@@ -305,6 +305,31 @@ def theory_beside_simulation(result: Result, figure: Figure) -> None:
     legend_below(figure, ax, 3)
 
 
+def distances_of_updates(result: Result, figure: Figure) -> None:
+    """Draw how far old and updated models are from a fit of all rows: dots are draws, lines medians."""
+    figure.set_size_inches(7.5, 3.4)
+    panels, tables = figure.subplots(1, 2, sharey=True), result["tables"]
+    measures = (
+        (("population, old", "population, updated", "known groups, updated"), "distance of predictions, in noises"),
+        (("error, old", "error, updated"), "error on unseen groups, relative"),
+    )
+    for ax, (names, label) in zip(panels, measures, strict=True):
+        for k, name in enumerate(names):
+            for i, table in enumerate(tables.values()):
+                x, y = [one[name] for one in table["draws"]], i + (k - 1) / 5
+                ax.plot(x, [y] * len(x), "o", ms=3, color=COLOURS[k], alpha=0.5, label=None if i else name)
+                ax.plot([np.median(x)] * 2, [y - 0.1, y + 0.1], color=COLOURS[k], lw=2)
+        ax.set(xscale="log", xlabel=label)
+    panels[1].xaxis.set_major_formatter("{x:.1f}")
+    panels[1].xaxis.set_minor_formatter("{x:.1f}")
+    panels[0].set_yticks(range(len(tables)), [f"{name.split('/')[1]}, {t['groups']}" for name, t in tables.items()])
+    panels[0].invert_yaxis()
+    handles, labels = zip(
+        *[pair for ax in panels for pair in zip(*ax.get_legend_handles_labels(), strict=True)], strict=True
+    )
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=7)
+
+
 DRAWINGS: dict[str, Callable[[Result, Figure], None]] = {
     "explorer_speed": speed_of_explorer,
     "held_out": errors_of_methods,
@@ -322,6 +347,7 @@ DRAWINGS: dict[str, Callable[[Result, Figure], None]] = {
     "solve_path": speed_of_solutions,
     "theory_speed": speed_of_theory,
     "theory_vs_monte_carlo": theory_beside_simulation,
+    "updates": distances_of_updates,
 }
 
 

@@ -77,6 +77,7 @@ def facts() -> Iterator[Fact]:
         of_mixed_models,
         of_kernels,
         of_stops,
+        of_updates,
         of_theory,
     ):
         yield from part()
@@ -221,6 +222,16 @@ def of_stops() -> Iterator[Fact]:
     pattern = r"a list of (\d+), each selection of tests first without a change, (\d+) were noticed, (\S+) %"
     yield Fact(page, pattern, values)
     yield Fact(page, r"Of the (\d+) that were let through", (str(len(changes["missed"])),))
+
+
+def of_updates() -> Iterator[Fact]:
+    """Yield facts on updated models beside fits of all rows."""
+    for name, table in result("updates")["tables"].items():
+        middle = {key: float(np.median([one[key] for one in table["draws"]])) for key in table["draws"][0]}
+        near = [f"{middle[key]:.2g}" for key in ("population, old", "population, updated", "known groups, updated")]
+        errors = [f"{middle[key]:.2f}" for key in ("error, old", "error, updated")]
+        pattern = rf"\| {name}, (\d+) \|" + r" (\S+) \|" * 5
+        yield Fact("docs/scale.md", pattern, (str(table["groups"]), *near, *errors))
 
 
 def of_theory() -> Iterator[Fact]:
