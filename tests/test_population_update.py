@@ -267,3 +267,14 @@ def test_one_task_without_groups_is_joined_by_others():
     updated = model.update(X[50:], y[50:], groups[50:], population=True)
     Z = np.c_[X, np.ones(len(X))]
     np.testing.assert_allclose(np.append(updated.coef_, updated.intercept_), np.linalg.lstsq(Z, y)[0], rtol=1e-9)
+
+
+def test_numbers_that_no_sum_could_hold_are_refused():
+    X, y, groups = table()
+    model = fitted(X, y, groups)
+    for rows, message in (
+        ((X[:2] * 1e80, y[:2]), r"`X` must lie within 1e\+75 standard deviations of the mean of the fit, got \d"),
+        ((X[:2], y[:2] * 1e80), r"`y` must lie between -1e\+75 and 1e\+75; rescale it"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.update(*rows, groups=["new"] * 2, population=True)

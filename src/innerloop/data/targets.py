@@ -10,6 +10,9 @@ import numpy as np
 from innerloop._base.checks import FloatArray
 from innerloop.data.frames import row_name
 
+# Squares of squared errors, of which standard errors are made, must be finite.
+LARGEST = 1e75
+
 
 def log_targets(y: FloatArray, name: str, place: Callable[[int], str] = row_name) -> FloatArray:
     """Return logarithms of targets; NaN, where there is no target, stays.
@@ -52,3 +55,9 @@ def _notes(columns: FloatArray) -> Iterator[str]:
                 f"{name} has whole numbers from 0 up: if it counts, its noise grows with its level, and intervals are "
                 "too wide where it is low, too narrow where it is high; fit its square root or log(1 + y) instead"
             )
+
+
+def check_size(largest: float) -> None:
+    """Refuse targets of which the largest in size is too large to square."""
+    if not largest < LARGEST:
+        raise ValueError(f"`y` must lie between -{LARGEST:g} and {LARGEST:g}; rescale it.")

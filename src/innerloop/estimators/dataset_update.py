@@ -72,7 +72,9 @@ def update_dataset(
         n_known, n_kept = len(stored.known.tasks), stored.known.tasks.n_rows
         # As many units as keep the known groups of one in memory.
         least_bits = bucket_bits(n_known * (p * n_targets + 3) + n_kept * (p + n_targets), 1)
-        population = divide(data, rows, folder, settings, workers, least_bits).population
+        divided = divide(data, rows, folder, settings, workers, least_bits)
+        table.check_extremes(divided.extremes)
+        population = divided.population
         sums, design = table.population_sums(), Design(table.scaling, table.curves)
         units = gather_sums(
             JoinSums(population, design, sums.task_cov, sums.episodes, stored), population, folder, workers

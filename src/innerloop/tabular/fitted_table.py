@@ -18,8 +18,10 @@ from innerloop.adaptation.rules import Ridge
 from innerloop.adaptation.scale_mixture import ScaledRidge
 from innerloop.data.columns import ColumnMap
 from innerloop.data.curves import Curves
+from innerloop.data.population import Extremes
 from innerloop.data.row_blocks import reduced
 from innerloop.data.scaling import Scaling
+from innerloop.data.targets import LARGEST, check_size
 from innerloop.data.tasks import TaskSet
 from innerloop.tabular.intervals import Calibration
 from innerloop.tabular.kinds import RULES, UsedRates
@@ -167,6 +169,7 @@ class FittedTable:
             If the sums were not kept, or hold rows of one of these groups that were not.
         """
         sums = self.population_sums()
+        self.check_extremes(Extremes.of(tasks.X, tasks.y))
         self.check_exchange(tasks.ids)
         sums = sums.with_episodes(self._scaled(tasks))
         return replace(self.adapt(tasks, add=True), sums=sums).recounted()
@@ -195,6 +198,16 @@ class FittedTable:
             rates = rates._replace(l2=mean_penalty(effects, sums.n_rows))
         selection = replace(self.selection, rates=rates)
         return replace(self, predictor=predictor, effects=effects, selection=selection, sums=sums, counted=None)
+
+    def check_extremes(self, extremes: Extremes) -> None:
+        """Refuse rows that are too large to square beside those of the fit: sums would keep nothing else."""
+        check_size(float(np.abs((extremes.y_low, extremes.y_high)).max()))
+        scaled = self.scaling.design(np.array((extremes.X_low, extremes.X_high)))
+        if not (largest := float(np.abs(scaled).max(initial=0.0))) < LARGEST:
+            raise ValueError(
+                f"`X` must lie within {LARGEST:g} standard deviations of the mean of the fit, got {largest:g}; correct "
+                "such rows, or leave them out."
+            )
 
     def check_exchange(self, ids: NDArray[Any]) -> None:
         """Refuse groups whose part of the sums cannot be exchanged for that of more rows.

@@ -19,7 +19,7 @@ from innerloop.data.row_blocks import reduced
 from innerloop.data.tasks import TaskSet
 from innerloop.data.words import words_of_ids
 from innerloop.tabular.known_groups import KnownGroups, is_without_rows
-from innerloop.tabular.population_sums import Protocols, flat_sums
+from innerloop.tabular.population_sums import Protocols, flat_sums, n_sums
 from innerloop.tabular.totals import Design
 
 # Known groups that adapt at once.
@@ -70,7 +70,7 @@ class JoinSums:
         Groups in "lost" are known, and cannot be joined: of them there are no rows.
         """
         shape = self.covariances.shape
-        totals, counts = np.zeros((*shape[:2], shape[-1] * (shape[-1] + 1) + 3)), np.zeros(3, dtype=np.int64)
+        totals, counts = np.zeros((*shape[:2], n_sums(shape[-1]))), np.zeros(3, dtype=np.int64)
         lost, found = [np.empty(0, dtype=np.int64)], dict[str, Any]()
         objective = None
         with one_thread(shape[-1]):

@@ -24,7 +24,7 @@ from innerloop.data.episodes import Episodes
 from innerloop.data.population import Extremes
 from innerloop.data.row_blocks import reduced
 from innerloop.data.scaling import Scaling
-from innerloop.data.targets import target_notes
+from innerloop.data.targets import check_size, target_notes
 from innerloop.data.tasks import TaskSet
 from innerloop.exact.objective import MetaObjective
 from innerloop.tabular.adaptation_choice import AdaptationChoice, choose_adaptation
@@ -62,8 +62,6 @@ from innerloop.tabular.population_sums import PopulationSums, Protocols, TotalSu
 from innerloop.tabular.rate_choice import HeldOut, Rates
 from innerloop.tabular.settings import Columns, Settings
 
-# Squares of squared errors, of which standard errors are made, must be finite.
-_LARGEST_TARGET = 1e75
 # Correlations are not estimated between more coefficients than this.
 _MOST_CORRELATED = 32
 
@@ -190,8 +188,7 @@ class MetaTraining:
             If targets are too large to square, all features are zero, or a column that is named does not exist.
         """
         largest = np.abs(tasks.y if extremes is None else (extremes.y_low, extremes.y_high)).max()
-        if not largest < _LARGEST_TARGET:
-            raise ValueError(f"`y` must lie between -{_LARGEST_TARGET:g} and {_LARGEST_TARGET:g}; rescale it.")
+        check_size(float(largest))
         with one_thread(tasks.n_features):
             of_features = None if extremes is None else (extremes.X_low, extremes.X_high)
             scaling = Scaling.fit(tasks, settings.standardize, settings.fit_intercept, of_features)
