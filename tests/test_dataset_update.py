@@ -62,9 +62,9 @@ def given(table):
 
 
 @cache
-def in_memory(kind, adaptation="auto"):
+def in_memory(kind, **parameters):
     old, new = parts(kind, frame())
-    model = regressor(adaptation=adaptation).fit(*given(old))
+    model = regressor(**parameters).fit(*given(old))
     return model, model.update(*given(new), population=True)
 
 
@@ -142,6 +142,12 @@ def test_an_update_by_files_is_that_in_memory(model_of, tmp_path, kind, layout):
     for one in (updated, il.load_model(tmp_path / "updated")):
         check_equal(one, in_memory(kind)[1], table)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "new", "old", "updated"]
+
+
+def test_curves_join_too(model_of, tmp_path):
+    model, new, table = model_of("known", basis="spline")
+    updated = model.update_dataset(written(tmp_path / "new", new), out=tmp_path / "updated")
+    check_equal(updated, in_memory("known", basis="spline")[1], table)
 
 
 def test_without_rows_known_groups_keep_their_coefficients_and_new_ones_adapt(model_of, tmp_path):
@@ -237,7 +243,7 @@ def test_text_joins_numbers(model_of, tmp_path):
 def test_gradient_steps_are_trained_on_files_too(model_of, tmp_path):
     model, new, table = model_of("new", adaptation="gradient")
     updated = model.update_dataset(written(tmp_path / "new", new), out=tmp_path / "updated")
-    check_equal(updated, in_memory("new", "gradient")[1], table)
+    check_equal(updated, in_memory("new", adaptation="gradient")[1], table)
     again = il.TaskDataset(tmp_path / "new", group="user", target="y")
     with pytest.raises(ValueError, match=r"keeps moments only of group \d+ and \d+ more, and gradient steps"):
         updated.update_dataset(again, out=tmp_path / "again")
