@@ -366,7 +366,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         -------
         MetaRegressor
         """
-        return self._with(self._table.adapt(self._given(X, y, groups, sample_weight)))
+        tasks = self._given(X, y, groups, sample_weight)
+        return self._with(self._table.adapt(tasks))
 
     def update(
         self,
