@@ -54,7 +54,7 @@ def bare(folder: Path, n_groups: int) -> dict[str, float]:
     X, y = rng.standard_normal((n * N_ROWS, p)), rng.standard_normal(n * N_ROWS)
     tasks, cov = TaskSet(X, y, np.arange(n + 1) * N_ROWS, np.arange(n)), 0.3 * np.eye(p)[None]
     steps = {
-        "sums": lambda: sums_at(cov, tasks, 2**18),
+        "sums": lambda: sums_at(cov[None], tasks, 2**18),
         "adaptation": lambda: Ridge(cov).adapt(np.zeros((p, 1)), tasks),
     }
     seconds = {"scan": scan}

@@ -66,6 +66,16 @@ class Sums(NamedTuple):
     log_det: float
     raw_square: float
 
+    @classmethod
+    def none(cls, n_features: int) -> Sums:
+        """Return the sums over no tasks."""
+        return cls(np.zeros((n_features, n_features)), np.zeros(n_features), 0.0, 0.0, 0.0)
+
+    def with_block(self, block: RowBlock, target: int, task_cov: FloatArray) -> Sums:
+        """Return these sums with those over the tasks of a block, for one target, at their covariance, added."""
+        rows = _Rows(block.X, block.y[..., target])
+        return _added(self, _whiten(rows, np.arange(len(task_cov)), task_cov), float(np.sum(rows.y**2)))
+
 
 class _Rows(NamedTuple):
     """Rows of some tasks: X (n_tasks, n_rows, n_features) and y (n_tasks, n_rows)."""
@@ -133,7 +143,7 @@ class RestrictedLikelihood:
         self.n_priors = int(prior.max(initial=-1)) + 1
         self.n = max(n_rows - int((prior < 0).sum()), 1)
         self._varying = np.arange(len(prior)) if varying is None else varying
-        self._constant = Sums(np.zeros((len(prior), len(prior))), np.zeros(len(prior)), 0.0, 0.0, 0.0)
+        self._constant = Sums.none(len(prior))
         self._blocks, self._target = blocks, target
         self._parts: list[_Rows] | None = None
         if varying is not None:
@@ -291,7 +301,7 @@ def _whiten(rows: _Rows, varying: IntArray, task_cov: FloatArray) -> _Whitened:
     """Return V^-1/2 of rows, by a Cholesky factor of each task, given the covariance of the varying coefficients."""
     if not task_cov.any():  # V is the identity
         return _Whitened(rows.X, rows.y, 0.0)
-    Z = rows.X[..., varying]
+    Z = rows.X if len(varying) == rows.X.shape[2] else rows.X[..., varying]
     V = (Z @ task_cov) @ Z.transpose(0, 2, 1)
     V[:, np.arange(V.shape[1]), np.arange(V.shape[1])] += 1.0
     both = np.concatenate((rows.X, rows.y[..., None]), axis=2)

@@ -74,8 +74,8 @@ def fit(
     ----------
     table
         CSV or Parquet file, one row per observation, or a folder of such files. A folder that would not fit in memory,
-        or with `work`, `n_jobs` or `scheduler`, is not read into memory: it takes columns of numbers, and the model is
-        saved without a comparison of methods.
+        or with `work`, `n_jobs` or `scheduler`, is not read into memory, and the model is saved without a comparison
+        of methods.
     group
         Column with the task ids.
     target

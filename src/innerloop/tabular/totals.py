@@ -104,7 +104,7 @@ class SumLeaves:
                 if leaf.n_rows > (width + 1) * len(leaf):  # then reduced rows are fewer, and serve every covariance
                     rows = reduced(rows)
                 parts["counts"].append((len(leaf), leaf.n_rows, leaf.ids.dtype.itemsize))
-                sums = [sums_at(cov, rows, _NUMBERS_OF_BLOCK) for cov in self.covariances]
+                sums = sums_at(self.covariances, rows, _NUMBERS_OF_BLOCK)
                 parts["sums"].append([[_flat(of_target) for of_target in of_model] for of_model in sums])
                 if self.episodes is not None:
                     objective = self.episodes.objective(tasks)
