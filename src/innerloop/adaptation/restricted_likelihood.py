@@ -21,6 +21,7 @@ from typing import NamedTuple, final
 
 import numpy as np
 from scipy.linalg.blas import dtrsm
+from scipy.special import chdtrc
 
 from innerloop._base.checks import FloatArray, IntArray
 from innerloop.data.row_blocks import RowBlock
@@ -270,19 +271,31 @@ class RestrictedLikelihood:
         return slope
 
     def score(self, task_cov: FloatArray, penalty: FloatArray) -> tuple[Solution, FloatArray]:
-        """Return the estimates given the variances, and Rao's score statistic of each coefficient's variance.
+        """Return the estimates given the variances, and how likely chance alone is to ask for more of each variance.
 
-        That is minus the loss's derivative by the variance over the root of its expected square, ``2 sum_i M_ijj^2``:
-        about standard normal for a coefficient in which tasks do not differ.
+        Rao's score statistic of a variance of zero is ``T = sum_i q_ij^2 / s^2``, the loss's derivative less its
+        expectation M, ``sum_i M_ijj``. Where tasks do not differ in the coefficient it is a sum of ``M_ijj chi^2_1``,
+        about ``M / f`` times chi^2 of ``f = M^2 / sum_i M_ijj^2`` degrees of freedom (Satterthwaite), which few tasks
+        may dominate: a normal distribution would not do.
+
+        Returns
+        -------
+        solution
+        chance : (n_features,)
         """
         kept = list[_Whitened]()
         sums = self.sums(task_cov, kept)
         solution = self.solve(sums, penalty)
-        squares = np.zeros(len(self.prior))
+        total, squares = np.zeros(len(self.prior)), np.zeros(len(self.prior))
         for white in kept:
-            squares += np.square(np.einsum("trp,trp->tp", white.X, white.X)).sum(axis=0)
-        slope = self._slope(kept, solution).diagonal()
-        return solution, -slope / np.sqrt(np.where(squares > 0, 2 * squares, 1.0))
+            M = np.einsum("trp,trp->tp", white.X, white.X)
+            total += M.sum(axis=0)
+            squares += np.square(M).sum(axis=0)
+        has = squares > 0
+        chance, slope = np.ones(len(self.prior)), self._slope(kept, solution).diagonal()
+        freedom = total[has] ** 2 / squares[has]
+        chance[has] = chdtrc(freedom, freedom * np.maximum(1 - slope[has] / total[has], 0.0))
+        return solution, chance
 
 
 def _added(sums: Sums, white: _Whitened, raw_square: float) -> Sums:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import chdtrc, ndtr
+from scipy.special import chdtrc
 
 from innerloop._base.checks import FloatArray
 from innerloop.adaptation.random_effects import RandomEffects
@@ -54,13 +54,13 @@ def evident(curves: Curves, tasks: TaskSet, effects: RandomEffects, intercept: b
     chance, strength = np.ones(len(curves)), np.zeros(len(curves))
     for target in range(len(effects.noise)):
         problem = RestrictedLikelihood(blocks, target, tasks.n_rows, prior)
-        solution, score = problem.score(wide.task_cov[target], wide.precision[target])
+        solution, of_variances = problem.score(wide.task_cov[target], wide.precision[target])
         for i in range(len(curves)):
             columns = of_curves[curves.curve_of_column == i]
             wald = _wald(solution.mean[columns], solution.noise * solution.mean_cov[np.ix_(columns, columns)])
-            of_variances = len(columns) * ndtr(-score[columns].max())
-            chance[i] = min(chance[i], 2 * min(chdtrc(len(columns), wald), of_variances))
-            strength[i] = max(strength[i], wald / len(columns), score[columns].max())
+            of_variance = len(columns) * of_variances[columns].min()
+            chance[i] = min(chance[i], 2 * min(chdtrc(len(columns), wald), of_variance))
+            strength[i] = max(strength[i], wald / len(columns))
     order = np.lexsort((-strength, chance))  # chances may all be below the smallest number
     order = order[chance[order] < _LEVEL / (len(curves) * len(effects.noise))]
     return curves.select(np.sort(order[np.cumsum(curves.width[order]) <= _MOST_COLUMNS]))
