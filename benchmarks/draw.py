@@ -101,8 +101,8 @@ def lines(ax: Axes, x: Sequence[float], series: Mapping[str, Sequence[float]], *
 
 
 def cost_of_many_groups(result: Result, figure: Figure) -> None:
-    figure.set_size_inches(7.5, 3.4)
-    time, memory = figure.subplots(1, 2)
+    figure.set_size_inches(11, 3.6)
+    time, memory, beside = figure.subplots(1, 3)
     tables = result["tables"]
     groups = [table["groups"] for table in tables]
     seconds = {
@@ -115,8 +115,18 @@ def cost_of_many_groups(result: Result, figure: Figure) -> None:
     measured = [table for table in tables if "peak MB" in table]
     lines(memory, [table["groups"] for table in measured], {"": [table["peak MB"] for table in measured]})
     memory.set(xscale="log", xlabel="groups", ylabel="peak memory of a fit, MB", ylim=(0, None))
-    for ax in (time, memory):
-        ax.set_xticks(groups, [f"{n:,}" for n in groups], fontsize=8)
+    time.set_title("datasets")
+    memory.set_title("datasets")
+    rows = [row for row in result["in memory"] if row["features"] < 10]
+    names = [name for name in ("innerloop", "mixedlm-rs", "mixedlm") if all(name in row for row in rows)]
+    lines(beside, [row["groups"] for row in rows], {name: [row[name]["seconds"] for row in rows] for name in names})
+    beside.set(
+        xscale="log", yscale="log", xlabel="groups", ylabel="seconds of CPU", title="tables in memory, 3 features"
+    )
+    beside.legend(frameon=False, fontsize=8)
+    for ax, numbers in ((time, groups), (memory, groups), (beside, [row["groups"] for row in rows])):
+        powers = [10**k for k in range(3, 9) if min(numbers) <= 10**k <= max(numbers)]
+        ax.set_xticks(powers, [f"{n:,}" for n in powers], fontsize=7)
         ax.minorticks_off()
     legend_below(figure, time, 3)
 

@@ -50,7 +50,10 @@ MUTANTS = [
         "test_tasks.py",
     ),
     Mutant(
-        "data/row_blocks.py", 'axis=2), mode="r"))[place]', "axis=2)))[place]", "test_storage.py -k rows_in_a_folder"
+        "data/row_blocks.py",
+        'np.linalg.qr(_padded(tasks, members), mode="r"))[place]',
+        "_padded(tasks, members))[place]",
+        "test_storage.py -k rows_in_a_folder",
     ),
     Mutant(
         "tabular/training.py", "scaling.tasks(tasks).nameless()", "scaling.tasks(tasks)", "test_invariance.py -k names"
@@ -385,8 +388,8 @@ MUTANTS = [
     ),
     Mutant(
         "tabular/joining.py",
-        "totals[k] -= flat_sums(cov, before)",
-        "totals[k] -= 0",
+        "totals -= flat_sums(self.covariances, before)",
+        "totals -= 0",
         "test_dataset_update.py -k that_in_memory",
     ),
     Mutant(

@@ -423,14 +423,18 @@ def test_more_features_than_rows_are_estimated_in_the_space_of_rows_as_in_that_o
     assert effects.noise[0] == pytest.approx(noise, rel=1e-6)
 
 
-def test_the_score_of_a_variance_is_about_standard_normal_where_tasks_agree():
-    scores = []
-    for seed in range(60):
-        tasks = mixed_tasks([8] * 30, [0.0, 0.0, 1.0], noise=1.0, seed=seed)
-        own = problem(tasks)
-        _, score = own.score(np.diag([0.0, 0.0, 1.0]), own.penalty(np.array([1e-6])))
-        scores.extend(score[:2])
-    assert abs(np.mean(scores)) < 4 / np.sqrt(len(scores)) + 0.1
-    assert np.std(scores) == pytest.approx(1.0, abs=4 / np.sqrt(2 * len(scores)))
+def test_the_chance_of_a_variance_is_uniform_where_tasks_agree():
+    chances = []
+    for seed in range(400):
+        rng, task = np.random.default_rng(seed), np.repeat(np.arange(30), 8)
+        X = np.append(rng.standard_normal((240, 2)), np.ones((240, 1)), axis=1)
+        X[task < 3, 0] *= 6  # these tasks weigh most
+        y = X @ [1.0, 2.0, 3.0] + rng.standard_normal(30)[task] + rng.standard_normal(240)
+        own = problem(il.TaskSet.from_arrays(X, y, task))
+        chances.append(own.score(np.diag([0.0, 0.0, 1.0]), own.penalty(np.array([1e-6])))[1][:2])
+    for of_column in np.transpose(chances):
+        for level in (0.02, 0.1, 0.5):
+            error = np.sqrt(level * (1 - level) / len(of_column))
+            assert abs(np.mean(of_column < level) - level) < 4 * error
     varied = mixed_tasks([8] * 30, [0.0, 1.0, 1.0], noise=1.0)
-    assert problem(varied).score(np.diag([0.0, 0.0, 1.0]), np.zeros(3))[1][1] > 4
+    assert problem(varied).score(np.diag([0.0, 0.0, 1.0]), np.zeros(3))[1][1] < 1e-4

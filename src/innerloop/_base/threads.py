@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from functools import cached_property
+from functools import cache, cached_property
 from threading import Lock, local
 from typing import TYPE_CHECKING, TypeVar, final
 
@@ -57,6 +57,7 @@ class _OneThread:
 _ONE_THREAD = _OneThread()
 
 
+@cache
 def arithmetic() -> str:
     """Return what bits of results depend on besides the code: numpy's version, and the kernels of linear algebra."""
     import numpy as np

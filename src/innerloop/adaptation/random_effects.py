@@ -193,26 +193,30 @@ def update_mean(
     The tasks may be reduced; see `innerloop.data.row_blocks.reduced`.
     """
     n_rows = int(tasks.original_sizes.sum())
-    return solve_mean(effects, sums_at(effects.task_cov, tasks), n_rows, intercept=intercept, l2=l2)
+    return solve_mean(effects, sums_at(effects.task_cov[None], tasks)[0], n_rows, intercept=intercept, l2=l2)
 
 
-def sums_at(task_cov: FloatArray, tasks: TaskSet, most_numbers: int = MOST_NUMBERS) -> list[Sums]:
-    """Return the sums over tasks, at their covariance, from which the mean and the noise of each target follow.
+def sums_at(task_cov: FloatArray, tasks: TaskSet, most_numbers: int = MOST_NUMBERS) -> list[list[Sums]]:
+    """Return the sums over tasks from which the mean and the noise of each model and target follow.
 
     Parameters
     ----------
-    task_cov : (n_targets, n_features, n_features)
+    task_cov : (n_models, n_targets, n_features, n_features)
+        Of tasks' coefficients, at which sums are made.
     tasks
         Their sums add to those of other tasks.
     most_numbers
         Of a block of tasks that are summed at once.
     """
-    prior = np.zeros(tasks.n_features, dtype=np.intp)  # sums do not depend on it
+    n_models, n_targets, p, _ = task_cov.shape
+    sums = [[Sums.none(p)] * n_targets for _ in range(n_models)]
     with one_thread():
-        return [
-            RestrictedLikelihood(row_blocks(tasks, most_numbers), target, tasks.n_rows, prior).sums(of_target)
-            for target, of_target in enumerate(task_cov)
-        ]
+        for block in row_blocks(tasks, most_numbers):
+            sums = [
+                [of_target.with_block(block, t, task_cov[m, t]) for t, of_target in enumerate(of_model)]
+                for m, of_model in enumerate(sums)
+            ]
+    return sums
 
 
 def solve_mean(

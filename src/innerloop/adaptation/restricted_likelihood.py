@@ -21,6 +21,7 @@ from typing import NamedTuple, final
 
 import numpy as np
 from scipy.linalg.blas import dtrsm
+from scipy.special import chdtrc
 
 from innerloop._base.checks import FloatArray, IntArray
 from innerloop.data.row_blocks import RowBlock
@@ -65,6 +66,16 @@ class Sums(NamedTuple):
     square: float
     log_det: float
     raw_square: float
+
+    @classmethod
+    def none(cls, n_features: int) -> Sums:
+        """Return the sums over no tasks."""
+        return cls(np.zeros((n_features, n_features)), np.zeros(n_features), 0.0, 0.0, 0.0)
+
+    def with_block(self, block: RowBlock, target: int, task_cov: FloatArray) -> Sums:
+        """Return these sums with those over the tasks of a block, for one target, at their covariance, added."""
+        rows = _Rows(block.X, block.y[..., target])
+        return _added(self, _whiten(rows, np.arange(len(task_cov)), task_cov), float(np.sum(rows.y**2)))
 
 
 class _Rows(NamedTuple):
@@ -133,7 +144,7 @@ class RestrictedLikelihood:
         self.n_priors = int(prior.max(initial=-1)) + 1
         self.n = max(n_rows - int((prior < 0).sum()), 1)
         self._varying = np.arange(len(prior)) if varying is None else varying
-        self._constant = Sums(np.zeros((len(prior), len(prior))), np.zeros(len(prior)), 0.0, 0.0, 0.0)
+        self._constant = Sums.none(len(prior))
         self._blocks, self._target = blocks, target
         self._parts: list[_Rows] | None = None
         if varying is not None:
@@ -260,19 +271,31 @@ class RestrictedLikelihood:
         return slope
 
     def score(self, task_cov: FloatArray, penalty: FloatArray) -> tuple[Solution, FloatArray]:
-        """Return the estimates given the variances, and Rao's score statistic of each coefficient's variance.
+        """Return the estimates given the variances, and how likely chance alone is to ask for more of each variance.
 
-        That is minus the loss's derivative by the variance over the root of its expected square, ``2 sum_i M_ijj^2``:
-        about standard normal for a coefficient in which tasks do not differ.
+        Rao's score statistic of a variance of zero is ``T = sum_i q_ij^2 / s^2``, the loss's derivative less its
+        expectation M, ``sum_i M_ijj``. Where tasks do not differ in the coefficient it is a sum of ``M_ijj chi^2_1``,
+        about ``M / f`` times chi^2 of ``f = M^2 / sum_i M_ijj^2`` degrees of freedom (Satterthwaite), which few tasks
+        may dominate: a normal distribution would not do.
+
+        Returns
+        -------
+        solution
+        chance : (n_features,)
         """
         kept = list[_Whitened]()
         sums = self.sums(task_cov, kept)
         solution = self.solve(sums, penalty)
-        squares = np.zeros(len(self.prior))
+        total, squares = np.zeros(len(self.prior)), np.zeros(len(self.prior))
         for white in kept:
-            squares += np.square(np.einsum("trp,trp->tp", white.X, white.X)).sum(axis=0)
-        slope = self._slope(kept, solution).diagonal()
-        return solution, -slope / np.sqrt(np.where(squares > 0, 2 * squares, 1.0))
+            M = np.einsum("trp,trp->tp", white.X, white.X)
+            total += M.sum(axis=0)
+            squares += np.square(M).sum(axis=0)
+        has = squares > 0
+        chance, slope = np.ones(len(self.prior)), self._slope(kept, solution).diagonal()
+        freedom = total[has] ** 2 / squares[has]
+        chance[has] = chdtrc(freedom, freedom * np.maximum(1 - slope[has] / total[has], 0.0))
+        return solution, chance
 
 
 def _added(sums: Sums, white: _Whitened, raw_square: float) -> Sums:
@@ -291,7 +314,7 @@ def _whiten(rows: _Rows, varying: IntArray, task_cov: FloatArray) -> _Whitened:
     """Return V^-1/2 of rows, by a Cholesky factor of each task, given the covariance of the varying coefficients."""
     if not task_cov.any():  # V is the identity
         return _Whitened(rows.X, rows.y, 0.0)
-    Z = rows.X[..., varying]
+    Z = rows.X if len(varying) == rows.X.shape[2] else rows.X[..., varying]
     V = (Z @ task_cov) @ Z.transpose(0, 2, 1)
     V[:, np.arange(V.shape[1]), np.arange(V.shape[1])] += 1.0
     both = np.concatenate((rows.X, rows.y[..., None]), axis=2)

@@ -94,9 +94,9 @@ def in_order(ids: NDArray[Any], task: NDArray[Any], values: FloatArray, table: T
     """Return the tasks with these ids, given the position of each row's; rows get their canonical order."""
     p, end = len(table.feature_names), len(table.feature_names) + len(table.targets)
     order = canonical_order(task, *values[:, p:].T, *values[:, :p].T)
-    values = values[order] + 0.0
-    y = np.ascontiguousarray(values[:, p] if table.single_target else values[:, p:end])
+    values = np.take(values, order, axis=0)
+    values += 0.0  # zeros lose their sign
+    X, y = (np.ascontiguousarray(values[:, part]) for part in (slice(p), p if table.single_target else slice(p, end)))
     starts = row_starts(np.bincount(task, minlength=len(ids)))
     weights = None if table.weights is None else np.ascontiguousarray(values[:, end])
-    X = np.ascontiguousarray(values[:, :p])
     return TaskSet(X, y, starts, ids, table.feature_names, column_map=table.encoding, weights=weights)

@@ -68,8 +68,7 @@ def distinct_ids(
         row = int(np.argmax(missing))
         raise ValueError(f"`{name}` has a missing task id at {place(row)}; drop the row or name its task.")
     if _fits_int64(labels):
-        ids, position = np.unique(labels.astype(np.int64), return_inverse=True)
-        return ids, position
+        return _distinct_numbers(labels.astype(np.int64))
     values, position = _distinct_values(labels, name)
     if (texts := _texts_at_once(values)) is None:
         texts = []
@@ -191,6 +190,14 @@ def _fits_int64(labels: NDArray[Any]) -> bool:
 def _n_exact(dtype: Any) -> int:
     """Return the size from which on floats skip whole numbers."""
     return int(2 ** (np.finfo(dtype).nmant + 1))
+
+
+def _distinct_numbers(numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], IntArray]:
+    if len(numbers) and (numbers[1:] >= numbers[:-1]).all():  # row by row of each task, as in most tables: no sorting
+        is_first = np.append(True, numbers[1:] > numbers[:-1])
+        return numbers[is_first], np.cumsum(is_first) - 1
+    ids, position = np.unique(numbers, return_inverse=True)
+    return ids, position
 
 
 def _texts_at_once(values: Sequence[Any]) -> list[str] | None:

@@ -41,24 +41,31 @@ class RowBlock:
 
 def row_blocks(tasks: TaskSet, most_numbers: int = MOST_NUMBERS) -> Iterator[RowBlock]:
     """Yield all tasks in blocks of at most about `most_numbers` numbers each (or of one task)."""
+    for members in _members_of_blocks(tasks, most_numbers):
+        both, p = _padded(tasks, members), tasks.n_features
+        if both.shape[1] > both.shape[2]:
+            both = np.asarray(np.linalg.qr(both, mode="r"))
+        yield RowBlock(members, tasks.original_sizes[members], both[:, :, :p], both[:, :, p:])
+
+
+def _members_of_blocks(tasks: TaskSet, most_numbers: int) -> Iterator[IntArray]:
     sizes = tasks.sizes
     width = tasks.n_features + (1 if tasks.y.ndim == 1 else tasks.y.shape[1])
     for similar in of_similar_size(sizes):
         # Those who ask for blocks make matrices of p x p of each task.
         step = max(1, most_numbers // (max(int(sizes[similar[-1]]), width) * width))
         for i in range(0, len(similar), step):
-            yield _block(tasks, similar[i : i + step])
+            yield similar[i : i + step]
 
 
-def _block(tasks: TaskSet, members: IntArray) -> RowBlock:
-    sizes, p = tasks.sizes[members], tasks.n_features
+def _padded(tasks: TaskSet, members: IntArray) -> FloatArray:
+    """Return the rows [X y] of some tasks, with rows of zeros below those of the shorter ones."""
+    sizes = tasks.sizes[members]
     rows = padded_rows(tasks.starts[members], sizes)
     y = np.take(tasks.y, rows, axis=0).reshape(*rows.shape, -1)
     both = np.concatenate((np.take(tasks.X, rows, axis=0), y), axis=2)
     both[np.arange(rows.shape[1]) >= sizes[:, None]] = 0.0
-    if both.shape[1] > both.shape[2]:
-        both = np.asarray(np.linalg.qr(both, mode="r"))
-    return RowBlock(members, tasks.original_sizes[members], both[:, :, :p], both[:, :, p:])
+    return both
 
 
 def reduced(tasks: TaskSet) -> TaskSet:
@@ -70,11 +77,11 @@ def reduced(tasks: TaskSet) -> TaskSet:
     p, n_targets = tasks.n_features, tasks.y[:1].size
     starts = row_starts(np.minimum(tasks.sizes, p + n_targets))
     X, y = np.empty((starts[-1], p)), np.empty((starts[-1], n_targets))
-    for block in row_blocks(tasks):
-        sizes = np.diff(starts)[block.members]
-        rows = ragged_ranges(starts[block.members], sizes)
+    for members in _members_of_blocks(tasks, MOST_NUMBERS):
+        sizes = np.diff(starts)[members]
+        rows = ragged_ranges(starts[members], sizes)
         place = np.repeat(np.arange(len(sizes)), sizes), ragged_ranges(np.zeros_like(sizes), sizes)
         # Rows of zeros below those of a task stay zero.
-        triangle = np.asarray(np.linalg.qr(np.concatenate((block.X, block.y), axis=2), mode="r"))[place]
+        triangle = np.asarray(np.linalg.qr(_padded(tasks, members), mode="r"))[place]
         X[rows], y[rows] = triangle[:, :p], triangle[:, p:]
     return TaskSet(X, y, starts, tasks.ids, tasks.feature_names, tasks.original_sizes)

@@ -86,7 +86,7 @@ class Scaling:
         """Return the features in these units: (n_rows, n_kept [+ 1])."""
         n_kept = len(self.x_rate)
         columns = np.ones((len(X), self.n_columns))  # row by row in memory: episodes gather rows
-        np.subtract(X[:, self.kept], self.x_mean, out=columns[:, :n_kept])
+        np.subtract(X if self.kept.all() else X[:, self.kept], self.x_mean, out=columns[:, :n_kept])
         columns[:, :n_kept] *= self.x_rate
         return columns
 

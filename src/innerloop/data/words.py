@@ -50,8 +50,9 @@ def places_by_word(ids: NDArray[Any], known_words: Words, known: NDArray[Any]) -
     The arrays of known words and ids may be memory-mapped: few of their pages are read.
     """
     words = words_of_ids(ids)
-    place, found = np.searchsorted(known_words, words), np.full(len(ids), -1)
-    open_ = np.arange(len(ids))
+    open_ = np.argsort(words)  # known words are then read in their order, not all over memory
+    place, found = np.empty(len(ids), dtype=np.intp), np.full(len(ids), -1)
+    place[open_] = np.searchsorted(known_words, words[open_])
     while len(open_):  # more than once for ids whose words collide
         at = place[open_]
         inside = at < len(known_words)

@@ -719,7 +719,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
     def _tasks(self, X: Any, y: Any, groups: Any, weights: FloatArray | None) -> TaskSet:
         """Return the tasks to fit, of an array or of a frame with columns of any kind."""
         if not is_frame(X):
-            return TaskSet.from_arrays(X, y, groups, weights=weights)
+            return TaskSet.from_arrays(X, y, groups, weights=weights, copy=False)
         validate_data(self, X, skip_check_array=True)  # keeps the names of columns
         ids, task = distinct_ids(groups, "groups", len(X))
         columns = Columns.read(X, task, name="`X`")

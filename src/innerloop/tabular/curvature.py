@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import chdtrc
 
-from innerloop._base.checks import FloatArray, IntArray
+from innerloop._base.checks import FloatArray
 from innerloop.adaptation.random_effects import RandomEffects
 from innerloop.adaptation.restricted_likelihood import RestrictedLikelihood
 from innerloop.data.curves import Curves
 from innerloop.data.row_blocks import row_blocks
 from innerloop.data.tasks import TaskSet
 
-# Statistics below this, in units of what chance explains, are no evidence of a curve.
-_MOST_BY_CHANCE = 3
+# Share of straight tables of which a curve is tried.
+_LEVEL = 0.05
 # Curves that are tried have together at most so many columns.
 _MOST_COLUMNS = 32
 
@@ -26,10 +27,10 @@ def varies_within(tasks: TaskSet) -> NDArray[np.bool_]:
 
 
 def evident(curves: Curves, tasks: TaskSet, effects: RandomEffects, intercept: bool) -> Curves:
-    """Return the curves of which tasks show more than chance would; those most evident first, where they are many.
+    """Return the curves of which tasks show more than chance would, or the most evident of them where they are many.
 
-    By statistics under the straight model: Wald's of the population's curve, above 3 times the number of its columns,
-    or Rao's score of the variance between tasks of one of its columns, above 3 standard errors.
+    A curve is tested under the straight model by Wald's statistic of the population's curve, and by Rao's score of the
+    variance between tasks of each of its columns, at 5 % for all tests together (Bonferroni).
 
     Parameters
     ----------
@@ -50,19 +51,20 @@ def evident(curves: Curves, tasks: TaskSet, effects: RandomEffects, intercept: b
     prior = np.zeros(p, dtype=np.intp)
     prior[p - intercept :] = -1
     blocks = list(row_blocks(curves.tasks(tasks, intercept).whitened()))
-    evidence = np.zeros(len(curves))
+    chance, strength = np.ones(len(curves)), np.zeros(len(curves))
     for target in range(len(effects.noise)):
         problem = RestrictedLikelihood(blocks, target, tasks.n_rows, prior)
-        solution, score = problem.score(wide.task_cov[target], wide.precision[target])
+        solution, of_variances = problem.score(wide.task_cov[target], wide.precision[target])
         for i in range(len(curves)):
             columns = of_curves[curves.curve_of_column == i]
-            evidence[i] = max(evidence[i], _evidence(solution.mean, solution.noise * solution.mean_cov, score, columns))
-    order = np.argsort(-evidence, kind="stable")
-    order = order[evidence[order] > 1]
+            wald = _wald(solution.mean[columns], solution.noise * solution.mean_cov[np.ix_(columns, columns)])
+            of_variance = len(columns) * of_variances[columns].min()
+            chance[i] = min(chance[i], 2 * min(chdtrc(len(columns), wald), of_variance))
+            strength[i] = max(strength[i], wald / len(columns))
+    order = np.lexsort((-strength, chance))  # chances may all be below the smallest number
+    order = order[chance[order] < _LEVEL / (len(curves) * len(effects.noise))]
     return curves.select(np.sort(order[np.cumsum(curves.width[order]) <= _MOST_COLUMNS]))
 
 
-def _evidence(mean: FloatArray, mean_cov: FloatArray, score: FloatArray, columns: IntArray) -> float:
-    """Return the larger of both statistics, over what it must exceed; see `evident`."""
-    wald = mean[columns] @ np.linalg.pinv(mean_cov[np.ix_(columns, columns)], hermitian=True) @ mean[columns]
-    return max(float(wald) / len(columns), float(score[columns].max())) / _MOST_BY_CHANCE
+def _wald(mean: FloatArray, mean_cov: FloatArray) -> float:
+    return float(mean @ np.linalg.pinv(mean_cov, hermitian=True) @ mean)

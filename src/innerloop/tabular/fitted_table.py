@@ -28,8 +28,8 @@ from innerloop.tabular.kinds import RULES, UsedRates
 from innerloop.tabular.known_groups import KnownGroups, is_without_rows
 from innerloop.tabular.population_sums import PopulationSums
 
-# Rows predicted at once; bounds the memory that gathers the coefficients of each row's group.
-_ROWS_AT_ONCE = 2**16
+# Rows predicted at once, so that they and the coefficients of each row's group stay in the cache of a core.
+_ROWS_AT_ONCE = 2**14
 
 
 @final
@@ -130,11 +130,17 @@ class FittedTable:
 
     def predict(self, X: FloatArray, place: IntArray) -> FloatArray:
         """Return predictions: known groups by their coefficients, others by those of groups without rows."""
-        Z = self._design(X)
-        prediction = Z @ self.predictor.unseen
-        rows = np.flatnonzero(place >= 0)
-        for part in np.array_split(rows, -(-len(rows) // _ROWS_AT_ONCE) or 1):
-            prediction[part] = np.einsum("ij,ijk->ik", Z[part], self.known.coef_of(place[part]))
+        prediction = np.empty((len(X), self.predictor.unseen.shape[1]))
+        for first in range(0, len(X), _ROWS_AT_ONCE):
+            part = slice(first, first + _ROWS_AT_ONCE)
+            Z, known = self._design(X[part]), np.flatnonzero(place[part] >= 0)
+            if len(known) < len(Z):
+                # No BLAS: the same bits however many rows there are.
+                prediction[part] = np.einsum("ij,jk->ik", Z, self.predictor.unseen)
+                Z = Z[known]
+            if len(known):
+                coef = self.known.coef_of(place[part][known])
+                prediction[first + known] = np.einsum("ij,ijk->ik", Z, coef)
         return self._targets(self.scaling.y_mean + prediction / self.scaling.y_rate)
 
     def std(self, X: FloatArray, place: IntArray) -> FloatArray:

@@ -85,10 +85,8 @@ class JoinSums:
                     lost.append(kept.ids[cannot])
                     continue
                 before, after = self.stored.known.joined_with(reduced(tasks.whitened()))
-                for k, cov in enumerate(self.covariances):
-                    totals[k] += flat_sums(cov, after)
-                    if len(before):
-                        totals[k] -= flat_sums(cov, before)
+                totals += flat_sums(self.covariances, after)
+                totals -= flat_sums(self.covariances, before)
                 if self.episodes is not None:
                     of_leaf = self.episodes.objective(tasks, by_ids=True)
                     objective = of_leaf if objective is None else objective + of_leaf

@@ -64,7 +64,7 @@ class TotalSums:
     Parameters
     ----------
     make
-        From the covariance of a model to the sums, `flat_sums`; called once for each.
+        From the covariances of models to `flat_sums` over all tasks; called once for each model.
     n_tasks, n_rows
     intercept, l2
         As in `innerloop.adaptation.random_effects.solve_mean`.
@@ -80,7 +80,7 @@ class TotalSums:
         """Return the sums of each target: (n_targets, n_sums)."""
         key = task_cov.tobytes()
         if key not in self._found:
-            self._found[key] = self._make(task_cov)
+            self._found[key] = self._make(task_cov[None])[0]
         return self._found[key]
 
     def update(self, effects: RandomEffects) -> RandomEffects:
@@ -171,7 +171,7 @@ class PopulationSums:
 
     def exchanged(self, before: TaskSet, after: TaskSet) -> PopulationSums:
         """Return the sums with some tasks in place of others; both in scaled units, without weights."""
-        parts = [self._totals(tasks) for tasks in (before, after)]
+        parts = [flat_sums(self.task_cov, tasks) for tasks in (before, after)]
         n_rows = [int(tasks.original_sizes.sum()) for tasks in (before, after)]
         return replace(
             self,
@@ -257,16 +257,16 @@ class PopulationSums:
         sizes = n_columns, n_targets, protocols.n_steps, float(of_steps["weight"]), int(of_steps["n_tasks"])
         return cls(**values, objective=MetaObjective(of_steps["factor"], *sizes, single_target), episodes=protocols)
 
-    def _totals(self, tasks: TaskSet) -> FloatArray:
-        return np.array([flat_sums(cov, tasks) for cov in self.task_cov])
-
 
 def flat_sums(task_cov: FloatArray, tasks: TaskSet, most_numbers: int = MOST_NUMBERS) -> FloatArray:
-    """Return the sums over tasks at a covariance, those of each target in a row: (n_targets, n_sums)."""
+    """Return the sums over tasks at each model's covariance, each target's in a row: (n_models, n_targets, n_sums).
+
+    See `innerloop.adaptation.random_effects.sums_at`.
+    """
     return np.array(
         [
-            np.concatenate((sums.moments.ravel(), sums.cross, [sums.square, sums.log_det, sums.raw_square]))
-            for sums in sums_at(task_cov, tasks, most_numbers)
+            [np.concatenate((s.moments.ravel(), s.cross, [s.square, s.log_det, s.raw_square])) for s in of_model]
+            for of_model in sums_at(task_cov, tasks, most_numbers)
         ]
     )
 

@@ -81,7 +81,7 @@ class SumLeaves:
                 if leaf.n_rows > (width + 1) * len(leaf):  # then reduced rows are fewer, and serve every covariance
                     rows = reduced(rows)
                 parts["counts"].append((len(leaf), leaf.n_rows, leaf.ids.dtype.itemsize))
-                parts["sums"].append([flat_sums(cov, rows, _NUMBERS_OF_BLOCK) for cov in self.covariances])
+                parts["sums"].append(flat_sums(self.covariances, rows, _NUMBERS_OF_BLOCK))
                 if self.episodes is not None:
                     objective = self.episodes.objective(tasks)
                     factor = np.asarray(np.linalg.qr(objective.factor, mode="r"))
@@ -182,7 +182,7 @@ class Plan:
         found = {cov.tobytes(): sums for cov, sums in zip(covariances, totals, strict=True)}
         options = training.options()
         sums = TotalSums(
-            lambda task_cov: found[task_cov.tobytes()], n_tasks, n_rows, options["intercept"], options["l2"]
+            lambda task_cov: found[task_cov.tobytes()][None], n_tasks, n_rows, options["intercept"], options["l2"]
         )
         with one_thread(training.tasks.n_features):
             gradient = self._gradient(units)
