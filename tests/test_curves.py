@@ -93,6 +93,21 @@ def test_curves_are_harmless_where_lines_are_straight():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("l2", ["auto", 1e-3])
+def test_candidates_without_curves_have_none_after_the_fit_either(l2):
+    X, y, groups = curved_table(30, 10)
+    model = il.MetaRegressor(basis="spline", l2=l2).fit(X, y, groups=groups)
+    both = il.MetaRegressor(l2=l2).fit(X, y, groups=groups)
+    assert len(model._table.curves) == len(both._table.curves) == 1
+    is_straight = [not member.coef[1:-1].any() for member in both._table.predictor.members]
+    # The pooled ridge, and those of three structures of the covariance.
+    assert is_straight == [True] * 4 + [False] * 3
+    for of_member, noise in zip(both._table.predictor.task_cov[:4], both._table.predictor.noise[:4], strict=True):
+        assert not of_member[:, 1:-1].any()
+        assert noise > 0
+
+
+@pytest.mark.slow
 def test_named_features_alone_are_curved():
     X, y, groups = curved_table(20, 8)
     X = np.column_stack((X, np.random.default_rng(0).standard_normal(len(X))))

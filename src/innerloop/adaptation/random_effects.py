@@ -68,7 +68,8 @@ class RandomEffects:
     noise : (n_targets,)
         Noise variance.
     precision : (n_targets, n_features)
-        Prior precisions P of omega, relative to that of the noise; 0 where the prior is flat.
+        Prior precisions P of omega, relative to that of the noise; 0 where the prior is flat, infinite where the
+        coefficient is zero.
     deviance
         Minus twice the log restricted likelihood, up to a constant, summed over targets.
     """
@@ -100,7 +101,7 @@ class RandomEffects:
         if len(columns) == n_features:
             return self
         n_targets = len(self.noise)
-        mean, precision = np.zeros((n_features, n_targets)), np.zeros((n_targets, n_features))
+        mean, precision = np.zeros((n_features, n_targets)), np.full((n_targets, n_features), np.inf)
         mean_cov, task_cov = (np.zeros((n_targets, n_features, n_features)) for _ in range(2))
         mean[columns], precision[:, columns] = self.mean, self.precision
         square = np.ix_(np.arange(n_targets), columns, columns)
@@ -228,7 +229,7 @@ def solve_mean(
     """
     solutions, prior = [], _priors(len(effects.mean), 0, intercept)
     for target, (task_cov, precision) in enumerate(zip(effects.task_cov, effects.precision, strict=True)):
-        penalty = precision if l2 is None else np.where(prior >= 0, l2 * n_rows, 0.0)
+        penalty = precision if l2 is None else np.where(np.isinf(precision), np.inf, (prior >= 0) * l2 * n_rows)
         problem = RestrictedLikelihood((), target, n_rows, prior)
         with one_thread():
             solutions.append((task_cov, penalty, problem.solve(sums[target], penalty)))

@@ -187,7 +187,19 @@ class RestrictedLikelihood:
         return sums
 
     def solve(self, sums: Sums, penalty: FloatArray) -> Solution:
-        """Return omega, the noise and the loss, given the sums at a covariance, and the diagonal of P."""
+        """Return omega, the noise and the loss, given the sums at a covariance, and the diagonal of P.
+
+        Coefficients of infinite penalty are zero.
+        """
+        if (free := np.isfinite(penalty)).all():
+            return self._solve(sums, penalty)
+        square = np.ix_(free, free)
+        found = self._solve(sums._replace(moments=sums.moments[square], cross=sums.cross[free]), penalty[free])
+        mean, mean_cov = np.zeros(len(free)), np.zeros((len(free), len(free)))
+        mean[free], mean_cov[square] = found.mean, found.mean_cov
+        return found._replace(mean=mean, mean_cov=mean_cov)
+
+    def _solve(self, sums: Sums, penalty: FloatArray) -> Solution:
         S = sums.moments + np.diag(penalty)
         size = np.sqrt(np.where(S.diagonal() > 0, S.diagonal(), 1.0))  # makes ranks independent of units
         values, vectors = np.linalg.eigh(S / np.outer(size, size))

@@ -158,14 +158,16 @@ def _predicted_error(trained: TrainedTable, new: Episodes, tasks: float = 1.0, r
 
 
 def _population_cov(trained: TrainedTable, target: int, tasks: float, rows: float) -> FloatArray:
-    """Return S^-1, relative to the noise; 0 along directions in which no task has rows."""
+    """Return S^-1, relative to the noise; 0 along directions in which no task has rows, and of zero coefficients."""
     task_cov, p = trained.effects.task_cov[target], trained.tasks.n_features
     S = np.zeros((p, p))
     for block in row_blocks(_part(trained.tasks, rows)):
         times = rows * trained.tasks.sizes[block.members] / block.n_rows
         M = times[:, None, None] * (block.X.transpose(0, 2, 1) @ block.X)
         S += np.linalg.solve(np.eye(p) + M @ task_cov, M).sum(axis=0)
-    S = tasks * (S + S.T) / 2 + np.diag(trained.effects.precision[target])
+    precision = trained.effects.precision[target]
+    free = np.isfinite(precision)
+    S = tasks * (S + S.T) / 2 * np.outer(free, free) + np.diag(np.where(free, precision, 0.0))
     return np.asarray(np.linalg.pinv(S, rcond=1e-12, hermitian=True))
 
 

@@ -54,7 +54,8 @@ def evident(curves: Curves, tasks: TaskSet, effects: RandomEffects, intercept: b
     chance, strength = np.ones(len(curves)), np.zeros(len(curves))
     for target in range(len(effects.noise)):
         problem = RestrictedLikelihood(blocks, target, tasks.n_rows, prior)
-        solution, of_variances = problem.score(wide.task_cov[target], wide.precision[target])
+        penalty = np.nan_to_num(wide.precision[target], posinf=0.0)  # curves may have any mean here
+        solution, of_variances = problem.score(wide.task_cov[target], penalty)
         for i in range(len(curves)):
             columns = of_curves[curves.curve_of_column == i]
             wald = _wald(solution.mean[columns], solution.noise * solution.mean_cov[np.ix_(columns, columns)])

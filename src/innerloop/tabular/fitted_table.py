@@ -382,8 +382,8 @@ def no_rows_kept(group: object, n: int, is_of_steps: bool) -> ValueError:
 
 def mean_penalty(effects: RandomEffects, n_rows: int) -> float:
     """Return the penalty on the population's coefficients in units of the half mean squared error, on average."""
-    precision = effects.precision
-    return float(precision[precision > 0].mean()) / n_rows if (precision > 0).any() else 0.0
+    given = effects.precision[(effects.precision > 0) & np.isfinite(effects.precision)]
+    return float(given.mean()) / n_rows if given.size else 0.0
 
 
 def _rows_state(tasks: TaskSet) -> dict[str, Any]:
