@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -354,6 +355,33 @@ def test_a_flipped_bit_in_a_page_with_a_checksum_is_refused(tmp_path):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"rows\.parquet is not a whole Parquet file"):
         il.TaskDataset(path, group="user", target="y").sample()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small")
+def test_the_model_before_the_last_keeps_its_groups(tmp_path):
+    """It is what a damaged model is replaced by."""
+    table, out = frame(), tmp_path / "model"
+    first = fitted(written(tmp_path / "rows", table), out)
+    predictions = first.predict(table[["a", "b"]], groups=table["user"])
+    fitted(written(tmp_path / "others", frame(seed=1)), out)
+    assert len(list(out.glob("groups-*"))) == 2
+    last = json.loads((out / "manifest.json").read_text())["files"]["arrays"]["name"]
+    (out / last).write_bytes(b"")
+    with pytest.warns(UserWarning, match="the one before it is used"):
+        loaded = il.load_model(out)
+    np.testing.assert_array_equal(loaded.predict(table[["a", "b"]], groups=table["user"]), predictions)
+    fitted(tmp_path / "rows", out, {"adaptation": "ridge"})
+    fitted(tmp_path / "others", out, {"adaptation": "ridge"})
+    assert len(list(out.glob("groups-*"))) == 2
+
+
+def test_files_of_two_formats_are_refused_by_name(tmp_path):
+    path = written(tmp_path / "rows", frame(60))
+    frame(60).to_csv(path / "9.csv", index=False)
+    with pytest.raises(ValueError, match=r"\.parquet are of different formats|9\.csv and .* are of different formats"):
+        fitted(path, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
 
 
 def test_csv_files_are_refused_by_name_too(tmp_path):

@@ -218,6 +218,11 @@ def check_files(files: Sequence[Path], table: Table, every: bool) -> tuple[tuple
     fragments, is_encoded = list[Fragment](), False
     for file in files:
         types = column_types(file)
+        if table.targets and is_parquet(file) != is_parquet(files[0]):
+            raise ValueError(
+                f"{file} and {files[0]} are of different formats, and one dataset has one; convert some, or name those "
+                "of one format."
+            )
         for column in table.columns:
             if column not in types:
                 raise ValueError(missing_column(column, list(types), str(file)))

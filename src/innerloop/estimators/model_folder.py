@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,17 @@ def write_folder(
         "arrays": archive_of(arrays),
     }
     _MODEL.write(folder, contents, keep_previous=keep_previous)
+    kept = set(_groups_in_use(folder))
     for path in folder.glob(f"{GROUPS}*"):  # of earlier models
-        if groups is None or path.name != groups["folder"]:
+        if path.name not in kept:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _groups_in_use(folder: Path) -> Iterator[str]:
+    """Yield the names of the folders with the groups of the model, and of the one before it where that is kept."""
+    for path in folder.glob("model-*.json"):
+        with suppress(OSError, *OF_CONTENTS):
+            yield json.loads(path.read_bytes())["groups"]["folder"]
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
