@@ -5,6 +5,10 @@
 
 Measured side by side in one process: the exact path (gather, then solve), a plain loop that builds B task by task
 and calls numpy.linalg.lstsq for every rate, ONE lstsq of the stacked query rows, and the machine's dgemm rate.
+
+Then, for many features, a path beside `solve` at one rate, each size in a process of its own: from the episodes and
+from the objective, with and without a penalty, by the clock and in processor time of one thread, and the peak of
+memory.
 """
 
 from __future__ import annotations
@@ -12,16 +16,24 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import resource
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy
+from threadpoolctl import threadpool_limits
 
 import innerloop as il
+
+# Tasks of 20 support and 20 query rows: fewer query rows than 2,000 features; rows that are kept; a triangle of rows.
+MANY_FEATURES = {"over": 50, "under, few rows": 200, "under": 800}
+PENALTIES = {"l2 = 0": 0.0, "l2 = 0.001": 1e-3}
 
 
 def measure(
@@ -75,6 +87,49 @@ def measure(
         ),
         "environment": environment(),
     }
+
+
+def measure_many_features(n_tasks: int, n_features: int, n_rates: int, n_rows: int = 20) -> dict[str, Any]:
+    """Return times of a path and of one solve, how far they agree, and the peak of memory of this process in GB."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((n_tasks, 2 * n_rows, n_features))
+    w = (1.0 + rng.standard_normal((n_tasks, n_features))) / np.sqrt(n_features)
+    y = np.einsum("ijk,ik->ij", X, w) + rng.standard_normal(X.shape[:2])
+    episodes = il.Episodes([(x[:n_rows], t[:n_rows], x[n_rows:], t[n_rows:]) for x, t in zip(X, y, strict=True)])
+    del X
+    start = time.perf_counter()
+    objective = il.MetaObjective.from_episodes(episodes)
+    gather = time.perf_counter() - start
+    # In units of the rate that minimises |I - a S|.
+    rates = np.linspace(-2, 2, n_rates) * n_rows / (n_features + n_rows + 1)
+    result: dict[str, Any] = {
+        "sizes": {"n_tasks": n_tasks, "n_query_rows": n_tasks * n_rows, "n_features": n_features, "n_rates": n_rates},
+        "seconds": {"gather": gather},
+    }
+    for name, l2 in PENALTIES.items():
+        times = {}
+        for clock, limit in ((time.perf_counter, None), (time.process_time, 1)):
+            with threadpool_limits(limit):
+                start = clock()
+                path = il.solve_path(objective, rates, l2=l2)
+                middle = clock()
+                ones = [il.solve(objective, rate, l2=l2) for rate in rates[:: n_rates // 2]]
+                times[clock] = middle - start, (clock() - middle) / len(ones)
+        (many, one), (many_alone, one_alone) = times.values()
+        result["seconds"][name] = {"solve_path": many, "solve": one}
+        result[name] = {
+            "processor seconds of one thread": {"solve_path": many_alone, "solve": one_alone},
+            "path / solve, from episodes": (gather + many) / (gather + one),
+            "path / solve, from the objective": many / one,
+            "path / solve, from the objective, one thread": many_alone / one_alone,
+            "largest_relative_difference": float(
+                max(
+                    np.linalg.norm(together - alone.coef) / np.linalg.norm(alone.coef)
+                    for together, alone in zip(path.coef[:: n_rates // 2], ones, strict=True)
+                )
+            ),
+        }
+    return result | {"peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9}
 
 
 def rate_by_rate(X_support: Any, y_support: Any, X_query: Any, y_query: Any, rate: float) -> Any:
@@ -137,10 +192,16 @@ def main() -> None:
         ("n-repeats", 5),
     ):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--many-features", type=int, default=2000)
     parser.add_argument("--out", type=Path, required=True)
     arguments = vars(parser.parse_args())
-    out = arguments.pop("out")
+    out, many = arguments.pop("out"), arguments.pop("many_features")
     result = measure(**arguments)
+    result["many_features"] = {}
+    for name, n_tasks in MANY_FEATURES.items():
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:  # its peak of memory is its own
+            job = process.submit(measure_many_features, n_tasks, many, arguments["n_rates"])
+            result["many_features"][name] = job.result()
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps({k: v for k, v in result.items() if k != "environment"}, indent=1))
