@@ -193,15 +193,16 @@ def main() -> None:
     ):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--many-features", type=int, default=2000)
+    parser.add_argument("--only-many-features", action="store_true", help="leave the rest of OUT as it is")
     parser.add_argument("--out", type=Path, required=True)
     arguments = vars(parser.parse_args())
-    out, many = arguments.pop("out"), arguments.pop("many_features")
-    result = measure(**arguments)
-    result["many_features"] = {}
+    out, many, only = (arguments.pop(name) for name in ("out", "many_features", "only_many_features"))
+    result = json.loads(out.read_text()) if only else measure(**arguments)
+    sizes = {}
     for name, n_tasks in MANY_FEATURES.items():
         with ProcessPoolExecutor(1, get_context("spawn")) as process:  # its peak of memory is its own
-            job = process.submit(measure_many_features, n_tasks, many, arguments["n_rates"])
-            result["many_features"][name] = job.result()
+            sizes[name] = process.submit(measure_many_features, n_tasks, many, arguments["n_rates"]).result()
+    result["many_features"] = sizes | {"environment": environment()}
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps({k: v for k, v in result.items() if k != "environment"}, indent=1))

@@ -142,6 +142,29 @@ def test_a_rate_at_which_steps_nearly_cancel_a_direction_is_solved_by_itself(gap
         assert path.status[0] == alone[0].status
 
 
+def test_no_rank_is_told_of_products_that_cancel():
+    """Targets of zero have a solution of zero at once, whatever is wrong with the matrix."""
+    rng = np.random.default_rng(3)
+    turn = np.linalg.qr(rng.standard_normal((4, 4)))[0]
+    for vectors in (np.eye(4), turn):
+        support = vectors * np.sqrt([0.9, 0.3, 2.0, 3.0]) @ vectors.T * 2
+        parts = [(support, np.zeros(4), rng.standard_normal((9, 4)), np.zeros(9)) for _ in range(40)]
+        near = (1 + np.array([1e-8, -1e-8, 1e-9, -1e-9, 1e-12, -1e-12, 1e-15, 0.0])) / 3
+        assert not any(solved_together(objective(parts), near))
+        assert all(solved_together(objective(parts), [0.0, 0.3, 0.35, 1.0]))
+
+
+@pytest.mark.parametrize(("noise", "expected"), [(1e-3, True), (1e5, False)])
+def test_solutions_to_be_refined_exactly_are_left_to_it(noise, expected):
+    Q = np.linalg.qr(np.random.default_rng(8).standard_normal((30, 5)))[0]
+    U = np.stack((Q[:, :4] * [1.0, 0.1, 1e-2, 1e-3] @ Q[:4, :4], np.zeros((30, 4))), axis=1)
+    targets = U[:, 0].sum(axis=1) + noise * Q[:, 4]
+    (found,) = _many_rates.ManyRates(U).solve(np.array([[1.0, -0.3]]), np.zeros(1), targets[None, :, None])
+    assert (found is not None) == expected
+    if found is not None:
+        assert close(found.step[:, 0], np.ones(4), 11)
+
+
 @pytest.mark.usefixtures("few_features")
 @pytest.mark.parametrize("sizes", [RAGGED, RAGGED * 40], ids=["few", "many"])
 def test_dependent_columns_are_told_at_every_rate(sizes):
@@ -154,7 +177,7 @@ def test_dependent_columns_are_told_at_every_rate(sizes):
 
 
 @pytest.mark.usefixtures("few_features")
-@pytest.mark.parametrize("l2", [0.0, 1e-12, 1e-6, 1.0, 1e6, 1e300])
+@pytest.mark.parametrize("l2", [0.0, 1e-12, 1e-6, 1.0, 1e6, 1e300, 1e305])
 @pytest.mark.parametrize("sizes", [SHORT, RAGGED], ids=["few", "many"])
 def test_any_penalty_gives_the_minimiser(sizes, l2):
     parts, init = draw(sizes, 9), np.arange(9.0)
@@ -254,6 +277,13 @@ def test_many_features_are_solved_together_whichever_other_rates_there_are(n_tas
     for coef, again in zip(path.coef[::2], some.coef, strict=True):
         assert close(again, coef, 13)
     np.testing.assert_array_equal(il.solve_path(problem, rates, l2=l2).coef, path.coef)
+
+
+@pytest.mark.parametrize("size", [1e160, 1e-170, 0.0])
+def test_numbers_whose_squares_leave_the_range_are_left_to_each_rate(size):
+    U = size * np.random.default_rng(0).standard_normal((7, 2, 3))
+    c, targets = np.array([[1.0, -0.3], [1.0, 0.2]]), np.ones((2, 7, 1))
+    assert _many_rates.ManyRates(U).solve(c, np.zeros(2), targets) == [None, None]
 
 
 def test_the_products_are_formed_where_they_save_operations():

@@ -125,8 +125,8 @@ class ManyRates:
         with np.errstate(over="ignore", invalid="ignore"):
             normal = (powers @ self._products.reshape(len(self._products), -1)).reshape(-1, order, order)
             inverses = {}
-            for i, ridge in enumerate(ridges.tolist()):
-                if (inverse := self._inverse(normal[i], c[i], ridge)) is not None:
+            for i, square in enumerate(np.square(ridges)):
+                if (inverse := self._inverse(normal[i], c[i], square)) is not None:
                     inverses[i] = inverse
         if clear := list(inverses):
             kept = list(inverses.values())
@@ -134,19 +134,19 @@ class ManyRates:
                 found[i] = solved
         return found
 
-    def _inverse(self, normal: FloatArray, c: FloatArray, ridge: float) -> _Inverse | None:
+    def _inverse(self, normal: FloatArray, c: FloatArray, ridge_square: float) -> _Inverse | None:
         """Return the inverse of a normal matrix, which is overwritten; None where its rank may be due to rounding."""
         diagonal = normal.reshape(-1)[:: len(normal) + 1]
-        diagonal += ridge**2
+        diagonal += ridge_square
         squares = diagonal.copy()
         factor, status = lapack.dpotrf(normal.T, clean=0, overwrite_a=1)
-        if status != 0 or not (squares.min() > 0 and np.isfinite(squares).all()):
+        if status != 0 or not np.isfinite(squares).all():
             return None
         unit = np.exp2(-np.round(np.log2(squares) / 2))
         factor *= unit
         rcond = float(lapack.dtrcon(factor)[0])
         # What is summed may be far larger than the sum, at rates where steps cancel.
-        summed = float(((np.square(np.abs(c) @ self._sizes) + ridge**2) / squares).max())
+        summed = float(((np.square(np.abs(c) @ self._sizes) + ridge_square) / squares).max())
         if not max(len(self._rows), self._n_features) * ROUNDING * summed <= rcond**2 / 4:
             return None
         return _Inverse(factor, unit, 1 / rcond, float(np.linalg.norm(np.sqrt(squares) * unit)))

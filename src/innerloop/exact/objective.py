@@ -276,7 +276,7 @@ class MetaObjective:
         if init.any():
             residuals -= many.times(c, np.broadcast_to(init, (len(rates), *init.shape)))
         minima: list[_Minimum | None] = []
-        solutions = many.solve(c, np.sqrt(self.weight * l2) / scales, residuals)
+        solutions = many.solve(c, np.sqrt(self.weight) * np.sqrt(l2) / scales, residuals)
         for rate, penalty, scale, residual, solved in zip(rates, l2, scales, residuals, solutions, strict=True):
             if solved is None:
                 minima.append(None)
