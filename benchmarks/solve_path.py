@@ -6,9 +6,8 @@
 Measured side by side in one process: the exact path (gather, then solve), a plain loop that builds B task by task
 and calls numpy.linalg.lstsq for every rate, ONE lstsq of the stacked query rows, and the machine's dgemm rate.
 
-Then, for many features, a path beside `solve` at one rate, each size in a process of its own: from the episodes and
-from the objective, with and without a penalty, by the clock and in processor time of one thread, and the peak of
-memory.
+Then, for many features, a path beside `solve` at one rate, from the episodes and from the objective, with and without a
+penalty: processor time of one thread, each size in a process of its own for the peak of its memory.
 """
 
 from __future__ import annotations
@@ -97,39 +96,35 @@ def measure_many_features(n_tasks: int, n_features: int, n_rates: int, n_rows: i
     y = np.einsum("ijk,ik->ij", X, w) + rng.standard_normal(X.shape[:2])
     episodes = il.Episodes([(x[:n_rows], t[:n_rows], x[n_rows:], t[n_rows:]) for x, t in zip(X, y, strict=True)])
     del X
-    start = time.perf_counter()
-    objective = il.MetaObjective.from_episodes(episodes)
-    gather = time.perf_counter() - start
     # In units of the rate that minimises |I - a S|.
     rates = np.linspace(-2, 2, n_rates) * n_rows / (n_features + n_rows + 1)
     result: dict[str, Any] = {
-        "sizes": {"n_tasks": n_tasks, "n_query_rows": n_tasks * n_rows, "n_features": n_features, "n_rates": n_rates},
-        "seconds": {"gather": gather},
+        "sizes": {"n_tasks": n_tasks, "n_query_rows": n_tasks * n_rows, "n_features": n_features, "n_rates": n_rates}
     }
-    for name, l2 in PENALTIES.items():
-        times = {}
-        for clock, limit in ((time.perf_counter, None), (time.process_time, 1)):
-            with threadpool_limits(limit):
-                start = clock()
-                path = il.solve_path(objective, rates, l2=l2)
-                middle = clock()
-                ones = [il.solve(objective, rate, l2=l2) for rate in rates[:: n_rates // 2]]
-                times[clock] = middle - start, (clock() - middle) / len(ones)
-        (many, one), (many_alone, one_alone) = times.values()
-        result["seconds"][name] = {"solve_path": many, "solve": one}
-        result[name] = {
-            "processor seconds of one thread": {"solve_path": many_alone, "solve": one_alone},
-            "path / solve, from episodes": (gather + many) / (gather + one),
-            "path / solve, from the objective": many / one,
-            "path / solve, from the objective, one thread": many_alone / one_alone,
-            "largest_relative_difference": float(
-                max(
-                    np.linalg.norm(together - alone.coef) / np.linalg.norm(alone.coef)
-                    for together, alone in zip(path.coef[:: n_rates // 2], ones, strict=True)
-                )
-            ),
-        }
+    some = range(0, n_rates, n_rates // 2)
+    with threadpool_limits(1):
+        objective, gather = processor_time(lambda: il.MetaObjective.from_episodes(episodes))
+        result["gather"] = gather
+        for name, l2 in PENALTIES.items():
+            path, many = processor_time(lambda l2=l2: il.solve_path(objective, rates, l2=l2))
+            ones, alone = processor_time(lambda l2=l2: [il.solve(objective, rates[i], l2=l2).coef for i in some])
+            one = alone / len(some)
+            errors = [np.linalg.norm(path.coef[i] - x) / np.linalg.norm(x) for i, x in zip(some, ones, strict=True)]
+            result[name] = {
+                "solve_path": many,
+                "solve": one,
+                "path / solve, from episodes": (gather + many) / (gather + one),
+                "path / solve, from the objective": many / one,
+                "largest_relative_difference": float(max(errors)),
+            }
     return result | {"peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9}
+
+
+def processor_time(work: Callable[[], Any]) -> tuple[Any, float]:
+    """Return what a function returns and the processor time it took, which others on the machine change little."""
+    start = time.process_time()
+    result = work()
+    return result, time.process_time() - start
 
 
 def rate_by_rate(X_support: Any, y_support: Any, X_query: Any, y_query: Any, rate: float) -> Any:
