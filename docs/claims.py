@@ -101,6 +101,34 @@ def of_exact_solutions() -> Iterator[Fact]:
     rest = (rest[0], rest[1].replace("e-0", "e-"))
     yield Fact(page, r"(\d+) % of the machine's .* solutions agree to (\S+)\. ", rest)
 
+    many = speed["many_features"]
+    ratio = {
+        name: f"{case['l2 = 0']['path / solve, from episodes']:.1f}" for name, case in many.items() if "sizes" in case
+    }
+    rows = {name: f"{case['sizes']['n_query_rows']:,}" for name, case in many.items() if "sizes" in case}
+    sizes = many["under"]["sizes"]
+    yield Fact(
+        page,
+        r"With ([\d,]+) features, (\d+) rates take (\S+) times as long .* where ([\d,]+) query rows .* and (\S+) times "
+        r"where there are ([\d,]+) \((\S+) with a penalty\)",
+        (
+            f"{sizes['n_features']:,}",
+            str(sizes["n_rates"]),
+            ratio["under"],
+            rows["under"],
+            ratio["over"],
+            rows["over"],
+            f"{many['over']['l2 = 0.001']['path / solve, from episodes']:.1f}",
+        ),
+    )
+    yield Fact(
+        page,
+        r"With ([\d,]+), which take little time to gather, they take (\S+) times",
+        (rows["under, few rows"], ratio["under, few rows"]),
+    )
+    peak = max(case["peak_gb"] for case in many.values() if "sizes" in case)
+    yield Fact(page, r"Memory stays below (\S+) GB", (f"{np.ceil(10 * peak) / 10:.1f}",))
+
 
 def of_public_tables() -> Iterator[Fact]:
     """Yield facts on public tables, beside mixed models and boosting."""

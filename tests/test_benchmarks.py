@@ -35,6 +35,15 @@ def test_the_result_is_json_with_its_environment(result):
     assert all(seconds > 0 for seconds in result["seconds"].values())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("n_tasks", [10, 60])
+def test_a_path_of_many_features_is_that_of_single_solves(n_tasks):
+    result = load("solve_path").measure_many_features(n_tasks, n_features=410, n_rates=5)
+    assert json.loads(json.dumps(result)) == result
+    for penalty in ("l2 = 0", "l2 = 0.001"):
+        assert result[penalty]["largest_relative_difference"] < 1e-11
+
+
 def test_a_result_is_drawn(result, tmp_path):
     pytest.importorskip("matplotlib")
     (tmp_path / "solve_path.json").write_text(json.dumps(result))

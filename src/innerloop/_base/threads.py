@@ -68,9 +68,14 @@ def arithmetic() -> str:
     return f"numpy {np.__version__}, {', '.join(sorted(kernels))}"
 
 
+def is_small(n_features: int) -> bool:
+    """Return whether matrices of so many columns take more time by their number than by their size."""
+    return n_features <= _SMALL
+
+
 def one_thread(n_features: int = 0) -> AbstractContextManager[None]:
     """Return a context in which BLAS uses one thread; with many features it changes nothing."""
-    return _ONE_THREAD if n_features <= _SMALL else nullcontext()
+    return _ONE_THREAD if is_small(n_features) else nullcontext()
 
 
 class _Place(local):

@@ -14,7 +14,7 @@ CLEAR_RANK = 1e12
 # Relative to the largest, and times the size of the matrix, what rounding leaves of a zero.
 ROUNDING = 8 * float(np.finfo(float).eps)
 # Solutions whose relative error may exceed this are refined.
-_REFINE_ABOVE = 1e-9
+REFINE_ABOVE = 1e-9
 
 
 def least_squares(B: FloatArray, g: FloatArray, ridge: float) -> tuple[FloatArray, int, float]:
@@ -40,7 +40,7 @@ def least_squares(B: FloatArray, g: FloatArray, ridge: float) -> tuple[FloatArra
         return _shortest_solution(T, factor[:p, p:], unit)
     z = solve_triangular(T, factor[:p, p:])
     size, misfit = np.linalg.norm(z), np.linalg.norm(factor[p:, p:])
-    if np.finfo(float).eps * (size + misfit / rcond) / rcond > _REFINE_ABOVE * size:
+    if np.finfo(float).eps * (size + misfit / rcond) / rcond > REFINE_ABOVE * size:
         z = refine(A, g, z)
     return unit[:, None] * z, p, 1 / rcond
 

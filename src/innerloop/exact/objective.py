@@ -22,6 +22,7 @@ from innerloop.data.episodes import EpisodeBlock, Episodes, check_episodes
 from innerloop.data.tasks import TaskSet, as_episodes
 from innerloop.exact._factor import Factor, full_block, reduce_rows
 from innerloop.exact._least_squares import least_squares, residual_above_rounding
+from innerloop.exact._many_rates import ManyRates, pays
 from innerloop.exact.solutions import MetaPath, Status
 
 # From so many problems on, small ones are solved on one thread.
@@ -221,9 +222,16 @@ class MetaObjective:
         start = self._start(init)
         if self.weight <= 0:
             raise ValueError("`objective` must have query rows of positive weight, got none.")
-        pairs = zip(inner_lrs.ravel().tolist(), l2.ravel().tolist(), strict=True)
+        rates, penalties = inner_lrs.ravel(), l2.ravel()
         with one_thread(self.n_features) if inner_lrs.size >= _MANY else nullcontext():
-            solved = [self._minimise_at(rate, penalty, start) for rate, penalty in pairs]
+            if pays(inner_lrs.size, len(self.factor), self.n_features, self.n_steps):
+                shared = self._minimise_together(rates, penalties, start)
+            else:
+                shared = [None] * inner_lrs.size
+            solved = [
+                self._minimise_at(rate, penalty, start) if found is None else found
+                for found, rate, penalty in zip(shared, rates.tolist(), penalties.tolist(), strict=True)
+            ]
         coef = np.array([s.coef for s in solved]).reshape(*inner_lrs.shape, *start.shape)
         return MetaPath(
             inner_lrs,
@@ -254,16 +262,43 @@ class MetaObjective:
         residual = g - B @ init
         step, rank, condition = least_squares(B, residual, ridge)
         misfit = float(np.linalg.norm(residual_above_rounding(B, step, residual)))
+        fitted = misfit <= _EXACT_FIT * float(np.linalg.norm(residual))
+        return self._minimum(init + step, self.n_features if l2 > 0 else rank, condition, misfit, fitted, scale)
+
+    def _minimise_together(self, rates: FloatArray, l2: FloatArray, init: FloatArray) -> list[_Minimum | None]:
+        """Return the minimisers at many rates from matrices they share; None at rates that need their own factor."""
+        U, g = split_columns(self.factor, self.n_features, self.n_targets)
+        c, scales = (
+            np.array(part) for part in zip(*(step_coefficients(a, self.n_steps) for a in rates.tolist()), strict=True)
+        )
+        many = ManyRates(U)
+        residuals = np.einsum("nj,ijk->nik", c, g)
+        if init.any():
+            residuals -= many.times(c, np.broadcast_to(init, (len(rates), *init.shape)))
+        minima: list[_Minimum | None] = []
+        solutions = many.solve(c, np.sqrt(self.weight) * np.sqrt(l2) / scales, residuals)
+        for rate, penalty, scale, residual, solved in zip(rates, l2, scales, residuals, solutions, strict=True):
+            if solved is None:
+                minima.append(None)
+                continue
+            rank = self.n_features if penalty > 0 else min(len(U), self.n_features)
+            misfit = solved.misfit
+            if rank == self.n_features and misfit <= solved.rounding:
+                misfit = float(np.linalg.norm(residual_above_rounding(self.at(rate)[0], solved.step, residual)))
+            minima.append(self._minimum(init + solved.step, rank, solved.condition, misfit, True, scale))
+        return minima
+
+    def _minimum(
+        self, coef: FloatArray, rank: int, condition: float, misfit: float, fitted: bool, scale: float
+    ) -> _Minimum:
+        """Return the minimiser with its loss and status; `fitted` says whether query rows are fitted exactly."""
         status: Status = "unique"
-        if l2 > 0:
-            rank = self.n_features
-        elif rank < self.n_features:
-            fitted = misfit <= _EXACT_FIT * np.linalg.norm(residual)
+        if rank < self.n_features:
             status, misfit = ("nearest", 0.0) if fitted else ("deficient", misfit)
         with np.errstate(over="ignore"):
             error = scale * misfit if misfit > 0 else 0.0
             loss = float(np.square(error) / (2 * self.weight * self.n_targets))
-        return _Minimum(init + step, loss, rank, condition, status)
+        return _Minimum(coef, loss, rank, condition, status)
 
 
 class _Minimum(NamedTuple):

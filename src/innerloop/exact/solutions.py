@@ -34,7 +34,8 @@ class MetaSolution:
     rank
         Rank of B at this rate, with columns scaled to unit length; n_features where l2 > 0.
     condition
-        Condition number (1-norm estimate) of that scaled matrix, ridge rows included.
+        Condition number (1-norm estimate) of that scaled matrix, ridge rows included. Where `solve_path` solves many
+        rates of many features together and query rows are fewer: of ``[B sqrt(N l2)]`` with its rows scaled instead.
     status
         "unique": B has full column rank, or l2 > 0. "nearest": it has not (fewer query rows than features, say), all
         query rows are fitted exactly, and of all such solutions this one is nearest to `init`. "deficient":

@@ -154,6 +154,12 @@ def solve_path(
     IllConditionedWarning
         As in `solve`; once for all rates.
 
+    Notes
+    -----
+    With more than 400 features and query rows, rates share matrix products, and each costs a Cholesky factorisation in
+    place of an orthogonal one; solutions are those of `solve` up to rounding. Rates at which that would cost digits, or
+    the rank be in doubt, are solved as by `solve`. docs/theory.md, section "Solving".
+
     Examples
     --------
     >>> import innerloop as il
