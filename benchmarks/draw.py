@@ -166,6 +166,28 @@ def errors_of_simulated_tables(result: Result, figure: Figure) -> None:
     figure.colorbar(drawn, ax=ax, shrink=0.5, extend="both", label="error above the best baseline, % (blue: below)")
 
 
+def coverage_of_tables(result: Result, figure: Figure) -> None:
+    """Draw the coverage of each public table, mean over splits, and the mean over tables with its 88 to 92 %."""
+    figure.set_size_inches(7.5, 3.6)
+    axes = figure.subplots(1, 2, sharey=True)
+    for ax, way in zip(axes, ("at random", "in order"), strict=True):
+        sizes, tables = (
+            ("0", "1", "2", "3", "5", "10"),
+            [table[way] for table in result["tables"].values() if way in table],
+        )
+        found = [100 * np.array([table[n][0] for table in tables if n in table]) for n in sizes]
+        for x, shares in enumerate(found):
+            spread = np.linspace(-0.25, 0.25, len(shares))
+            ax.plot(x + spread, shares, ".", color=GREY, ms=4, label="a table" if x == 0 else None)
+        means = [shares.mean() for shares in found]
+        ax.plot(range(len(sizes)), means, "o", color=COLOURS[0], label="mean over tables")
+        ax.axhspan(88, 92, color=COLOURS[0], alpha=0.15, lw=0, label="88 to 92 %")
+        ax.set_xticks(range(len(sizes)), sizes)
+        ax.set(xlabel="rows to adapt on", title=f"rows {way}, {len(tables)} tables")
+    axes[0].set_ylabel("targets in 90 % intervals, %")
+    legend_below(figure, axes[0], 3)
+
+
 def errors_beside_packages(result: Result, figure: Figure) -> None:
     """Draw the ratio of errors to innerloop's on public tables: median and quartiles over tables."""
     figure.set_size_inches(7.5, 3.8)
@@ -341,6 +363,7 @@ def distances_of_updates(result: Result, figure: Figure) -> None:
 
 
 DRAWINGS: dict[str, Callable[[Result, Figure], None]] = {
+    "coverage": coverage_of_tables,
     "explorer_speed": speed_of_explorer,
     "held_out": errors_of_methods,
     "kernel_sign": signs_of_kernels,

@@ -61,7 +61,7 @@ def test_many_residuals_have_their_own_quantiles():
 
 def test_levels_beyond_the_residuals_have_the_tail_of_student():
     z = np.array([[1.0], [2.0], [3.0], [4.0]])
-    n = 16 / 5  # of four tasks of one row, and one more
+    n = 16 / 4.5  # of four tasks of one row, and half a task
     widths = calibrated(z).half_width(np.zeros(1), 0.95), calibrated(z).half_width(np.zeros(1), 0.9)
     assert widths[0] / widths[1] == pytest.approx(student.ppf(0.975, n) / student.ppf(0.95, n), rel=1e-6)
     within = n / (n + 1)  # up to here quantiles are among the residuals

@@ -81,7 +81,8 @@ def choose_adaptation(comparison: Comparison, candidates: Sequence[Kind], whole:
         n_rows,
         weight,
     )
-    calibration = _calibration(comparison, predictor, residuals)
+    held_out = _weights_without(candidates, comparison, products)
+    calibration = _calibration(comparison, predictor, residuals, held_out)
     return AdaptationChoice(candidates, n_rows, weight, predictor, calibration, _table(candidates, weight, products))
 
 
@@ -109,8 +110,31 @@ def _combined(products: FloatArray, weight: FloatArray) -> FloatArray:
     return np.asarray(np.einsum("p,ipq,q->i", weight, products, weight))
 
 
-def _calibration(comparison: Comparison, predictor: Mixture, residuals: dict[int, list[Residuals]]) -> Calibration:
+def _weights_without(candidates: Sequence[Kind], comparison: Comparison, products: dict[int, FloatArray]) -> FloatArray:
+    """Return the weights that the tasks outside each fold give, at each number of rows: (n_points, n_folds, K).
+
+    Where all tasks of more than n rows lie in one fold, its weights are those after fewer rows; a single fold has those
+    of all tasks.
+    """
+    n_folds, weight = len(comparison.parts), []
+    for f in range(n_folds):
+        others: dict[int, FloatArray] = {}
+        for n, M in products.items():
+            fold = np.repeat(np.arange(n_folds), [len(episodes) for episodes in comparison.trials[n][0]])
+            task = np.concatenate([episodes.task for episodes in comparison.trials[n][0]])
+            kept = fold[np.argsort(task)] != f
+            others[n] = M[kept] if kept.any() else list(others.values())[-1] if others else M
+        weight.append(_weights(candidates, others))
+    return np.stack(weight, axis=1)
+
+
+def _calibration(
+    comparison: Comparison, predictor: Mixture, residuals: dict[int, list[Residuals]], weight: FloatArray
+) -> Calibration:
     """Return quantiles of held-out residuals in units of the standard deviation that the predictor states.
+
+    A task is held out of the weights too, (n_points, n_folds, K): weights that minimise the errors of few tasks err
+    less on them than on a further one.
 
     The unit is that of the predictor fitted to all tasks, as it is in predictions: were it that of each fold, one whose
     other tasks have hardly any noise, or too few of them to know a coefficient, would set the width of all intervals.
@@ -119,13 +143,14 @@ def _calibration(comparison: Comparison, predictor: Mixture, residuals: dict[int
     """
     held_out: dict[int, list[tuple[FloatArray, IntArray]]] = {}
     fitted: dict[int, list[tuple[FloatArray, IntArray]]] = {}
-    for (n, splits), weight in zip(residuals.items(), predictor.weight, strict=True):
+    for (n, splits), of_folds in zip(residuals.items(), weight, strict=True):
         held_out[n], fitted[n] = [], []
         for split, folds in zip(splits, comparison.trials[n], strict=True):
+            of_row = np.repeat(of_folds, [int(episodes.n_query.sum()) for episodes in folds], axis=0)
             moments = [predictor.episode_moments(episodes) for episodes in folds]
             own, variance = (np.concatenate(parts) for parts in zip(*moments, strict=True))
             std = np.sqrt(variance)
-            held_out[n].append((split.values @ weight / std, split.task))
+            held_out[n].append((np.einsum("rtk,rk->rt", split.values, of_row) / std, split.task))
             fitted[n].append((own / std, split.task))
     return Calibration.of(held_out).at_least(Calibration.of(fitted))
 

@@ -234,18 +234,26 @@ def split_tasks(
 ) -> dict[int, list[list[Episodes]]]:
     """Return the `trials` of a `Comparison`, for every number of rows that some task exceeds.
 
-    Rows are dealt at random, several times where tasks are few; or support rows are the first of each task.
+    Rows are dealt at random, several times where tasks are few; or support rows are the first of each task, and those
+    that are scored are drawn from all later ones.
     """
     scored = np.sort(stream(seed, Stream.SCORED_TASKS).permutation(len(tasks))[:_MOST_SCORED_TASKS])
     tasks, fold, n_folds = tasks.select(scored), fold[scored], int(fold.max()) + 1
     trials: dict[int, list[list[Episodes]]] = {n: [] for n in support_sizes if (tasks.sizes > n).any()}
     most_query = int(np.clip(_MOST_NUMBERS // (len(tasks) * tasks.n_features), *_SCORED_ROWS))
     for split in range(1 if in_order else min(-(-_EPISODES // len(tasks)), _MOST_SPLITS)):
-        order = np.arange(tasks.n_rows) if in_order else tasks.shuffled(seed + split)
+        shuffled = tasks.shuffled(seed + split)
         for n, splits in trials.items():
+            order = _first_rows_first(tasks, shuffled, n) if in_order else shuffled
             episodes = tasks.hold_out(n, order, most_query)
             splits.append([episodes.select(fold == f) for f in range(n_folds)])
     return trials
+
+
+def _first_rows_first(tasks: TaskSet, order: IntArray, n: int) -> IntArray:
+    """Return an order of rows, task by task, with the first n rows of each task moved to its front."""
+    place = np.arange(tasks.n_rows) - tasks.starts[:-1][tasks.task_of_row]
+    return order[np.lexsort((np.minimum(place, n)[order], tasks.task_of_row[order]))]
 
 
 def training_sample(tasks: TaskSet, fold: IntArray, f: int, seed: int) -> TaskSet:

@@ -97,8 +97,9 @@ def _quantiles(values: FloatArray, weight: FloatArray, task: IntArray) -> FloatA
 def _n_independent(values: FloatArray, quantiles: FloatArray, task: IntArray) -> float:
     """Return the effective number of independent residuals, as those of one task are correlated.
 
-    It is the variance of single indicators "below a quantile" over the variance of their mean over tasks. One more task
-    with identical residuals is assumed, as few tasks cannot rule it out.
+    It is the variance of single indicators "below a quantile" over the variance of their mean over tasks. Half a task
+    with identical residuals is added: all that is known of a task before any is seen is that the correlation of its
+    indicators lies between 0 and 1.
     """
     n_tasks, n_levels = int(task.max()) + 1, len(quantiles)
     place = np.searchsorted(quantiles, values)
@@ -107,4 +108,4 @@ def _n_independent(values: FloatArray, quantiles: FloatArray, task: IntArray) ->
     share = below[:, :-1] / below[:, -1:]
     mean = share.mean(axis=0)
     single = float(np.sum(mean * (1 - mean)))
-    return n_tasks**2 * single / (float(np.sum((share - mean) ** 2)) + single) if single > 0 else float(n_tasks)
+    return n_tasks**2 * single / (float(np.sum((share - mean) ** 2)) + single / 2) if single > 0 else float(n_tasks)
