@@ -419,6 +419,12 @@ _PACKAGES = (
 )
 
 
+def _times(ratio: float) -> str:
+    if ratio > 1.5:
+        return f"{ratio:.0f} times as long"
+    return "about as long" if ratio > 2 / 3 else "less time"
+
+
 def best_of(contenders: Sequence[Contender]) -> str:
     """Return the result of a comparison, in words."""
     ours, others = contenders[0], [c for c in contenders[1:] if np.isfinite(c.mse)]
@@ -430,7 +436,7 @@ def best_of(contenders: Sequence[Contender]) -> str:
     if best.excess < -best.excess_se:
         percent, error = -100 * best.excess / ours.mse, 100 * best.loss_se
         return f"{best.name} has {percent:.1f} ± {error:.1f} % lower error on unseen groups than innerloop."
-    times = f"{best.seconds / ours.seconds:.0f} times as long" if best.seconds > ours.seconds else "less time"
+    times = _times(best.seconds / ours.seconds)
     if best.excess <= best.excess_se:
         return f"innerloop does as well on unseen groups as the best of the others, {best.name}, which took {times}."
     percent, error = 100 * best.excess / best.mse, 100 * best.gain_se
