@@ -99,7 +99,6 @@ datasets/Orange Tree circumference age age -
 *datasets/Theoph Subject conc Time Time -
 *geepack/dietox Pig Weight Time Time Litter,Feed
 geepack/sitka89 tree size time time -
-geepack/spruce id size time time -
 plm/Cigar state sales year year -
 plm/EmplUK firm emp year year -
 plm/Gasoline country lgaspcar year year -
@@ -111,7 +110,6 @@ AER/Fatalities state fatal year year -
 AER/USAirlines firm cost year year -
 *gapminder/gapminder country lifeExp year year -
 mlmRev/Exam school normexam standLRT - student
-mlmRev/Oxboys Subject height age age Occasion
 mlmRev/egsingle childid math year year schoolid
 robustbase/milk X1 X4 - - -
 MASS/Sitka tree size Time Time -

@@ -41,7 +41,10 @@ def verdict(scores: Sequence[Score], asked: bool = False) -> str:
             f"worse, within a standard error, than this model, which {_does(model)} (inner_lr = adapt_lr = 0 gives "
             "that ridge)."
         )
-    return _on_adaptation(model, by_method) if model.method.adapts else _on_rates(model, by_method)
+    advice = _on_adaptation(model, by_method) if model.method.adapts else _on_rates(model, by_method)
+    if alone.excess > -_NO_DIFFERENCE * model.mse:
+        return advice
+    return f"{advice} The error of {alone.label} is {_gain_of(alone, model)} lower, which may be chance."
 
 
 def _on_rates(model: Score, by_method: Mapping[Method, Score]) -> str:
