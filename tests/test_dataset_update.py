@@ -11,6 +11,7 @@ import pytest
 import innerloop as il
 from innerloop.data import buckets, fragments, population
 from innerloop.data.population import SampleSize
+from innerloop.estimators.stored_groups import StoredGroups
 
 pytestmark = pytest.mark.usefixtures("one_thread", "small")
 N_FIRST, N_TASKS = 200, 300
@@ -213,6 +214,17 @@ def test_a_model_whose_folder_was_updated_can_be_updated_again(model_of, tmp_pat
     for _ in range(2):
         updated = model.update_dataset(data, out=tmp_path / "model")
         check_equal(updated, in_memory("known")[1], table)
+
+
+def test_an_update_of_a_loaded_model_leaves_its_groups_on_disk(model_of, tmp_path, monkeypatch):
+    _, new, _ = model_of("known")
+    data = written(tmp_path / "new", new)
+    monkeypatch.setattr(
+        StoredGroups, "of", lambda known, folder, of=StoredGroups.of: found.append(of(known, folder)) or found[-1]
+    )
+    found = []
+    il.load_model(tmp_path / "model").update_dataset(data, out=tmp_path / "updated")
+    assert [stored.folder.parent for stored in found] == [tmp_path / "model"]
 
 
 def test_weights_logarithms_and_several_targets_join(tmp_path):

@@ -394,7 +394,9 @@ def _sums_from_state(scalars: Mapping[str, Any], parts: Mapping[str, dict[str, A
     """Return the fields of a table that are about sums; none of one that was saved without them."""
     if "sums" not in parts:
         return {}
+    counted = TaskSet(**parts["counted"])
     return {
         "sums": PopulationSums.from_state(scalars["episodes"], parts, bool(scalars["single_target"])),
-        "counted": KnownGroups.of_rows(TaskSet(**parts["counted"])),
+        # None, or an update would first adapt all known groups anew, in memory.
+        "counted": KnownGroups.of_rows(counted) if len(counted) else None,
     }
