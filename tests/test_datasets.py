@@ -8,6 +8,7 @@ import subprocess
 import sys
 from functools import cache
 from itertools import cycle
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ import pytest
 import innerloop as il
 from innerloop.data import buckets, dataset, fragments, population, words
 from innerloop.data.population import SampleSize
-from innerloop.estimators import dataset_fit
+from innerloop.estimators import dataset_fit, stored_groups
 from innerloop.tabular import totals
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -440,6 +441,19 @@ def test_a_disk_that_fills_is_named(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"cannot be written \(No space left on device\); make room"):
         fitted(path, tmp_path / "model")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["rows"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+@pytest.mark.parametrize("n_groups", [2, 20_000], ids="{} groups".format)
+def test_a_disk_that_fills_as_groups_are_written_is_named(tmp_path, n_groups):
+    (tmp_path / "coef.npy").symlink_to("/dev/full")
+    ids = np.arange(n_groups)
+    found = {"ids": ids, "n_rows": np.ones_like(ids), "coef": np.ones((n_groups, 3, 1))}
+    with (
+        pytest.raises(ValueError, match=rf"to {tmp_path} \(No space left on device\); make room"),
+        stored_groups.writing(tmp_path, np.int64, (3, 1), keeps_rows=False) as groups,
+    ):
+        groups.add(found)
 
 
 def test_predictions_do_not_replace_their_rows(tmp_path):
