@@ -13,14 +13,14 @@ from typing import Any, final
 
 import numpy as np
 
-from innerloop._base.checks import FloatArray, IntArray
+from innerloop._base.checks import FloatArray, IntArray, as_count
 from innerloop._base.threads import one_thread
 from innerloop.adaptation.predictor import Mixture
 from innerloop.adaptation.random_effects import RandomEffects, solve_mean, sums_at
 from innerloop.adaptation.restricted_likelihood import Sums
 from innerloop.adaptation.rules import Ridge
 from innerloop.adaptation.scale_mixture import ScaledRidge
-from innerloop.data.episodes import Protocol
+from innerloop.data.episodes import PROTOCOLS, Protocol
 from innerloop.data.row_blocks import MOST_NUMBERS
 from innerloop.data.tasks import TaskSet
 from innerloop.exact._factor import triangle
@@ -44,6 +44,14 @@ class Protocols:
     n_query: int | None
     n_steps: int
     seed: int
+
+    def check(self) -> None:
+        """Refuse what no fit can have: the values may be those of a file."""
+        if self.protocol not in PROTOCOLS:
+            raise ValueError(f"the protocol is {self.protocol!r}")
+        least = {"n_support": 1, "n_steps": 1, "seed": 0} | ({} if self.n_query is None else {"n_query": 1})
+        for name, minimum in least.items():
+            as_count(getattr(self, name), name, minimum)
 
     def objective(self, tasks: TaskSet, by_ids: bool = False) -> MetaObjective:
         """Return the objective of tasks in scaled units.
