@@ -42,7 +42,8 @@ def update(
         Folder made by `innerloop fit --out`.
     table
         CSV or Parquet file with the group, feature and target columns of the fit, or a folder of such files. Rows
-        without target are left out.
+        without target are left out; in files that are not read into memory, as those for a model of such files, they
+        are refused.
     out
         Folder to save the updated model to; it may be that of the model.
     weights
