@@ -270,6 +270,19 @@ def test_a_model_of_a_table_in_memory_is_updated_by_files(tmp_path):
     check_equal(updated, model.update(*given(new), population=True), table)
 
 
+def test_tables_without_features_join(tmp_path):
+    rows = pd.DataFrame({"user": np.repeat(np.arange(600), 4)})
+    rows["y"] = np.random.default_rng(0).standard_normal(600)[rows["user"]]
+    rows["y"] += np.random.default_rng(1).standard_normal(len(rows))
+    old, new = rows[:1200], rows[1200:]
+    expected = regressor().fit(old[["user"]], old["y"]).update(new[["user"]], new["y"], population=True)
+    data = [written(tmp_path / name, part.assign(task=0), n_files=1) for name, part in (("old", old), ("new", new))]
+    updated = regressor().fit_dataset(data[0], out=tmp_path / "model", groups="rows")
+    updated = updated.update_dataset(data[1], out=tmp_path / "updated")
+    np.testing.assert_allclose(updated.intercept_, expected.intercept_, atol=0.01)  # other groups are drawn for folds
+    assert sorted(updated.groups_.tolist()) == expected.groups_.tolist()
+
+
 def test_datasets_unlike_that_of_the_fit_are_refused(model_of, tmp_path):
     model, new, _ = model_of("new")
     data = written(tmp_path / "new", new)
