@@ -521,6 +521,19 @@ def test_a_manifest_cannot_reach_outside_its_folder(folder, tmp_path):
         load_model(folder)
 
 
+def test_a_model_is_saved_as_it_was_fitted_whatever_its_parameters_are_for_a_next_fit(tmp_path):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": rng.standard_normal(60), "user": np.repeat(np.arange(10), 6)})
+    model = il.MetaRegressor(group="user", target_transform="log").fit(frame, np.exp(frame["a"]))
+    expected = model.predict(frame)
+    save_model(model.set_params(group=None, target_transform=None), tmp_path / "model")
+    np.testing.assert_array_equal(load_model(tmp_path / "model").predict(frame), expected)
+    frame.assign(y=np.exp(frame["a"]), user=frame["user"] + 10).to_parquet(tmp_path / "new.parquet")
+    data = il.TaskDataset(tmp_path / "new.parquet", group="user", target="y")
+    updated = model.update_dataset(data, out=tmp_path / "updated")
+    np.testing.assert_array_equal(load_model(tmp_path / "updated").predict(frame), updated.predict(frame))
+
+
 # Interruptions
 
 
