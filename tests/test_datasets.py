@@ -420,6 +420,12 @@ def test_a_folder_cannot_be_both_work_and_model(tmp_path):
     path = written(tmp_path / "rows", frame(20))
     with pytest.raises(ValueError, match="`work` and `out` must be different folders"):
         fitted(path, tmp_path / "model", work=tmp_path / "model")
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+    with pytest.raises(ValueError, match="`work` and `out` must be different folders"):
+        fitted(path, tmp_path / "model", work=tmp_path / "link")
+    with pytest.raises(ValueError, match="`work` must not lie in `out`"):
+        fitted(path, tmp_path / "model", work=tmp_path / "link" / "work")
+    assert not (tmp_path / "model").exists()
 
 
 def test_a_disk_without_room_is_refused_before_anything_is_written(tmp_path, monkeypatch):
