@@ -270,6 +270,18 @@ def test_a_model_of_a_table_in_memory_is_updated_by_files(tmp_path):
     check_equal(updated, model.update(*given(new), population=True), table)
 
 
+def test_groups_that_join_a_model_without_groups_keep_their_rows(model_of, tmp_path):
+    model, new, _ = model_of("new")
+    il.save_model(model, tmp_path / "model", forget_groups=True)
+    expected, model = in_memory("new")[1], il.load_model(tmp_path / "model")
+    for i, rows in enumerate(np.array_split(np.random.default_rng(3).permutation(len(new)), 2)):
+        model = model.update_dataset(written(tmp_path / str(i), new.iloc[rows]), out=tmp_path / "updated")
+    np.testing.assert_allclose(model.coef_, expected.coef_, rtol=1e-10)
+    for found, wanted in zip(*(m.predict_interval(given(new)[0]) for m in (model, expected)), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-11)
+    assert set(model.groups_) == set(new["user"])
+
+
 def test_tables_without_features_join(tmp_path):
     rows = pd.DataFrame({"user": np.repeat(np.arange(600), 4)})
     rows["y"] = np.random.default_rng(0).standard_normal(600)[rows["user"]]

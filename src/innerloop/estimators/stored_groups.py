@@ -211,7 +211,9 @@ class StoredGroups:
         known, written = known.whole, folder / "known"
         order = np.argsort(words_of_ids(known.tasks.ids), kind="stable")
         shutil.rmtree(written, ignore_errors=True)
-        with writing(written, known.tasks.ids.dtype, known.coef.shape[1:], known.tasks.n_rows > 0) as groups:
+        # Of none, as after all were forgotten, those that join keep their rows, as they do in memory.
+        keeps_rows = known.tasks.n_rows > 0 or len(known.tasks) == 0
+        with writing(written, known.tasks.ids.dtype, known.coef.shape[1:], keeps_rows) as groups:
             for part in np.array_split(order, -(-len(order) // _AT_ONCE) or 1):
                 tasks = known.tasks.select(part)
                 found = {"ids": tasks.ids, "n_rows": tasks.original_sizes, "coef": known.coef[part]}
