@@ -243,6 +243,15 @@ def both(table):
     return table[["user", "a", "b"]], table[["y", "z"]].to_numpy()
 
 
+def test_weights_in_another_unit_are_refused_in_files(model_of, tmp_path):
+    model, new, _ = model_of("known")
+    new.drop(columns="task").assign(w=1e20).to_parquet(tmp_path / "new.parquet", index=False)
+    data = il.TaskDataset(tmp_path / "new.parquet", group="user", target="y", weights="w")
+    with pytest.raises(ValueError, match=r"average weight in the fit, got 1e\+20 times"):
+        model.update_dataset(data, out=tmp_path / "updated", work=tmp_path / "work")
+    assert not (tmp_path / "updated").exists()
+
+
 def test_text_joins_numbers(model_of, tmp_path):
     model, new, table = model_of("new", names=lambda task: task)
     text = new.assign(user=np.char.add("é", new["user"].to_numpy().astype(str)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 import numpy as np
@@ -267,6 +268,17 @@ def test_one_task_without_groups_is_joined_by_others():
     updated = model.update(X[50:], y[50:], groups[50:], population=True)
     Z = np.c_[X, np.ones(len(X))]
     np.testing.assert_allclose(np.append(updated.coef_, updated.intercept_), np.linalg.lstsq(Z, y)[0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("population", [False, True])
+def test_weights_in_another_unit_than_those_of_the_fit_are_refused(population):
+    X, y, groups = table()
+    first = groups < N_FIRST
+    model = fitted(X[first], y[first], groups[first])
+    weights = np.ones((~first).sum())
+    for weights[0], message in ((1e12, None), (1e20, r"average weight in the fit, got 1e\+20 times")):
+        with contextlib.nullcontext() if message is None else pytest.raises(ValueError, match=message):
+            model.update(X[~first], y[~first], groups[~first], weights, population=population)
 
 
 def test_numbers_that_no_sum_could_hold_are_refused():

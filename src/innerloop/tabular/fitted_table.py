@@ -250,6 +250,7 @@ class FittedTable:
         return counted.with_groups(tasks, np.empty((len(new), 0, 0)))
 
     def _scaled(self, tasks: TaskSet) -> TaskSet:
+        self.scaling.check_weights(tasks)
         return self.curves.tasks(self.scaling.tasks(tasks), self.scaling.intercept)
 
     def nearest(self, place: int, n: int) -> NDArray[Any]:
