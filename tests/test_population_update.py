@@ -171,6 +171,22 @@ def test_rows_that_groups_adapted_on_before_are_counted_once_with_the_next_updat
     check_equal(updated, completed(model, X, y, groups), X, groups)
 
 
+def test_large_rows_that_are_taken_back_leave_the_others_or_are_refused():
+    X, y, groups = table()
+    first, wrong = groups < N_FIRST, groups == N_FIRST
+    model = fitted(X[first], y[first], groups[first])
+    expected = model.update(X[wrong], y[wrong], groups[wrong], population=True)
+    for size in (1e3, 1e9):
+        large = model.update(X[wrong], y[wrong] + size, groups[wrong], population=True)
+        adapted = large.adapt(X[wrong], y[wrong], groups[wrong])
+        if size == 1e3:
+            noise = adapted._table.recounted().effects.noise
+            np.testing.assert_allclose(noise, expected._table.effects.noise, rtol=1e-8)
+        else:
+            with pytest.raises(ValueError, match="rounding hides what is left of it"):
+                adapted.update(X[~first & ~wrong], y[~first & ~wrong], groups[~first & ~wrong], population=True)
+
+
 @pytest.mark.parametrize("protocol", ["deal", "train", "leave-one-out"])
 @pytest.mark.parametrize("rates", [{}, {"inner_lr": -0.1, "adapt_lr": 0.2, "n_steps": 2}], ids=["chosen", "given"])
 def test_gradient_steps_are_trained_on_the_episodes_of_new_groups_too(protocol, rates):

@@ -32,6 +32,8 @@ from innerloop.tabular.rate_choice import Rates
 
 # In place of a model: of a candidate that has no weight, which stays as it is, and of one by gradient steps.
 STAYS, BY_STEPS = -1, -2
+# Share of a sum of squares that is left when tasks are taken out, at least: as many digits are lost.
+_LEAST_LEFT = 1e-8
 
 
 @final
@@ -181,9 +183,17 @@ class PopulationSums:
         """Return the sums with some tasks in place of others; both in scaled units, without weights."""
         parts = [flat_sums(self.task_cov, tasks) for tasks in (before, after)]
         n_rows = [int(tasks.original_sizes.sum()) for tasks in (before, after)]
+        totals = self.totals - parts[0] + parts[1]
+        width = before.n_features
+        squares = [*range(0, width * width, width + 1), width * width + width]  # of features and of targets
+        if (totals[..., squares] < _LEAST_LEFT * self.totals[..., squares]).any():
+            raise ValueError(
+                "groups that have adapted on other rows since held nearly all of a sum over the population, so that "
+                "rounding hides what is left of it; fit the model again."
+            )
         return replace(
             self,
-            totals=self.totals - parts[0] + parts[1],
+            totals=totals,
             n_tasks=self.n_tasks - len(before) + len(after),
             n_rows=self.n_rows - n_rows[0] + n_rows[1],
         )
