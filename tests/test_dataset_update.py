@@ -243,6 +243,21 @@ def both(table):
     return table[["user", "a", "b"]], table[["y", "z"]].to_numpy()
 
 
+@pytest.mark.filterwarnings("ignore:(overflow|invalid):RuntimeWarning")
+@pytest.mark.parametrize(("name", "value"), [("X", np.nan), ("X", 1e200), ("y", np.inf)])
+def test_rows_on_disk_that_are_no_numbers_end_in_a_sentence(model_of, tmp_path, name, value):
+    model, new, _ = model_of("known")
+    (path,) = (tmp_path / "model").glob(f"groups-*/{name}.npy")
+    rows = np.load(path, mmap_mode="r+")
+    rows[:] = value
+    rows.flush()
+    with pytest.raises(ValueError, match="hold numbers that are not finite, so its folder is damaged"):
+        model.update_dataset(written(tmp_path / "new", new), out=tmp_path / "updated")
+    assert not (tmp_path / "updated").exists()
+    with pytest.raises(ValueError, match="hold numbers that are not finite, so its folder is damaged"):
+        model.update(*given(new), population=True)
+
+
 def test_weights_in_another_unit_are_refused_in_files(model_of, tmp_path):
     model, new, _ = model_of("known")
     new.drop(columns="task").assign(w=1e20).to_parquet(tmp_path / "new.parquet", index=False)

@@ -398,7 +398,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         ------
         ValueError
             With `population`: if the model has no sums over its population; if it knows a group by its coefficients
-            alone; or if it takes gradient steps, and knows the group already.
+            alone; if it takes gradient steps, and knows the group already; or if groups that have adapted on other
+            rows since held nearly all of a sum. If a weight is 1e12 times that of an average row of `fit`.
 
         Notes
         -----

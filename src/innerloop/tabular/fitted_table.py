@@ -198,6 +198,11 @@ class FittedTable:
 
     def with_sums(self, sums: PopulationSums) -> FittedTable:
         """Return the table with the population that follows from sums over all tasks; known groups stay."""
+        if not np.isfinite(sums.totals).all():  # rows on disk have no checksum
+            raise ValueError(
+                "rows that the model keeps of its groups hold numbers that are not finite, so its folder is damaged; "
+                "fit the model again or restore the folder."
+            )
         rates = self.selection.rates
         predictor, effects = sums.solve(self.predictor, rates, self.scaling.intercept)
         if sums.objective is None:
