@@ -376,8 +376,8 @@ MUTANTS = [
     ),
     Mutant(
         "tabular/population_sums.py",
-        "totals=self.totals - parts[0] + parts[1]",
-        "totals=self.totals + parts[1]",
+        "totals = self.totals - parts[0] + parts[1]",
+        "totals = self.totals + parts[1]",
         "test_population_update.py -k take_the_place",
     ),
     Mutant(

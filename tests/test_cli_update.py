@@ -87,3 +87,27 @@ def test_what_cannot_be_added_is_refused_in_a_sentence_and_nothing_is_written(mo
         assert ran.code == 2
         assert message in ran.err
     assert not (tmp_path / "updated").exists()
+
+
+def test_weights_and_logarithms_are_those_of_the_fit(tmp_path):
+    old, new = (
+        frame(*of).assign(w=lambda t: 1.0 + t["a"] ** 2, y=lambda t: np.exp(t["y"])) for of in ((0, 30), (25, 40))
+    )
+    old.to_csv(tmp_path / "old.csv", index=False)
+    new.to_csv(tmp_path / "new.csv", index=False)
+    new.drop(columns="w").to_csv(tmp_path / "without.csv", index=False)
+    new.assign(y=-new["y"]).to_csv(tmp_path / "negative.csv", index=False)
+    options = ["--weights", "w", "--log-target", "--out", tmp_path / "model"]
+    assert innerloop("fit", tmp_path / "old.csv", *OPTIONS, *options).code == 0
+    model = il.load_model(tmp_path / "model")
+    rows = new[["a", "b"]], new["y"], new["user"], new["w"]
+    for _ in range(2):  # the updated model is one of weights, too
+        model = model.update(*rows, population=True)
+        ran = innerloop("update", tmp_path / "model", tmp_path / "new.csv", "--out", tmp_path / "model")
+        assert (ran.code, ran.err) == (0, "")
+        np.testing.assert_allclose(il.load_model(tmp_path / "model").coef_, model.coef_, rtol=1e-9)
+    for name, message in (("without", "has no column 'w'"), ("negative", "column 'y' of")):
+        ran = innerloop("update", tmp_path / "model", tmp_path / f"{name}.csv", "--out", tmp_path / "other")
+        assert ran.code == 2
+        assert message in ran.err
+    assert "line 2 and 89 more rows" in ran.err

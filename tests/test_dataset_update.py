@@ -11,6 +11,7 @@ import pytest
 import innerloop as il
 from innerloop.data import buckets, fragments, population
 from innerloop.data.population import SampleSize
+from innerloop.estimators.stored_groups import StoredGroups
 
 pytestmark = pytest.mark.usefixtures("one_thread", "small")
 N_FIRST, N_TASKS = 200, 300
@@ -174,7 +175,7 @@ def test_several_updates_are_one(model_of, tmp_path):
     for i, rows in enumerate(np.array_split(np.random.default_rng(3).permutation(len(new)), 3)):
         model = model.update_dataset(written(tmp_path / str(i), new.iloc[rows]), out=tmp_path / "model")
     check_equal(model, in_memory("known")[1], table)
-    assert len(list((tmp_path / "model").glob("groups-*"))) == 1
+    assert len(list((tmp_path / "model").glob("groups-*"))) == 2  # and those of the model before the last update
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
@@ -215,6 +216,17 @@ def test_a_model_whose_folder_was_updated_can_be_updated_again(model_of, tmp_pat
         check_equal(updated, in_memory("known")[1], table)
 
 
+def test_an_update_of_a_loaded_model_leaves_its_groups_on_disk(model_of, tmp_path, monkeypatch):
+    _, new, _ = model_of("known")
+    data = written(tmp_path / "new", new)
+    monkeypatch.setattr(
+        StoredGroups, "of", lambda known, folder, of=StoredGroups.of: found.append(of(known, folder)) or found[-1]
+    )
+    found = []
+    il.load_model(tmp_path / "model").update_dataset(data, out=tmp_path / "updated")
+    assert [stored.folder.parent for stored in found] == [tmp_path / "model"]
+
+
 def test_weights_logarithms_and_several_targets_join(tmp_path):
     rng = np.random.default_rng(5)
     table = frame().assign(w=lambda t: rng.uniform(0.5, 2, len(t)), z=lambda t: np.exp(t["a"] + t["y"] / 9))
@@ -229,6 +241,30 @@ def test_weights_logarithms_and_several_targets_join(tmp_path):
 
 def both(table):
     return table[["user", "a", "b"]], table[["y", "z"]].to_numpy()
+
+
+@pytest.mark.filterwarnings("ignore:(overflow|invalid):RuntimeWarning")
+@pytest.mark.parametrize(("name", "value"), [("X", np.nan), ("X", 1e200), ("y", np.inf)])
+def test_rows_on_disk_that_are_no_numbers_end_in_a_sentence(model_of, tmp_path, name, value):
+    model, new, _ = model_of("known")
+    (path,) = (tmp_path / "model").glob(f"groups-*/{name}.npy")
+    rows = np.load(path, mmap_mode="r+")
+    rows[:] = value
+    rows.flush()
+    with pytest.raises(ValueError, match="hold numbers that are not finite, so its folder is damaged"):
+        model.update_dataset(written(tmp_path / "new", new), out=tmp_path / "updated")
+    assert not (tmp_path / "updated").exists()
+    with pytest.raises(ValueError, match="hold numbers that are not finite, so its folder is damaged"):
+        model.update(*given(new), population=True)
+
+
+def test_weights_in_another_unit_are_refused_in_files(model_of, tmp_path):
+    model, new, _ = model_of("known")
+    new.drop(columns="task").assign(w=1e20).to_parquet(tmp_path / "new.parquet", index=False)
+    data = il.TaskDataset(tmp_path / "new.parquet", group="user", target="y", weights="w")
+    with pytest.raises(ValueError, match=r"average weight in the fit, got 1e\+20 times"):
+        model.update_dataset(data, out=tmp_path / "updated", work=tmp_path / "work")
+    assert not (tmp_path / "updated").exists()
 
 
 def test_text_joins_numbers(model_of, tmp_path):
@@ -256,6 +292,31 @@ def test_a_model_of_a_table_in_memory_is_updated_by_files(tmp_path):
     new = table[~first & (table["task"] != 40)]
     updated = model.update_dataset(written(tmp_path / "new", new), out=tmp_path / "updated")
     check_equal(updated, model.update(*given(new), population=True), table)
+
+
+def test_groups_that_join_a_model_without_groups_keep_their_rows(model_of, tmp_path):
+    model, new, _ = model_of("new")
+    il.save_model(model, tmp_path / "model", forget_groups=True)
+    expected, model = in_memory("new")[1], il.load_model(tmp_path / "model")
+    for i, rows in enumerate(np.array_split(np.random.default_rng(3).permutation(len(new)), 2)):
+        model = model.update_dataset(written(tmp_path / str(i), new.iloc[rows]), out=tmp_path / "updated")
+    np.testing.assert_allclose(model.coef_, expected.coef_, rtol=1e-10)
+    for found, wanted in zip(*(m.predict_interval(given(new)[0]) for m in (model, expected)), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-11)
+    assert set(model.groups_) == set(new["user"])
+
+
+def test_tables_without_features_join(tmp_path):
+    rows = pd.DataFrame({"user": np.repeat(np.arange(600), 4)})
+    rows["y"] = np.random.default_rng(0).standard_normal(600)[rows["user"]]
+    rows["y"] += np.random.default_rng(1).standard_normal(len(rows))
+    old, new = rows[:1200], rows[1200:]
+    expected = regressor().fit(old[["user"]], old["y"]).update(new[["user"]], new["y"], population=True)
+    data = [written(tmp_path / name, part.assign(task=0), n_files=1) for name, part in (("old", old), ("new", new))]
+    updated = regressor().fit_dataset(data[0], out=tmp_path / "model", groups="rows")
+    updated = updated.update_dataset(data[1], out=tmp_path / "updated")
+    np.testing.assert_allclose(updated.intercept_, expected.intercept_, atol=0.01)  # other groups are drawn for folds
+    assert sorted(updated.groups_.tolist()) == expected.groups_.tolist()
 
 
 def test_datasets_unlike_that_of_the_fit_are_refused(model_of, tmp_path):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from functools import cache
 from itertools import cycle
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ import pytest
 import innerloop as il
 from innerloop.data import buckets, dataset, fragments, population, words
 from innerloop.data.population import SampleSize
-from innerloop.estimators import dataset_fit
+from innerloop.estimators import dataset_fit, stored_groups
 from innerloop.tabular import totals
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -284,7 +285,7 @@ def test_nothing_is_left_beside_the_model(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "rows"]
     for l2 in (0.1, 0.1):  # the same model twice, too
         fitted(tmp_path / "rows", tmp_path / "model", {"l2": l2})
-    assert len(list((tmp_path / "model").glob("groups-*"))) == 1
+    assert len(list((tmp_path / "model").glob("groups-*"))) == 2  # and those of the model before the last
     il.save_model(il.load_model(tmp_path / "model"), tmp_path / "model", forget_groups=True)
     assert not list((tmp_path / "model").glob("groups-*"))
 
@@ -419,6 +420,12 @@ def test_a_folder_cannot_be_both_work_and_model(tmp_path):
     path = written(tmp_path / "rows", frame(20))
     with pytest.raises(ValueError, match="`work` and `out` must be different folders"):
         fitted(path, tmp_path / "model", work=tmp_path / "model")
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+    with pytest.raises(ValueError, match="`work` and `out` must be different folders"):
+        fitted(path, tmp_path / "model", work=tmp_path / "link")
+    with pytest.raises(ValueError, match="`work` must not lie in `out`"):
+        fitted(path, tmp_path / "model", work=tmp_path / "link" / "work")
+    assert not (tmp_path / "model").exists()
 
 
 def test_a_disk_without_room_is_refused_before_anything_is_written(tmp_path, monkeypatch):
@@ -440,6 +447,19 @@ def test_a_disk_that_fills_is_named(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"cannot be written \(No space left on device\); make room"):
         fitted(path, tmp_path / "model")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["rows"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+@pytest.mark.parametrize("n_groups", [2, 20_000], ids="{} groups".format)
+def test_a_disk_that_fills_as_groups_are_written_is_named(tmp_path, n_groups):
+    (tmp_path / "coef.npy").symlink_to("/dev/full")
+    ids = np.arange(n_groups)
+    found = {"ids": ids, "n_rows": np.ones_like(ids), "coef": np.ones((n_groups, 3, 1))}
+    with (
+        pytest.raises(ValueError, match=rf"to {tmp_path} \(No space left on device\); make room"),
+        stored_groups.writing(tmp_path, np.int64, (3, 1), keeps_rows=False) as groups,
+    ):
+        groups.add(found)
 
 
 def test_predictions_do_not_replace_their_rows(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 import numpy as np
@@ -170,6 +171,22 @@ def test_rows_that_groups_adapted_on_before_are_counted_once_with_the_next_updat
     check_equal(updated, completed(model, X, y, groups), X, groups)
 
 
+def test_large_rows_that_are_taken_back_leave_the_others_or_are_refused():
+    X, y, groups = table()
+    first, wrong = groups < N_FIRST, groups == N_FIRST
+    model = fitted(X[first], y[first], groups[first])
+    expected = model.update(X[wrong], y[wrong], groups[wrong], population=True)
+    for size in (1e3, 1e9):
+        large = model.update(X[wrong], y[wrong] + size, groups[wrong], population=True)
+        adapted = large.adapt(X[wrong], y[wrong], groups[wrong])
+        if size == 1e3:
+            noise = adapted._table.recounted().effects.noise
+            np.testing.assert_allclose(noise, expected._table.effects.noise, rtol=1e-8)
+        else:
+            with pytest.raises(ValueError, match="rounding hides what is left of it"):
+                adapted.update(X[~first & ~wrong], y[~first & ~wrong], groups[~first & ~wrong], population=True)
+
+
 @pytest.mark.parametrize("protocol", ["deal", "train", "leave-one-out"])
 @pytest.mark.parametrize("rates", [{}, {"inner_lr": -0.1, "adapt_lr": 0.2, "n_steps": 2}], ids=["chosen", "given"])
 def test_gradient_steps_are_trained_on_the_episodes_of_new_groups_too(protocol, rates):
@@ -267,6 +284,17 @@ def test_one_task_without_groups_is_joined_by_others():
     updated = model.update(X[50:], y[50:], groups[50:], population=True)
     Z = np.c_[X, np.ones(len(X))]
     np.testing.assert_allclose(np.append(updated.coef_, updated.intercept_), np.linalg.lstsq(Z, y)[0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("population", [False, True])
+def test_weights_in_another_unit_than_those_of_the_fit_are_refused(population):
+    X, y, groups = table()
+    first = groups < N_FIRST
+    model = fitted(X[first], y[first], groups[first])
+    weights = np.ones((~first).sum())
+    for weights[0], message in ((1e12, None), (1e20, r"average weight in the fit, got 1e\+20 times")):
+        with contextlib.nullcontext() if message is None else pytest.raises(ValueError, match=message):
+            model.update(X[~first], y[~first], groups[~first], weights, population=population)
 
 
 def test_numbers_that_no_sum_could_hold_are_refused():

@@ -428,6 +428,10 @@ ORDERS = {
     "sums.spread_of": lambda a: a + 99,
     "sums.main": lambda a: a - 99,
     "sums.totals": lambda a: a[..., :-1],
+    "sums.n_tasks": np.zeros_like,
+    "sums.n_rows": lambda a: -a,
+    "sums.precision": lambda a: -1 - a,
+    "sums.l2": lambda a: np.full_like(a, -1),
 }
 
 
@@ -445,6 +449,31 @@ def test_hostile_orders_are_refused(whole, name, loaded):
     description, arrays = whole["ridge"]
     with pytest.raises(ValueError, match=r"^folder is damaged \("):
         loaded(description, {**arrays, name: ORDERS[name](arrays[name])})
+
+
+@pytest.mark.parametrize("name", ["sums.task_cov", "sums.totals", "objective.factor", "objective.weight"])
+def test_sums_that_are_infinite_are_refused(whole, name, loaded):
+    description, arrays = whole["several"]
+    with pytest.raises(ValueError, match=rf"{name} holds infinite numbers"):
+        loaded(description, {**arrays, name: np.full_like(arrays[name], np.inf)})
+
+
+@pytest.mark.parametrize("name", ["objective.weight", "objective.n_tasks"])
+def test_episodes_that_score_nothing_are_refused(whole, name, loaded):
+    description, arrays = whole["several"]
+    with pytest.raises(ValueError, match=rf"{name} is not in order"):
+        loaded(description, {**arrays, name: np.zeros_like(arrays[name])})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("protocol", "other"), ("n_support", 0), ("n_support", None), ("n_query", -1), ("n_steps", 1.0), ("seed", "x")],
+)
+def test_episodes_that_no_fit_makes_are_refused(whole, name, value, loaded):
+    description, arrays = copy.deepcopy(whole["several"][0]), whole["several"][1]
+    description["table"]["episodes"][name] = value
+    with pytest.raises(ValueError, match=r"^folder is damaged \("):
+        loaded(description, arrays)
 
 
 def places_of(value, path=()):
@@ -490,6 +519,19 @@ def test_a_manifest_cannot_reach_outside_its_folder(folder, tmp_path):
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match="is missing"):
         load_model(folder)
+
+
+def test_a_model_is_saved_as_it_was_fitted_whatever_its_parameters_are_for_a_next_fit(tmp_path):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": rng.standard_normal(60), "user": np.repeat(np.arange(10), 6)})
+    model = il.MetaRegressor(group="user", target_transform="log").fit(frame, np.exp(frame["a"]))
+    expected = model.predict(frame)
+    save_model(model.set_params(group=None, target_transform=None), tmp_path / "model")
+    np.testing.assert_array_equal(load_model(tmp_path / "model").predict(frame), expected)
+    frame.assign(y=np.exp(frame["a"]), user=frame["user"] + 10).to_parquet(tmp_path / "new.parquet")
+    data = il.TaskDataset(tmp_path / "new.parquet", group="user", target="y")
+    updated = model.update_dataset(data, out=tmp_path / "updated")
+    np.testing.assert_array_equal(load_model(tmp_path / "updated").predict(frame), updated.predict(frame))
 
 
 # Interruptions

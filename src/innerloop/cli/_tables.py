@@ -40,21 +40,23 @@ def read_tasks(
         notes.append(f"{few} tasks of fewer than {min_rows} rows are left out")
         tasks = tasks.select(tasks.sizes >= min_rows).fit_columns()
     columns = tasks.column_map.notes if tasks.column_map else ()
-    return TableTasks(tasks, rows.targets[0], (*notes, *columns, *target_notes(tasks.y)))
+    return TableTasks(tasks, rows.targets[0], (*notes, *columns, *target_notes(tasks.y)), weights)
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class TableTasks:
-    """The tasks of a file, how its target is a number, and what to say of its columns and rows."""
+    """The tasks of a file, how its target is a number, what to say of its columns and rows, and the weights' name."""
 
     tasks: TaskSet
     target: TargetCode
     notes: tuple[str, ...]
+    weights: str | None = None
 
     def details(self, group: str) -> dict[str, Any]:
         """Return what a model folder must know to read another table, beside the model: plain values."""
-        return {"group": group, "target": self.target.to_state()}
+        weights = {} if self.weights is None else {"weights": self.weights}
+        return {"group": group, "target": self.target.to_state(), **weights}
 
 
 def print_size(table: Path, read: TableTasks) -> None:

@@ -13,6 +13,7 @@ from innerloop.cli._output import console
 from innerloop.data.dataset import TaskDataset
 from innerloop.data.frames import as_frame, column_names
 from innerloop.data.table_files import read_table
+from innerloop.data.targets import log_targets
 from innerloop.data.task_table import TargetCode, read_ids, read_weights
 from innerloop.estimators import MetaRegressor
 from innerloop.estimators.storage import check_writable, load_details, load_model, save_model
@@ -42,12 +43,12 @@ def update(
         Folder made by `innerloop fit --out`.
     table
         CSV or Parquet file with the group, feature and target columns of the fit, or a folder of such files. Rows
-        without target are left out.
+        without target are left out; in files that are not read into memory, as those for a model of such files, they
+        are refused.
     out
         Folder to save the updated model to; it may be that of the model.
     weights
-        Column with the precisions of the rows, in the unit of those of the fit; for files that are not read into
-        memory, that of the fit unless given.
+        Column with the precisions of the rows, in the unit of those of the fit; that of the fit unless given.
     delimiter
         Between CSV cells.
     work
@@ -64,16 +65,16 @@ def update(
     if columns is None or not {"group", "target"} <= set(names):
         raise ValueError(f"{model} was not made by `innerloop fit`; it does not say which columns to read.")
     before, group, target = fitted.coef_, names["group"], TargetCode.from_state(names["target"])
+    of_fit = names.get("dataset", {"weights": names.get("weights")})
+    weights = of_fit.get("weights") if weights is None else weights
     in_files = "dataset" in names or work is not None or n_jobs != 1 or scheduler is not None
     if in_files or is_large(table):
-        of_fit = names.get("dataset", {})
-        weights = of_fit.get("weights") if weights is None else weights
         data = TaskDataset(table, group, target.name, of_fit.get("features", columns.inputs), weights=weights)
         updated = update_files(fitted, data, out, work, n_jobs, scheduler, {"--delimiter": delimiter})
     else:
         check_writable(out)
         updated = fitted.update(*_rows(fitted, table, group, target, weights, delimiter), population=True)
-        save_model(updated, out, {"group": group, "target": names["target"]})
+        save_model(updated, out, {name: names[name] for name in ("group", "target", "weights") if name in names})
     _show(fitted, updated, before, out)
 
 
@@ -87,6 +88,8 @@ def _rows(
     frame = as_frame(file.frame, file.name)
     ids, task = read_ids(frame, group, file.name, file.place)
     y = target.read(file.frame, file.name, file.place)
+    if fitted.target_transform == "log":
+        log_targets(y, f"column {target.name!r} of {file.name}", file.place)  # whose message names a line
     known, of_rows = ~np.isnan(y), None
     if weights is not None:
         column_names(frame, [weights], file.name)

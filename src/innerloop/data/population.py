@@ -50,7 +50,7 @@ class Extremes(NamedTuple):
 def _extremes(rows: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return the smallest and the largest number of each column."""
     width = rows[0].size
-    together = _NUMBERS_TOGETHER // max(1, width)
+    together = _NUMBERS_TOGETHER // width if width else 0
     if together > 1 and len(rows) >= together and rows.flags.c_contiguous:  # numpy is slow on narrow rows
         whole = len(rows) // together * together
         wide = rows[:whole].reshape(-1, together * width)

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from innerloop._base.checks import FloatArray
 from innerloop.data.tasks import TaskSet
 
+# Beside a square of so much weight, that of an average row keeps a few digits in a sum of many.
+_LARGEST_WEIGHT = 1e12
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -89,6 +92,18 @@ class Scaling:
         np.subtract(X if self.kept.all() else X[:, self.kept], self.x_mean, out=columns[:, :n_kept])
         columns[:, :n_kept] *= self.x_rate
         return columns
+
+    def check_weights(self, tasks: TaskSet) -> None:
+        """Refuse weights of which an average row of `fit`, whose weight is 1, would be lost to rounding.
+
+        In `fit` itself no weight is more than the number of rows times their mean.
+        """
+        weights = tasks.weights
+        if weights is not None and (largest := float(weights.max()) / self.weight_unit) > _LARGEST_WEIGHT:
+            raise ValueError(
+                f"weights must be at most {_LARGEST_WEIGHT:g} times the average weight in the fit, got {largest:g} "
+                "times; give them in the unit of those of the fit."
+            )
 
     def tasks(self, tasks: TaskSet) -> TaskSet:
         """Return the same tasks in these units, with weights of mean 1 over the rows of `fit`, if they have any."""

@@ -278,7 +278,7 @@ class TaskSet:
         return np.repeat(np.arange(len(self)), self.sizes)
 
     def select(self, tasks: ArrayLike) -> TaskSet:
-        """Return some of the tasks.
+        """Return some of the tasks, whose rows may be views of these.
 
         Parameters
         ----------

@@ -176,8 +176,10 @@ def sweep(out: Path) -> None:
 def work_folder(work: Path | None, out: Path) -> Iterator[Path]:
     """Yield the folder for what is finished; without one, a folder beside `out` that is deleted in the end."""
     if work is not None:
-        if work.absolute() == out.absolute():
+        if work.resolve() == out.resolve():
             raise ValueError(f"`work` and `out` must be different folders, got {out} for both.")
+        if out.resolve() in work.resolve().parents:  # which would then hold files that are no model
+            raise ValueError(f"`work` must not lie in `out`, got {work} in {out}; name another place.")
         if work.exists() and not work.is_dir():
             raise ValueError(f"`work` must name a folder, got the file {work}.")
         work.mkdir(parents=True, exist_ok=True)

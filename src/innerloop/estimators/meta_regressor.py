@@ -398,7 +398,8 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         ------
         ValueError
             With `population`: if the model has no sums over its population; if it knows a group by its coefficients
-            alone; or if it takes gradient steps, and knows the group already.
+            alone; if it takes gradient steps, and knows the group already; or if groups that have adapted on other
+            rows since held nearly all of a sum. If a weight is 1e12 times that of an average row of `fit`.
 
         Notes
         -----
@@ -570,7 +571,7 @@ class MetaRegressor(RegressorMixin, BaseEstimator):
         workers, where = Workers(n_jobs, executor, progress), None if work is None else Path(work)
         features = getattr(self, "feature_names_in_", None)
         return self._with(
-            update_dataset(self.get_params(), self._table, features, data, Path(out), where, workers, self._is_log)
+            update_dataset(params_of_fit(self), self._table, features, data, Path(out), where, workers, self._is_log)
         )
 
     def predict_dataset(
@@ -769,6 +770,11 @@ def _rows_with(mask: NDArray[np.bool_], X: Any, *others: Any) -> list[Any]:
     """Return the rows of a frame or an array, and of what goes with them, where a mask holds; None stays None."""
     kept = as_frame(X, "`X`").filter(mask.tolist()).to_native() if is_frame(X) else X[mask]
     return [kept, *(None if part is None else np.asarray(part)[mask] for part in others)]
+
+
+def params_of_fit(model: MetaRegressor) -> dict[str, Any]:
+    """Return the parameters, those that a fitted estimator goes on by as they were at the time of fitting."""
+    return {**model.get_params(), "group": model._group, "target_transform": "log" if model._is_log else None}
 
 
 def fitted_regressor(

@@ -8,7 +8,7 @@ from typing import Any
 
 from sklearn.utils.validation import check_is_fitted
 
-from innerloop.estimators.meta_regressor import MetaRegressor, fitted_regressor
+from innerloop.estimators.meta_regressor import MetaRegressor, fitted_regressor, params_of_fit
 from innerloop.estimators.model_folder import OF_CONTENTS, check_writable, damaged, write_folder
 from innerloop.estimators.model_folder import read_folder as _read
 from innerloop.estimators.stored_groups import with_groups
@@ -66,7 +66,7 @@ def save_model(
     check_is_fitted(model)
     table = model._table.forget_groups() if forget_groups else model._table
     names = getattr(model, "feature_names_in_", None)
-    write_folder(folder, model.get_params(), table, names, details or {}, keep_previous=not forget_groups)
+    write_folder(folder, params_of_fit(model), table, names, details or {}, keep_previous=not forget_groups)
 
 
 def load_model(folder: str | Path) -> MetaRegressor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -66,17 +66,38 @@ def writing(folder: Path, id_type: Any, shape: tuple[int, int], keeps_rows: bool
     if keeps_rows:
         types |= {"starts": (np.int64, ()), "X": (np.float64, shape[:1]), "y": (np.float64, shape[1:])}
     with ExitStack() as stack:
-        files = {name: stack.enter_context((folder / f"{name}.npy").open("wb")) for name in types}
-        writer = _Writer(files, {name: (np.dtype(dtype), tail) for name, (dtype, tail) in types.items()})
+        files = {name: (folder / f"{name}.npy").open("wb") for name in types}
+        stack.callback(_close, files)
+        writer = _Writer(folder, files, {name: (np.dtype(dtype), tail) for name, (dtype, tail) in types.items()})
         yield writer
-        writer.finish()
+        with _naming(folder):
+            writer.finish()
+
+
+def _close(files: Mapping[str, IO[bytes]]) -> None:
+    """Close files; of one that is not finished, what cannot be written has been said."""
+    for file in files.values():
+        with suppress(OSError):
+            file.close()
+
+
+@contextmanager
+def _naming(folder: Path) -> Iterator[None]:
+    """Say where groups cannot be written: the system does not, of a file that is open."""
+    try:
+        yield
+    except (OSError, shutil.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"the groups cannot be written to {folder} ({reason}); make room there.") from None
 
 
 class _Writer:
     """Files of arrays, written from their beginning: mapped, they would count as memory of the process."""
 
-    def __init__(self, files: Mapping[str, IO[bytes]], types: Mapping[str, tuple[np.dtype[Any], Any]]) -> None:
-        self._files, self._types, self._digest = files, types, hashlib.sha256()
+    def __init__(
+        self, folder: Path, files: Mapping[str, IO[bytes]], types: Mapping[str, tuple[np.dtype[Any], Any]]
+    ) -> None:
+        self._folder, self._files, self._types, self._digest = folder, files, types, hashlib.sha256()
         self._n = dict.fromkeys(files, 0)
         for file in files.values():
             file.write(b" " * _HEADER)
@@ -96,18 +117,20 @@ class _Writer:
 
     def _write(self, name: str, array: Any) -> None:
         content = array.astype(self._types[name][0], copy=False).tobytes()
-        self._files[name].write(content)
+        with _naming(self._folder):
+            self._files[name].write(content)
         self._digest.update(content)
         self._n[name] += len(array)
 
     def finish(self) -> None:
-        """Write the headers, which say how long the arrays are."""
+        """Write the headers, which say how long the arrays are, and close the files."""
         for name, file in self._files.items():
             dtype, tail = self._types[name]
             described = {"descr": dtype_to_descr(dtype), "fortran_order": False, "shape": (self._n[name], *tail)}
             start = magic(1, 0) + (_HEADER - 10).to_bytes(2, "little")
             file.seek(0)
             file.write((start + repr(described).encode("latin1")).ljust(_HEADER - 1) + b"\n")
+            file.close()
 
     @property
     def name(self) -> str:
@@ -129,10 +152,11 @@ def move_groups(written: Path, folder: Path) -> None:
             return
         shutil.rmtree(folder)  # a fit was killed as it copied them from another disk
     try:
-        shutil.move(written, folder)
-    except (OSError, shutil.Error) as error:
+        with _naming(folder.parent):
+            shutil.move(written, folder)
+    except ValueError:
         shutil.rmtree(folder, ignore_errors=True)
-        raise ValueError(f"the groups cannot be written to {folder.parent} ({error}); make room there.") from None
+        raise
 
 
 @final
@@ -187,7 +211,9 @@ class StoredGroups:
         known, written = known.whole, folder / "known"
         order = np.argsort(words_of_ids(known.tasks.ids), kind="stable")
         shutil.rmtree(written, ignore_errors=True)
-        with writing(written, known.tasks.ids.dtype, known.coef.shape[1:], known.tasks.n_rows > 0) as groups:
+        # Of none, as after all were forgotten, those that join keep their rows, as they do in memory.
+        keeps_rows = known.tasks.n_rows > 0 or len(known.tasks) == 0
+        with writing(written, known.tasks.ids.dtype, known.coef.shape[1:], keeps_rows) as groups:
             for part in np.array_split(order, -(-len(order) // _AT_ONCE) or 1):
                 tasks = known.tasks.select(part)
                 found = {"ids": tasks.ids, "n_rows": tasks.original_sizes, "coef": known.coef[part]}

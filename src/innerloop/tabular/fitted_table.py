@@ -198,6 +198,11 @@ class FittedTable:
 
     def with_sums(self, sums: PopulationSums) -> FittedTable:
         """Return the table with the population that follows from sums over all tasks; known groups stay."""
+        if not np.isfinite(sums.totals).all():  # rows on disk have no checksum
+            raise ValueError(
+                "rows that the model keeps of its groups hold numbers that are not finite, so its folder is damaged; "
+                "fit the model again or restore the folder."
+            )
         rates = self.selection.rates
         predictor, effects = sums.solve(self.predictor, rates, self.scaling.intercept)
         if sums.objective is None:
@@ -250,6 +255,7 @@ class FittedTable:
         return counted.with_groups(tasks, np.empty((len(new), 0, 0)))
 
     def _scaled(self, tasks: TaskSet) -> TaskSet:
+        self.scaling.check_weights(tasks)
         return self.curves.tasks(self.scaling.tasks(tasks), self.scaling.intercept)
 
     def nearest(self, place: int, n: int) -> NDArray[Any]:
@@ -394,7 +400,9 @@ def _sums_from_state(scalars: Mapping[str, Any], parts: Mapping[str, dict[str, A
     """Return the fields of a table that are about sums; none of one that was saved without them."""
     if "sums" not in parts:
         return {}
+    counted = TaskSet(**parts["counted"])
     return {
         "sums": PopulationSums.from_state(scalars["episodes"], parts, bool(scalars["single_target"])),
-        "counted": KnownGroups.of_rows(TaskSet(**parts["counted"])),
+        # None, or an update would first adapt all known groups anew, in memory.
+        "counted": KnownGroups.of_rows(counted) if len(counted) else None,
     }

@@ -75,6 +75,7 @@ class JoinSums:
         objective = None
         with one_thread(shape[-1]):
             for leaf in self.population.leaves(unit):
+                self.design.scaling.check_weights(leaf)
                 tasks = self.design.tasks(leaf)
                 place = self.stored.known.places(tasks.ids)
                 kept = self.stored.known.kept_rows(place[place >= 0])

@@ -13,14 +13,14 @@ from typing import Any, final
 
 import numpy as np
 
-from innerloop._base.checks import FloatArray, IntArray
+from innerloop._base.checks import FloatArray, IntArray, as_count
 from innerloop._base.threads import one_thread
 from innerloop.adaptation.predictor import Mixture
 from innerloop.adaptation.random_effects import RandomEffects, solve_mean, sums_at
 from innerloop.adaptation.restricted_likelihood import Sums
 from innerloop.adaptation.rules import Ridge
 from innerloop.adaptation.scale_mixture import ScaledRidge
-from innerloop.data.episodes import Protocol
+from innerloop.data.episodes import PROTOCOLS, Protocol
 from innerloop.data.row_blocks import MOST_NUMBERS
 from innerloop.data.tasks import TaskSet
 from innerloop.exact._factor import triangle
@@ -32,6 +32,8 @@ from innerloop.tabular.rate_choice import Rates
 
 # In place of a model: of a candidate that has no weight, which stays as it is, and of one by gradient steps.
 STAYS, BY_STEPS = -1, -2
+# Share of a sum of squares that is left when tasks are taken out, at least: as many digits are lost.
+_LEAST_LEFT = 1e-8
 
 
 @final
@@ -44,6 +46,14 @@ class Protocols:
     n_query: int | None
     n_steps: int
     seed: int
+
+    def check(self) -> None:
+        """Refuse what no fit can have: the values may be those of a file."""
+        if self.protocol not in PROTOCOLS:
+            raise ValueError(f"the protocol is {self.protocol!r}")
+        least = {"n_support": 1, "n_steps": 1, "seed": 0} | ({} if self.n_query is None else {"n_query": 1})
+        for name, minimum in least.items():
+            as_count(getattr(self, name), name, minimum)
 
     def objective(self, tasks: TaskSet, by_ids: bool = False) -> MetaObjective:
         """Return the objective of tasks in scaled units.
@@ -173,9 +183,17 @@ class PopulationSums:
         """Return the sums with some tasks in place of others; both in scaled units, without weights."""
         parts = [flat_sums(self.task_cov, tasks) for tasks in (before, after)]
         n_rows = [int(tasks.original_sizes.sum()) for tasks in (before, after)]
+        totals = self.totals - parts[0] + parts[1]
+        width = before.n_features
+        squares = [*range(0, width * width, width + 1), width * width + width]  # of features and of targets
+        if (totals[..., squares] < _LEAST_LEFT * self.totals[..., squares]).any():
+            raise ValueError(
+                "groups that have adapted on other rows since held nearly all of a sum over the population, so that "
+                "rounding hides what is left of it; fit the model again."
+            )
         return replace(
             self,
-            totals=self.totals - parts[0] + parts[1],
+            totals=totals,
             n_tasks=self.n_tasks - len(before) + len(after),
             n_rows=self.n_rows - n_rows[0] + n_rows[1],
         )

@@ -97,6 +97,8 @@ _KINDS = {
 }
 # Results of comparisons, and numbers that are NaN where nothing was chosen.
 _MAY_BE_NAN = ("rates.", "errors.", "effects.deviance", "sums.l2")
+# What an update adds to: infinite numbers would stay in its sums.
+_FINITE = ("sums.task_cov", "sums.totals", "objective.", "counted.")
 _RESULTS = re.compile(r"(cv_results|adaptation_results)\.")
 
 
@@ -124,6 +126,8 @@ def check_state(scalars: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) 
             raise ValueError(f"{name} has shape {array.shape}, not {shape}, where {sizes}")
         if array.dtype.kind == "f" and not name.startswith(_MAY_BE_NAN) and np.isnan(array).any():
             raise ValueError(f"{name} holds NaN")
+        if name.startswith(_FINITE) and array.dtype.kind == "f" and np.isinf(array).any():
+            raise ValueError(f"{name} holds infinite numbers")
     if further := [name for name in arrays if name not in shapes and not _RESULTS.match(name)]:
         raise ValueError(f"it has an unknown part, {further[0]}")
     _check_results(arrays)
@@ -162,6 +166,8 @@ def _check_scalars(scalars: Mapping[str, Any]) -> None:
     for name, kind in kinds.items():
         if not isinstance(scalars[name], kind):
             raise ValueError(f"{name} is a {type(scalars[name]).__name__}")
+    if scalars.get("episodes") is not None:
+        Protocols(**scalars["episodes"]).check()
 
 
 def _check_sizes(scalars: Mapping[str, Any], sizes: Mapping[str, int], arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -208,6 +214,15 @@ def _check_order(arrays: Mapping[str, NDArray[Any]]) -> None:
             f"sums.{name}": ((arrays[f"sums.{name}"] >= least) & (arrays[f"sums.{name}"] < n_models)).all()
             for name, least in (("mean_of", BY_STEPS if has_objective else STAYS), ("spread_of", STAYS), ("main", 0))
         }
+        n_tasks, n_rows, l2 = (arrays[f"sums.{name}"] for name in ("n_tasks", "n_rows", "l2"))
+        in_order |= {
+            "sums.n_tasks": n_tasks >= 1,
+            "sums.n_rows": n_rows >= n_tasks,
+            "sums.precision": (arrays["sums.precision"] >= 0).all(),
+            "sums.l2": np.isnan(l2) or 0 <= l2 < np.inf,
+        }
+        if has_objective:
+            in_order |= {f"objective.{name}": arrays[f"objective.{name}"] > 0 for name in ("weight", "n_tasks")}
     for name, holds in in_order.items():
         if not holds:
             raise ValueError(f"{name} is not in order")
