@@ -276,7 +276,7 @@ def test_error_covariances_are_those_of_simulated_tasks(rule):
     y = true @ X.T + rng.standard_normal((n, 5))
     tasks = il.TaskSet(np.tile(X, (n, 1)), y.ravel(), np.arange(0, 5 * n + 1, 5), np.arange(n))
     errors = true - rule.adapt(np.zeros(3), tasks)
-    rows = RowBlock(np.arange(1), np.array([5]), X[None], np.zeros((1, 5, 1)))
+    rows = RowBlock(np.arange(1), np.array([5]), np.append(X, np.zeros((5, 1)), axis=1)[None], X.shape[1])
     posterior = rule.posterior(np.zeros((3, 1)), rows, cov)
     (expected,) = posterior.covariance()
     assert posterior.noise == 1

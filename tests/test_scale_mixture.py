@@ -88,10 +88,10 @@ def test_reduced_rows_leave_the_same_uncertainty(n_targets):
     rule, coef = rule_and_start(n_targets or 1)
     known = reduced(tasks)
     for (_, X, y), (_, X_known, y_known), n in zip(tasks, known, known.original_sizes, strict=True):
-        rows = RowBlock(np.arange(1), np.array([n]), X[None], y.reshape(1, len(y), -1))
+        rows = RowBlock(np.arange(1), np.array([n]), np.column_stack((X, y))[None], X.shape[1])
         whole, of_reduced = (
             rule.posterior(coef, block, rule.task_cov[0])
-            for block in (rows, replace(rows, X=X_known[None], y=y_known[None]))
+            for block in (rows, replace(rows, both=np.column_stack((X_known, y_known))[None]))
         )
         for values in (lambda p: p.coef, lambda p: p.noise, lambda p: p.covariance()):
             np.testing.assert_allclose(values(whole), values(of_reduced), rtol=1e-8, atol=1e-10)

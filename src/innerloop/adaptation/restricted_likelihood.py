@@ -74,23 +74,23 @@ class Sums(NamedTuple):
 
     def with_block(self, block: RowBlock, target: int, task_cov: FloatArray) -> Sums:
         """Return these sums with those over the tasks of a block, for one target, at their covariance, added."""
-        rows = _Rows(block.X, block.y[..., target])
-        return _added(self, _whiten(rows, np.arange(len(task_cov)), task_cov), float(np.sum(rows.y**2)))
-
-
-class _Rows(NamedTuple):
-    """Rows of some tasks: X (n_tasks, n_rows, n_features) and y (n_tasks, n_rows)."""
-
-    X: FloatArray
-    y: FloatArray
+        rows = _rows_of(block, target)
+        return _added(self, _whiten(rows, np.arange(len(task_cov)), task_cov), _square_of_targets(rows))
 
 
 class _Whitened(NamedTuple):
-    """V^-1/2 X and V^-1/2 y of a block's tasks, and the sum of their log|V|."""
+    """V^-1/2 [X y] of a block's tasks (n_tasks, n_rows, n_features + 1), and the sum of their log|V|."""
 
-    X: FloatArray
-    y: FloatArray
+    both: FloatArray
     log_det: float
+
+    @property
+    def X(self) -> FloatArray:
+        return self.both[..., :-1]
+
+    @property
+    def y(self) -> FloatArray:
+        return self.both[..., -1]
 
 
 class Evaluation(NamedTuple):
@@ -146,27 +146,27 @@ class RestrictedLikelihood:
         self._varying = np.arange(len(prior)) if varying is None else varying
         self._constant = Sums.none(len(prior))
         self._blocks, self._target = blocks, target
-        self._parts: list[_Rows] | None = None
+        self._parts: list[FloatArray] | None = None
         if varying is not None:
             self._parts = [self._separated(rows) for rows in self._rows()]
 
-    def _rows(self) -> Iterable[_Rows]:
-        """Return the rows of all tasks, without those that are summed in the constant."""
+    def _rows(self) -> Iterable[FloatArray]:
+        """Return the rows [X y] of all tasks, without those that are summed in the constant."""
         if self._parts is not None:
             return self._parts
-        return (_Rows(block.X, block.y[..., self._target]) for block in self._blocks)
+        return (_rows_of(block, self._target) for block in self._blocks)
 
-    def _separated(self, rows: _Rows) -> _Rows:
+    def _separated(self, rows: FloatArray) -> FloatArray:
         """Return the rows in which V may differ from the identity, after a rotation; add the others to the constant."""
         p, q = len(self.prior), len(self._varying)
-        if rows.X.shape[1] <= q:
+        if rows.shape[1] <= q:
             return rows
         order = np.append(self._varying, np.setdiff1d(np.arange(p + 1), self._varying))
-        both = np.concatenate((rows.X, rows.y[..., None]), axis=2)[..., order]
-        both = np.asarray(np.linalg.qr(both, mode="r"))[..., np.argsort(order)] if q else both
-        rest = _Rows(both[:, q:, :p], both[:, q:, p])
-        self._constant = _added(self._constant, _Whitened(*rest, 0.0), float(np.sum(rest.y**2)))
-        return _Rows(both[:, :q, :p], both[:, :q, p])
+        rows = rows[..., order]
+        rows = np.asarray(np.linalg.qr(rows, mode="r"))[..., np.argsort(order)] if q else rows
+        rest = rows[:, q:]
+        self._constant = _added(self._constant, _Whitened(rest, 0.0), _square_of_targets(rest))
+        return rows[:, :q]
 
     def counts(self) -> IntArray:
         """Return how many coefficients share each prior."""
@@ -181,7 +181,7 @@ class RestrictedLikelihood:
         sums, varying = self._constant, self._varying
         for rows in self._rows():
             white = _whiten(rows, varying, task_cov[np.ix_(varying, varying)])
-            sums = _added(sums, white, float(np.sum(rows.y**2)))
+            sums = _added(sums, white, _square_of_targets(rows))
             if kept is not None:
                 kept.append(white)
         return sums
@@ -273,7 +273,8 @@ class RestrictedLikelihood:
         """Return the derivative of the loss by the tasks' covariance, zero where that must be zero."""
         varying = self._varying
         inner = np.zeros((len(varying), len(varying)))
-        for X, y, _ in kept:
+        for white in kept:
+            X, y = white.X, white.y
             Z = X[..., varying]
             q = np.einsum("trv,tr->tv", Z, y - X @ solution.mean)
             unknown = np.eye(X.shape[1]) - X @ solution.mean_cov @ X.transpose(0, 2, 1)
@@ -310,38 +311,47 @@ class RestrictedLikelihood:
         return solution, chance
 
 
+def _rows_of(block: RowBlock, target: int) -> FloatArray:
+    """Return the rows [X y] of some tasks for one target: (n_tasks, n_rows, n_features + 1)."""
+    if block.both.shape[-1] == block.n_features + 1:
+        return block.both
+    return np.concatenate((block.X, block.y[..., target, None]), axis=2)
+
+
+def _square_of_targets(rows: FloatArray) -> float:
+    return float(np.square(rows[..., -1]).sum())
+
+
 def _added(sums: Sums, white: _Whitened, raw_square: float) -> Sums:
     """Return sums with those of whitened rows added, given the sum of their squared targets."""
-    X, y = white.X.reshape(-1, white.X.shape[2]), white.y.ravel()
+    rows = white.both.reshape(-1, white.both.shape[2])
+    products = rows.T @ rows
     return Sums(
-        sums.moments + X.T @ X,
-        sums.cross + X.T @ y,
-        sums.square + float(y @ y),
+        sums.moments + products[:-1, :-1],
+        sums.cross + products[:-1, -1],
+        sums.square + float(products[-1, -1]),
         sums.log_det + white.log_det,
         sums.raw_square + raw_square,
     )
 
 
-def _whiten(rows: _Rows, varying: IntArray, task_cov: FloatArray) -> _Whitened:
+def _whiten(rows: FloatArray, varying: IntArray, task_cov: FloatArray) -> _Whitened:
     """Return V^-1/2 of rows, by a Cholesky factor of each task, given the covariance of the varying coefficients."""
     if not task_cov.any():  # V is the identity
-        return _Whitened(rows.X, rows.y, 0.0)
-    Z = rows.X if len(varying) == rows.X.shape[2] else rows.X[..., varying]
+        return _Whitened(rows, 0.0)
+    Z = rows[..., :-1] if len(varying) == rows.shape[2] - 1 else rows[..., varying]
     V = (Z @ task_cov) @ Z.transpose(0, 2, 1)
     V[:, np.arange(V.shape[1]), np.arange(V.shape[1])] += 1.0
-    both = np.concatenate((rows.X, rows.y[..., None]), axis=2)
     if V.shape[1] <= _FEW_ROWS:
-        white, log_det = _whiten_together(V, both)
-    else:
-        try:
-            factor = np.linalg.cholesky(V)
-            white = np.ascontiguousarray(both)
-            for L, of_task in zip(factor, white, strict=True):  # BLAS writes to transposes, which have its order
-                dtrsm(1.0, L.T, of_task.T, side=1, lower=0, overwrite_b=1)
-            log_det = 2 * float(np.log(factor.diagonal(axis1=1, axis2=2)).sum())
-        except np.linalg.LinAlgError:  # rounding, where variances are enormous
-            white, log_det = _whiten_together(V, both)
-    return _Whitened(white[..., :-1], white[..., -1], log_det)
+        return _Whitened(*_whiten_together(V, rows))
+    try:
+        factor = np.linalg.cholesky(V)
+    except np.linalg.LinAlgError:  # rounding, where variances are enormous
+        return _Whitened(*_whiten_together(V, rows))
+    white = rows.copy()
+    for L, of_task in zip(factor, white, strict=True):  # BLAS writes to transposes, which have its order
+        dtrsm(1.0, L.T, of_task.T, side=1, lower=0, overwrite_b=1)
+    return _Whitened(white, 2 * float(np.log(factor.diagonal(axis1=1, axis2=2)).sum()))
 
 
 def _whiten_together(V: FloatArray, both: FloatArray) -> tuple[FloatArray, float]:
@@ -351,7 +361,7 @@ def _whiten_together(V: FloatArray, both: FloatArray) -> tuple[FloatArray, float
     be called task by task for a few numbers.
     """
     V = np.ascontiguousarray(V.transpose(1, 2, 0))
-    white = np.ascontiguousarray(both.transpose(1, 2, 0))
+    white = both.transpose(1, 2, 0).copy()
     log_det = 0.0
     for j in range(len(V)):
         pivot = np.maximum(V[j, j], 1.0)  # at least 1 but for rounding

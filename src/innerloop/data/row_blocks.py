@@ -29,23 +29,34 @@ class RowBlock:
         Positions of the tasks.
     n_rows : (n_members,)
         Number of rows of each task, before it was reduced.
-    X : (n_members, n_reduced, n_features)
-    y : (n_members, n_reduced, n_targets)
+    both : (n_members, n_reduced, n_features + n_targets)
+        X and y, side by side.
+    n_features
     """
 
     members: IntArray
     n_rows: IntArray
-    X: FloatArray
-    y: FloatArray
+    both: FloatArray
+    n_features: int
+
+    @property
+    def X(self) -> FloatArray:
+        """Features: (n_members, n_reduced, n_features)."""
+        return self.both[..., : self.n_features]
+
+    @property
+    def y(self) -> FloatArray:
+        """Targets: (n_members, n_reduced, n_targets)."""
+        return self.both[..., self.n_features :]
 
 
 def row_blocks(tasks: TaskSet, most_numbers: int = MOST_NUMBERS) -> Iterator[RowBlock]:
     """Yield all tasks in blocks of at most about `most_numbers` numbers each (or of one task)."""
     for members in _members_of_blocks(tasks, most_numbers):
-        both, p = _padded(tasks, members), tasks.n_features
+        both = _padded(tasks, members)
         if both.shape[1] > both.shape[2]:
             both = np.asarray(np.linalg.qr(both, mode="r"))
-        yield RowBlock(members, tasks.original_sizes[members], both[:, :, :p], both[:, :, p:])
+        yield RowBlock(members, tasks.original_sizes[members], both, tasks.n_features)
 
 
 def _members_of_blocks(tasks: TaskSet, most_numbers: int) -> Iterator[IntArray]:
