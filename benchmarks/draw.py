@@ -214,11 +214,17 @@ def _n_tables(result: Result, way: str) -> int:
 
 
 def _ratios(result: Result, way: str, method: str, n: int) -> list[float]:
+    """Return a method's error over innerloop's, by table: of means over the splits at which both fitted."""
     found = []
     for runs in result["tables"].values():
-        by_method = {run["method"]: run["mse"] for run in runs[way] if run.get("n") == n}
-        if method in by_method and by_method["innerloop"] > 0:
-            found.append(by_method[method] / by_method["innerloop"])
+        errors: dict[str, dict[int, float]] = {"innerloop": {}, method: {}}
+        for run in runs[way]:
+            if run["method"] in errors and run.get("n") == n and "mse" in run:
+                errors[run["method"]][run["seed"]] = run["mse"]
+        both = sorted(errors["innerloop"].keys() & errors[method].keys())
+        ours, others = (np.mean([of_method[seed] for seed in both]) if both else 0.0 for of_method in errors.values())
+        if ours > 0:
+            found.append(float(others / ours))
     return found
 
 

@@ -137,6 +137,7 @@ def of_public_tables() -> Iterator[Fact]:
     tables = {name: runs for name, runs in measured["tables"].items() if not runs["developed on"]}
     yield Fact(page, r"fits (\d+) public tables", (str(len(measured["tables"])),))
     yield Fact(page, r"over the (\d+) tables", (str(len(tables)),))
+    yield Fact(page, r"(\d+) splits of the groups, `benchmarks/results/public_tables", (str(measured["seeds"]),))
     names = {
         "at random": ("MixedLM, slopes by hand", "GPBoost, slopes by hand", "boosting on features of the group"),
         "in order": ("MixedLM", "GPBoost", "boosting"),
@@ -156,21 +157,19 @@ def of_public_tables() -> Iterator[Fact]:
     yield Fact(page, r"lower error on (\d+) to (\d+) % of the tables", (f"{better.min():.0f}", f"{better.max():.0f}"))
 
 
-def _mean(tables: Any, way: str, method: str, n: int, what: str) -> dict[str, float]:
-    """Return the mean over seeds by table, of tables that have it."""
-    found = {}
-    for name, runs in tables.items():
-        values = [run[what] for run in runs[way] if run["method"] == method and run.get("n") == n]
-        if values:
-            found[name] = float(np.mean(values))
-    return found
-
-
 def ratios(tables: Any, way: str, method: str, n: int) -> list[float]:
-    """Return a method's error over innerloop's, by table."""
-    ours, others = (_mean(tables, way, name, n, "mse") for name in ("innerloop", method))
-    both = [others[name] / ours[name] for name in others if ours.get(name, 0) > 0 and others[name] > 0]
-    return [ratio for ratio in both if np.isfinite(ratio)]
+    """Return a method's error over innerloop's, by table: of means over the splits at which both fitted."""
+    found = []
+    for runs in tables.values():
+        errors: dict[str, dict[int, float]] = {"innerloop": {}, method: {}}
+        for run in runs[way]:
+            if run["method"] in errors and run.get("n") == n and "mse" in run:
+                errors[run["method"]][run["seed"]] = run["mse"]
+        both = sorted(errors["innerloop"].keys() & errors[method].keys())
+        ours, others = (np.mean([of_method[seed] for seed in both]) if both else 0.0 for of_method in errors.values())
+        if ours > 0 and others > 0 and np.isfinite(others / ours):
+            found.append(float(others / ours))
+    return found
 
 
 def of_coverage() -> Iterator[Fact]:
@@ -200,7 +199,7 @@ def of_many_groups() -> Iterator[Fact]:
     page, measured = "docs/scale.md", result("scale")
     for table in measured["tables"]:
         times = (_seconds(table[name]) for name in ("seconds", "seconds again", "predict seconds"))
-        peaks = (f"{table[name]:.0f}" for name in ("peak MB", "peak with predict MB"))
+        peaks = (f"{table[name]:.0f}" for name in ("peak MB", "peak of predictions MB"))
         pattern = rf"\| {table['groups']:,} \| (\S+) s \| (\S+) s \| (\S+) MB \| (\S+) s \| (\S+) MB \|"
         fit, again, predict = times
         peak, with_predict = peaks

@@ -17,7 +17,7 @@ import numpy as np
 
 from innerloop._base.checks import FloatArray, IntArray, as_count, as_rate, check_finite
 from innerloop._base.ragged import ragged_ranges
-from innerloop.data.row_blocks import RowBlock, row_blocks
+from innerloop.data.row_blocks import IN_CACHE, RowBlock, row_blocks
 from innerloop.data.tasks import TaskSet
 
 # Rows handled at once; bounds the memory of one pass whatever the number of tasks.
@@ -244,7 +244,7 @@ class Ridge(LinearRule):
         """Return the adapted coefficients of every task; see `GradientSteps.adapt`."""
         start = coef.reshape(tasks.n_features, -1)
         theta = np.empty((len(tasks), *start.shape))
-        for block in row_blocks(tasks):
+        for block in row_blocks(tasks, IN_CACHE):
             residual = block.y - block.X @ start
             for k in range(start.shape[1]):
                 W = self.gain(block.X, block.n_rows, k)

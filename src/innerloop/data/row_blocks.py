@@ -13,6 +13,8 @@ from innerloop._base.ragged import of_similar_size, padded_rows, ragged_ranges, 
 from innerloop.data.tasks import TaskSet
 
 MOST_NUMBERS = 2**22
+# Blocks of so many numbers stay in the cache of a core.
+IN_CACHE = 2**18
 
 
 @final
@@ -88,7 +90,7 @@ def reduced(tasks: TaskSet) -> TaskSet:
     p, n_targets = tasks.n_features, tasks.y[:1].size
     starts = row_starts(np.minimum(tasks.sizes, p + n_targets))
     X, y = np.empty((starts[-1], p)), np.empty((starts[-1], n_targets))
-    for members in _members_of_blocks(tasks, MOST_NUMBERS):
+    for members in _members_of_blocks(tasks, IN_CACHE):
         sizes = np.diff(starts)[members]
         rows = ragged_ranges(starts[members], sizes)
         place = np.repeat(np.arange(len(sizes)), sizes), ragged_ranges(np.zeros_like(sizes), sizes)

@@ -20,7 +20,7 @@ from innerloop._blocks.store import Arrays
 from innerloop.adaptation.predictor import Mixture
 from innerloop.data.curves import Curves
 from innerloop.data.population import Extremes, Population, TasksInMemory, sample_size
-from innerloop.data.row_blocks import reduced
+from innerloop.data.row_blocks import IN_CACHE, reduced
 from innerloop.data.scaling import Scaling
 from innerloop.data.tasks import TaskSet
 from innerloop.tabular.comparison import Estimates, Model, TrainingPart
@@ -29,9 +29,6 @@ from innerloop.tabular.kinds import Gradient, Unadapted
 from innerloop.tabular.known_groups import KnownGroups
 from innerloop.tabular.population_sums import PopulationSums, Protocols, TotalSums, flat_sums, n_sums
 from innerloop.tabular.training import TrainedTable
-
-# Numbers of a block of tasks: such blocks stay in the cache of a core.
-_NUMBERS_OF_BLOCK = 2**18
 
 
 @final
@@ -81,7 +78,7 @@ class SumLeaves:
                 if leaf.n_rows > (width + 1) * len(leaf):  # then reduced rows are fewer, and serve every covariance
                     rows = reduced(rows)
                 parts["counts"].append((len(leaf), leaf.n_rows, leaf.ids.dtype.itemsize))
-                parts["sums"].append(flat_sums(self.covariances, rows, _NUMBERS_OF_BLOCK))
+                parts["sums"].append(flat_sums(self.covariances, rows, IN_CACHE))
                 if self.episodes is not None:
                     objective = self.episodes.objective(tasks)
                     factor = np.asarray(np.linalg.qr(objective.factor, mode="r"))
