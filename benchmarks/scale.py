@@ -214,9 +214,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--groups", type=int, nargs="+", default=[100_000, 1_000_000], help="of datasets")
     parser.add_argument("--dask", type=int, nargs="*", default=[1_000_000], help="those that are fitted on Dask, too")
-    parser.add_argument(
-        "--in-memory", nargs="*", default=["10000x3", "100000x3", "1000000x3"], help="groups x features"
-    )
+    sizes = ["10000x3", "100000x3", "1000000x3", "100000x32"]
+    parser.add_argument("--in-memory", nargs="*", default=sizes, help="groups x features")
     parser.add_argument("--where", type=Path, help="folder with room for the rows")
     parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
