@@ -39,25 +39,27 @@ N_ROWS, N_FEATURES = 10, 8
 MEGABYTE = 2**20
 
 
-def write(folder: Path, n_groups: int, seed: int = 0) -> None:
+def write(folder: Path, n_groups: int, n_features: int, seed: int = 0) -> None:
     """Write 10 files, in each one row of every group, in random order."""
     rng = np.random.default_rng(seed)
-    slopes, level = 1 + 0.5 * rng.standard_normal((n_groups, N_FEATURES)), rng.standard_normal(n_groups)
+    slopes, level = 1 + 0.5 * rng.standard_normal((n_groups, n_features)), rng.standard_normal(n_groups)
     for i in range(N_ROWS):
-        group, X = rng.permutation(n_groups), rng.standard_normal((n_groups, N_FEATURES))
-        y = np.einsum("ij,ij->i", X, slopes[group]) + level[group] + rng.standard_normal(n_groups)
-        columns = {"group": group, **{f"x{j}": X[:, j] for j in range(N_FEATURES)}, "y": y}
+        group, X = rng.permutation(n_groups), rng.standard_normal((n_groups, n_features))
+        y = level[group] + rng.standard_normal(n_groups)
+        for j in range(n_features):
+            y += X[:, j] * slopes[group, j]
+        columns = {"group": group, **{f"x{j}": X[:, j] for j in range(n_features)}, "y": y}
         pq.write_table(pa.table(columns), folder / f"{i}.parquet")
 
 
-def bare(folder: Path, n_groups: int) -> dict[str, float]:
+def bare(folder: Path, n_groups: int, n_features: int) -> dict[str, float]:
     """Return the seconds of a scan, and, from 20,000 groups, those of sums and adaptation of all."""
     start = time.process_time()
     for path in folder.iterdir():
         for batch in pq.ParquetFile(path).iter_batches():
             batch.num_rows  # noqa: B018
     scan, n = time.process_time() - start, 20_000
-    rng, p = np.random.default_rng(0), N_FEATURES + 1
+    rng, p = np.random.default_rng(0), n_features + 1
     X, y = rng.standard_normal((n * N_ROWS, p)), rng.standard_normal(n * N_ROWS)
     tasks, cov = TaskSet(X, y, np.arange(n + 1) * N_ROWS, np.arange(n)), 0.3 * np.eye(p)[None]
     steps = {
@@ -190,17 +192,17 @@ def run(what: str, given: dict[str, Any]) -> Any:
     return steps[what](Path(given["folder"]), Path(given["out"]))
 
 
-def measure(n_groups: int, where: Path | None, on_dask: bool) -> dict[str, Any]:
+def measure(n_groups: int, n_features: int, where: Path | None, on_dask: bool) -> dict[str, Any]:
     """Return what a dataset of so many groups costs."""
     with tempfile.TemporaryDirectory(dir=where) as folder:
         rows, out = Path(folder) / "rows", Path(folder) / "out"
         rows.mkdir()
         out.mkdir()
-        write(rows, n_groups)
-        found = {"groups": n_groups}
+        write(rows, n_groups, n_features)
+        found: dict[str, Any] = {"groups": n_groups, "features": n_features}
         for step in ("fit", "predict"):
             found |= in_a_process(step, folder=rows, out=out)
-        found["bare"] = bare(rows, n_groups)
+        found["bare"] = bare(rows, n_groups, n_features)
         least = sum(found["bare"].values())
         found["times the bare work"] = found["seconds"] / least
         found["times the bare work, again"] = found["seconds again"] / least
@@ -213,6 +215,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--groups", type=int, nargs="+", default=[100_000, 1_000_000], help="of datasets")
+    parser.add_argument(
+        "--wide", nargs="*", default=[], help="datasets of more features, groups x features: 10000000x32"
+    )
     parser.add_argument("--dask", type=int, nargs="*", default=[1_000_000], help="those that are fitted on Dask, too")
     sizes = ["10000x3", "100000x3", "1000000x3", "100000x32"]
     parser.add_argument("--in-memory", nargs="*", default=sizes, help="groups x features")
@@ -226,8 +231,9 @@ def main() -> None:
         parser.error("--out is required")
     tables, in_memory = list[dict[str, Any]](), list[dict[str, Any]]()
     for n in arguments.groups:
-        tables.append(measure(n, arguments.where, n in arguments.dask))
+        tables.append(measure(n, N_FEATURES, arguments.where, n in arguments.dask))
         print(json.dumps(tables[-1], indent=1), flush=True)
+    wide = [measure(*map(int, size.split("x")), arguments.where, on_dask=False) for size in arguments.wide]
     for size in arguments.in_memory:
         n, p = map(int, size.split("x"))
         row: dict[str, Any] = {"groups": n, "features": p}
@@ -237,7 +243,7 @@ def main() -> None:
                 row[package] = in_a_process("in memory", package=package, n_groups=n, n_features=p)
         in_memory.append(row)
         print(json.dumps(row, indent=1), flush=True)
-    result = {"rows a group": N_ROWS, "features": N_FEATURES, "tables": tables, "in memory": in_memory}
+    result = {"rows a group": N_ROWS, "features": N_FEATURES, "tables": tables, "wide": wide, "in memory": in_memory}
     arguments.out.write_text(json.dumps(result | {"environment": environment()}, indent=1) + "\n")
 
 
