@@ -214,7 +214,7 @@ def measure(n_groups: int, n_features: int, where: Path | None, on_dask: bool) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--groups", type=int, nargs="+", default=[100_000, 1_000_000], help="of datasets")
+    parser.add_argument("--groups", type=int, nargs="*", default=[100_000, 1_000_000], help="of datasets")
     parser.add_argument(
         "--wide", nargs="*", default=[], help="datasets of more features, groups x features: 10000000x32"
     )
