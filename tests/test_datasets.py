@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from functools import cache
 from itertools import cycle
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -375,6 +377,17 @@ def test_the_model_before_the_last_keeps_its_groups(tmp_path):
     fitted(tmp_path / "rows", out, {"adaptation": "ridge"})
     fitted(tmp_path / "others", out, {"adaptation": "ridge"})
     assert len(list(out.glob("groups-*"))) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small")
+def test_rows_that_are_in_work_need_no_further_room(tmp_path, monkeypatch):
+    path, work = written(tmp_path / "rows", frame()), tmp_path / "work"
+    fitted(path, tmp_path / "model", work=work)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=30_000))
+    fitted(path, tmp_path / "again", {"adaptation": "ridge"}, work=work)
+    with pytest.raises(ValueError, match=r"`work` needs about .* are free"):
+        fitted(path, tmp_path / "other", work=tmp_path / "new")
 
 
 def test_files_of_two_formats_are_refused_by_name(tmp_path):

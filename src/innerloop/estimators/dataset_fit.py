@@ -209,7 +209,8 @@ def divide(
     }
     buckets = folder / f"buckets-{_digest(repr(plan).encode())}"
     buckets.mkdir(exist_ok=True)
-    check_space(buckets, data.n_rows * (table.width + 2) * 8, "`work`")
+    there = sum(path.stat().st_size for path in buckets.rglob("*") if path.is_file())
+    check_space(buckets, data.n_rows * (table.width + 2) * 8 - there, "`work`")
     store = FragmentStore(BlockStore(buckets / "finished", plan, 1), buckets)
     extremes: Extremes | None = None
     rows: DrawnRows | None = None
