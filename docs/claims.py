@@ -210,6 +210,11 @@ def of_many_groups() -> Iterator[Fact]:
     yield Fact(page, r"a fit takes (\S+) times as long, and (\S+) times once the rows are in `work`", tuple(ratios))
     of_dask = million["dask"]["wall of 1"] / million["dask"]["wall of 2"]
     yield Fact(page, r"two workers of Dask are (\S+) times as fast as one", (f"{of_dask:.1f}",))
+    for table in measured["wide"]:
+        pattern = rf"{table['groups']:,} groups with {table['features']} features, 100 million rows, take "
+        pattern += r"(\S+) s and (\S+) MB, (\S+) times"
+        values = (f"{table['seconds']:.0f}", f"{table['peak MB']:.0f}", f"{table['times the bare work']:.1f}")
+        yield Fact(page, pattern, values)
     for row in measured["in memory"]:
         ours = row["innerloop"]
         if row["features"] < 10:
