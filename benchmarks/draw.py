@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
+from public_tables import ratios
 
 BLUE, ORANGE, GREEN, PURPLE, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#999999"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, GREY)
@@ -196,7 +197,7 @@ def errors_beside_packages(result: Result, figure: Figure) -> None:
     for ax, way in zip(axes, ("at random", "in order"), strict=True):
         for k, (name, colour, marker) in enumerate(zip(others, COLOURS[1:], MARKERS, strict=False)):
             sizes = (0, 1, 2, 3, 5, 10)
-            found = [_ratios(result, way, name, n) for n in sizes]
+            found = [ratios(result["tables"].values(), way, name, n) for n in sizes]
             low, mid, high = np.transpose([np.percentile(ratios, [25, 50, 75]) for ratios in found])
             x = np.arange(len(sizes)) + 0.18 * (k - 1)
             ax.errorbar(x, mid, [mid - low, high - mid], fmt=marker, color=colour, ms=5, label=name, capsize=2)
@@ -211,21 +212,6 @@ def errors_beside_packages(result: Result, figure: Figure) -> None:
 
 def _n_tables(result: Result, way: str) -> int:
     return sum(bool(runs[way]) for runs in result["tables"].values())
-
-
-def _ratios(result: Result, way: str, method: str, n: int) -> list[float]:
-    """Return a method's error over innerloop's, by table: of means over the splits at which both fitted."""
-    found = []
-    for runs in result["tables"].values():
-        errors: dict[str, dict[int, float]] = {"innerloop": {}, method: {}}
-        for run in runs[way]:
-            if run["method"] in errors and run.get("n") == n and "mse" in run:
-                errors[run["method"]][run["seed"]] = run["mse"]
-        both = sorted(errors["innerloop"].keys() & errors[method].keys())
-        ours, others = (np.mean([of_method[seed] for seed in both]) if both else 0.0 for of_method in errors.values())
-        if ours > 0:
-            found.append(float(others / ours))
-    return found
 
 
 def errors_beside_mixed_models(result: Result, figure: Figure) -> None:

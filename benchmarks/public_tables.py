@@ -19,7 +19,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -345,6 +345,31 @@ def measure(data: Data, seeds: Sequence[int], in_order: bool, methods: Sequence[
                 row = {"seed": seed, "method": name, "n": n, "mse": float(np.mean(errors)), "seconds": seconds}
                 rows.append(row if covered is None else row | {"coverage": float(covered.mean())})
     return rows
+
+
+def ratios(tables: Iterable[Any], way: str, method: str, n: int) -> list[float]:
+    """Return a method's error over innerloop's, by table: of means over the splits at which both fitted.
+
+    Parameters
+    ----------
+    tables
+        Values of "tables" in the results.
+    way
+        "at random" or "in order".
+    method, n
+        Name of the other method, and how many rows of a group it has.
+    """
+    found = []
+    for runs in tables:
+        errors: dict[str, dict[int, float]] = {"innerloop": {}, method: {}}
+        for run in runs[way]:
+            if run["method"] in errors and run.get("n") == n and "mse" in run:
+                errors[run["method"]][run["seed"]] = run["mse"]
+        both = sorted(errors["innerloop"].keys() & errors[method].keys())
+        ours, others = (np.mean([of_method[seed] for seed in both]) if both else 0.0 for of_method in errors.values())
+        if ours > 0 and others > 0 and np.isfinite(others / ours):
+            found.append(float(others / ours))
+    return found
 
 
 def summary(result: dict[str, Any], in_order: bool, names: Sequence[str]) -> list[str]:

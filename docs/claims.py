@@ -18,6 +18,9 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from public_tables import ratios  # noqa: E402
+
 RESULTS = ROOT / "benchmarks" / "results"
 SHOWN = ROOT / "docs" / "shown"
 # Of each output the README shows these paragraphs, the first so many lines of each.
@@ -134,7 +137,7 @@ def of_exact_solutions() -> Iterator[Fact]:
 def of_public_tables() -> Iterator[Fact]:
     """Yield facts on public tables, beside mixed models and boosting."""
     measured, page = result("public_tables"), "docs/tables.md"
-    tables = {name: runs for name, runs in measured["tables"].items() if not runs["developed on"]}
+    tables = [runs for runs in measured["tables"].values() if not runs["developed on"]]
     yield Fact(page, r"fits (\d+) public tables", (str(len(measured["tables"])),))
     yield Fact(page, r"over the (\d+) tables", (str(len(tables)),))
     yield Fact(page, r"(\d+) splits of the groups, `benchmarks/results/public_tables", (str(measured["seeds"]),))
@@ -155,21 +158,6 @@ def of_public_tables() -> Iterator[Fact]:
     yield Fact(page, pattern, tuple(ends))
     better = np.array([[100 * np.mean(np.array(by_table) > 1) for by_table in row] for row in found])
     yield Fact(page, r"lower error on (\d+) to (\d+) % of the tables", (f"{better.min():.0f}", f"{better.max():.0f}"))
-
-
-def ratios(tables: Any, way: str, method: str, n: int) -> list[float]:
-    """Return a method's error over innerloop's, by table: of means over the splits at which both fitted."""
-    found = []
-    for runs in tables.values():
-        errors: dict[str, dict[int, float]] = {"innerloop": {}, method: {}}
-        for run in runs[way]:
-            if run["method"] in errors and run.get("n") == n and "mse" in run:
-                errors[run["method"]][run["seed"]] = run["mse"]
-        both = sorted(errors["innerloop"].keys() & errors[method].keys())
-        ours, others = (np.mean([of_method[seed] for seed in both]) if both else 0.0 for of_method in errors.values())
-        if ours > 0 and others > 0 and np.isfinite(others / ours):
-            found.append(float(others / ours))
-    return found
 
 
 def of_coverage() -> Iterator[Fact]:

@@ -13,6 +13,8 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
 def load(name):
+    if str(FOLDER) not in sys.path:  # as where one is run: some share what another has
+        sys.path.insert(0, str(FOLDER))
     spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
